@@ -1,0 +1,131 @@
+# The only entry point. `make help` lists the targets; the README's two are `make lab` and `make test`.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+MODULES  := proto libcalico felix bgpd confd-templates libnetwork-plugin calicoctl test
+PROGRAMS := calicoctl calico-felix bgpd confd libnetwork-plugin
+VERSION  ?= v0.1.0
+COMMIT   := $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+DATE     := $(shell git log -1 --format=%cI 2>/dev/null || echo unknown)
+STAMP    := calico.internal/libcalico/version
+LDFLAGS  := -s -w -X $(STAMP).Version=$(VERSION) -X $(STAMP).Commit=$(COMMIT) -X $(STAMP).BuildDate=$(DATE)
+GO       := go
+TOOLS    := .build/tools
+
+export VERSION
+export GOFLAGS ?= -buildvcs=false
+
+# Packages whose tests make network namespaces, and the rest of the modules but for the system tests.
+NETTEST     := calico.internal/libcalico/nettest
+list_tests   = $(GO) list -f '{{$$n := false}}{{range .TestImports}}{{if eq . "$(NETTEST)"}}{{$$n = true}}{{end}}{{end}}{{range .XTestImports}}{{if eq . "$(NETTEST)"}}{{$$n = true}}{{end}}{{end}}{{if eq $$n $(1)}}{{.ImportPath}}{{end}}' work | grep -v -E '^calico.internal/(test|proto)(/|$$)'
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+## --- build
+
+.PHONY: deps
+deps: ## install the Debian packages that build, lab and tests need
+	@tools/deps.sh
+
+.PHONY: build
+build: ## all programs, static, into bin/
+	@mkdir -p bin
+	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ \
+	  ./calicoctl/cmd/calicoctl ./felix/cmd/calico-felix ./bgpd/cmd/bgpd ./confd-templates/cmd/confd ./libnetwork-plugin/cmd/libnetwork-plugin \
+	  ./test/cmd/probe
+	@echo "built $(VERSION) in bin/: $(PROGRAMS)"
+
+.PHONY: images
+images: deps build ## container images calico/<name>:$(VERSION)
+	@images/build.sh --version $(VERSION)
+
+## --- the lab
+
+.PHONY: lab
+lab: images ## the reference experiment on three Docker hosts; stays up
+	@$(GO) run ./test/cmd/lab up
+
+.PHONY: lab-down
+lab-down: ## remove the lab without trace
+	@$(GO) run ./test/cmd/lab down
+
+## --- tests
+
+.PHONY: test
+test: deps test-unit test-net test-system ## all tests: unit, kernel, system
+
+.PHONY: test-unit
+test-unit: ## unit tests with the race detector; no privileges
+	@echo "== unit tests"
+	@$(GO) test -race $$($(call list_tests,false))
+
+.PHONY: test-net
+test-net: ## kernel tests in network namespaces of their own; root
+	@echo "== kernel tests"
+	@$(GO) test -p 1 -timeout 20m $$($(call list_tests,true)) && $(MAKE) --no-print-directory build && $(GO) test -p 1 -timeout 20m ./test/net/...
+
+.PHONY: test-system
+test-system: images ## the lab and its failures on Docker
+	@echo "== system tests"
+	@$(GO) test -count=1 -timeout 40m ./test/system/...
+
+.PHONY: bench
+bench: build ## every figure beside its floor, from one run
+	@$(GO) test -run '^$$' -bench . -benchmem work | grep -v -E 'no test files|^(ok|PASS|goos|goarch)'
+
+.PHONY: fuzz
+fuzz: ## each fuzz target for 30 s
+	@for pkg in $$($(GO) list work); do \
+	  dir=$$($(GO) list -f '{{.Dir}}' $$pkg); \
+	  for f in $$(grep -ohE '^func Fuzz[A-Za-z0-9_]+' $$dir/*_test.go 2>/dev/null | sed 's/^func //'); do \
+	    echo "== $$pkg $$f"; $(GO) test -run '^$$' -fuzz "^$$f$$" -fuzztime 30s $$pkg; \
+	  done; \
+	done
+
+## --- hygiene
+
+.PHONY: check
+check: check-fmt lint test-unit test-net check-generate ## the one command before a commit
+
+.PHONY: fmt
+fmt: tools ## format all Go code
+	@$(TOOLS)/gofumpt -w $(MODULES) && $(TOOLS)/goimports -local calico.internal -w $$(git ls-files '*.go' | grep -v '\.pb\.go$$')
+
+.PHONY: check-fmt
+check-fmt: tools
+	@bad=$$(git ls-files '*.go' | grep -v '\.pb\.go$$' | xargs $(TOOLS)/gofumpt -l); \
+	  if [ -n "$$bad" ]; then echo "not formatted (run make fmt):"; echo "$$bad"; exit 1; fi
+
+.PHONY: lint
+lint: tools $(TOOLS)/golangci-lint ## vet, golangci-lint and shellcheck
+	@$(GO) vet work
+	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && ../$(TOOLS)/golangci-lint run --config ../.golangci.yml ./...); done
+	@shellcheck $$(git ls-files '*.sh') .ci/run
+
+.PHONY: generate
+generate: tools ## Go code from the .proto files
+	@for p in felix bgpd libnetwork; do \
+	  protoc -I proto --plugin=$(TOOLS)/protoc-gen-go --plugin=$(TOOLS)/protoc-gen-go-grpc \
+	    --go_out=proto --go_opt=module=calico.internal/proto \
+	    --go-grpc_out=proto --go-grpc_opt=module=calico.internal/proto proto/$$p/v1/$$p.proto; \
+	done
+
+.PHONY: check-generate
+check-generate: generate
+	@git diff --exit-code -- proto || { echo "generated code differs: commit what make generate wrote"; exit 1; }
+
+.PHONY: tools
+tools: $(TOOLS)/.stamp
+$(TOOLS)/.stamp: tools/go.mod
+	@mkdir -p $(TOOLS) && cd tools && GOWORK=off $(GO) build -o ../$(TOOLS)/ tool && touch ../$@
+$(TOOLS)/golangci-lint: tools/lint/go.mod
+	@echo "building golangci-lint (some minutes, once)"
+	@mkdir -p $(TOOLS) && cd tools/lint && GOWORK=off $(GO) build -o ../../$(TOOLS)/ tool
+
+.PHONY: clean
+clean: ## remove bin/ and .build/
+	@rm -rf bin .build
