@@ -1,0 +1,246 @@
+package startup
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"calico.internal/calicoctl/internal/node/address"
+	"calico.internal/libcalico/model"
+)
+
+// cluster is what the store holds of what the start-up looks at.
+type cluster struct {
+	nodes    map[string]*model.Node
+	pools    []*model.IPPool
+	settings map[model.Key]string
+	ready    bool
+	// unreadable names values that are passed over.
+	unreadable []string
+}
+
+// plan is what the start-up will write, and what it says about it.
+type plan struct {
+	lines  []string
+	node   *model.Node
+	create map[model.Key]model.Resource
+	put    map[model.Key]model.Resource
+}
+
+func (p *plan) say(format string, args ...any) {
+	p.lines = append(p.lines, fmt.Sprintf(format, args...))
+}
+
+// makePlan decides everything before anything is written.
+func makePlan(ctx context.Context, s settings, c cluster, interfaces []address.Interface, version, guid string) (*plan, error) {
+	p := &plan{create: map[model.Key]model.Resource{}, put: map[model.Key]model.Resource{}, node: &model.Node{}}
+	for _, bad := range c.unreadable {
+		p.say("WARNING: the store holds a value that cannot be used, mend or delete it: %s", bad)
+	}
+	if old := c.nodes[s.nodeName]; old != nil {
+		kept := *old
+		p.node = &kept
+	}
+	if err := p.addresses(ctx, s, c, interfaces); err != nil {
+		return p, err
+	}
+	p.asNumber(s)
+	p.put[model.NodeKey{Name: s.nodeName}] = p.node
+	p.pools(s, c)
+	p.defaults(s, c, version, guid)
+	return p, nil
+}
+
+func (p *plan) addresses(ctx context.Context, s settings, c cluster, interfaces []address.Interface) error {
+	if s.backend == "none" {
+		return nil
+	}
+	v4, err := p.address(ctx, 4, "IP", orDefault(s.ip4, unlessKnown(p.node.IPv4)), s.method4, p.node.IPv4, interfaces)
+	if err != nil {
+		return err
+	}
+	if v4.IsValid() {
+		p.node.IPv4, p.node.IPv4Net = v4.Addr(), v4.Masked()
+	}
+	v6, err := p.address(ctx, 6, "IP6", s.ip6, s.method6, p.node.IPv6, interfaces)
+	if err != nil {
+		return err
+	}
+	if v6.IsValid() {
+		p.node.IPv6, p.node.IPv6Net = v6.Addr(), v6.Masked()
+	}
+	if !s.checkConflicts {
+		return nil
+	}
+	return p.conflicts(s.nodeName, c)
+}
+
+// unlessKnown asks for detection when the store has no address yet.
+func unlessKnown(stored netip.Addr) string {
+	if stored.IsValid() {
+		return ""
+	}
+	return "autodetect"
+}
+
+// address is the host's address of a family with its subnet, or an invalid prefix
+// when what is stored stays.
+func (p *plan) address(ctx context.Context, family int, name, asked string, method address.Method, stored netip.Addr, interfaces []address.Interface) (netip.Prefix, error) {
+	switch asked {
+	case "":
+		return netip.Prefix{}, nil
+	case "autodetect":
+		return p.detect(ctx, family, method, stored, interfaces)
+	}
+	given, withSubnet, err := parseAddress(asked)
+	if err != nil {
+		return given, err
+	}
+	p.say("Using IPv%d address from environment: %s=%s", family, name, asked)
+	found, err := address.Find(interfaces, given.Addr())
+	if err != nil {
+		p.say("WARNING: Unable to confirm IPv%d address %s is assigned to this host", family, given.Addr())
+		return given, nil
+	}
+	p.say("IPv%d address %s discovered on interface %s", family, given.Addr(), found.Interface)
+	if withSubnet {
+		return given, nil
+	}
+	return found.Prefix, nil
+}
+
+func (p *plan) detect(ctx context.Context, family int, method address.Method, stored netip.Addr, interfaces []address.Interface) (netip.Prefix, error) {
+	found, err := method.Choose(ctx, interfaces, family)
+	switch {
+	case err == nil:
+		p.say("Using autodetected IPv%d address on interface %s: %s (method %s)", family, found.Interface, found.Prefix, method)
+		return found.Prefix, nil
+	case stored.IsValid():
+		p.say("Autodetection of IPv%d address failed, keeping existing value: %s", family, stored)
+		return netip.Prefix{}, nil
+	}
+	return netip.Prefix{}, fmt.Errorf("Couldn't autodetect an IPv%d address. "+ //nolint:staticcheck // ST1005: the original's message
+		"If auto-detecting, choose a different autodetection method. Otherwise provide an explicit address: %w", family, err)
+}
+
+// conflicts refuses an address that another node has.
+func (p *plan) conflicts(self string, c cluster) error {
+	var names []string
+	for name := range c.nodes {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		other := c.nodes[name]
+		if name == self {
+			continue
+		}
+		if p.node.IPv4.IsValid() && other.IPv4 == p.node.IPv4 {
+			return usedBy(name, "IPv4", other.IPv4)
+		}
+		if p.node.IPv6.IsValid() && other.IPv6 == p.node.IPv6 {
+			return usedBy(name, "IPv6", other.IPv6)
+		}
+	}
+	return nil
+}
+
+func usedBy(name, family string, a netip.Addr) error {
+	return fmt.Errorf("Calico node '%s' is already using the %s address %s. "+ //nolint:staticcheck // ST1005: the original's message
+		"Give this host another address, or delete that node if it is gone (calicoctl delete node %s)", name, family, a, name)
+}
+
+func (p *plan) asNumber(s settings) {
+	switch {
+	case s.as != nil:
+		p.say("Using AS number specified in environment (AS=%s)", s.as)
+		p.node.ASNumber = s.as
+	case p.node.ASNumber != nil:
+		p.say("Using AS number %s configured in node resource", p.node.ASNumber)
+	default:
+		p.say("No AS number configured on node resource, using global value")
+	}
+}
+
+func (p *plan) pools(s settings, c cluster) {
+	if s.noPools {
+		p.say("Skipping IP pool configuration")
+		return
+	}
+	p.pool(s.pool4, c, 4)
+	if !s.ipv6 {
+		p.say("IPv6 supported on this platform: false")
+		return
+	}
+	p.pool(s.pool6, c, 6)
+}
+
+// pool makes the default pool of a family that has none. What the environment asks
+// for is said to have no effect when it has none.
+func (p *plan) pool(want poolSettings, c cluster, family int) {
+	for _, pool := range c.pools {
+		if pool.CIDR.Addr().Is4() != (family == 4) {
+			continue
+		}
+		if want.given && !slices.ContainsFunc(c.pools, func(o *model.IPPool) bool { return o.CIDR == want.cidr }) {
+			p.say("WARNING: CALICO_IPV%dPOOL_CIDR=%s has no effect, since there is a pool already (%s); use calicoctl to change pools", family, want.cidr, pool.CIDR)
+		}
+		return
+	}
+	pool := &model.IPPool{CIDR: want.cidr, IPIPMode: want.ipipMode, Masquerade: want.nat, IPAM: true}
+	mode := "off"
+	if want.ipipMode != model.IPIPOff {
+		pool.IPIPDevice, mode = "tunl0", want.ipipMode
+		p.put[model.FelixConfigKey{Name: "IpInIpEnabled"}] = felixSetting("true")
+	}
+	p.create[model.IPPoolKey{CIDR: want.cidr}] = pool
+	p.say("%s", want.natNote)
+	p.say("Created default IPv%d pool (%s) with NAT outgoing %t. IPIP mode: %s", family, want.cidr, want.nat, mode)
+}
+
+func felixSetting(value string) *model.Setting {
+	return &model.Setting{Of: model.KindFelixConfig, Value: value}
+}
+
+// defaults fills in what a cluster must have.
+func (p *plan) defaults(s settings, c cluster, version, guid string) {
+	if !c.ready {
+		yes := model.Ready(true)
+		p.create[model.ReadyKey{}] = &yes
+	}
+	absent := func(k model.Key, r model.Resource) {
+		if _, ok := c.settings[k]; !ok {
+			p.create[k] = r
+		}
+	}
+	absent(model.FelixConfigKey{Name: "ClusterGUID"}, felixSetting(guid))
+	absent(model.FelixConfigKey{Name: "LogSeverityScreen"}, felixSetting("info"))
+	for name, value := range map[string]string{
+		"as_num": model.DefaultASNumber.String(), "node_mesh": `{"enabled":true}`, "loglevel": "info",
+	} {
+		absent(model.BGPConfigKey{Name: name}, &model.Setting{Of: model.KindBGPConfig, Value: value})
+	}
+	p.putIfChanged(c, model.FelixConfigKey{Name: "CalicoVersion"}, version)
+	if types := mergeTypes(c.settings[model.FelixConfigKey{Name: "ClusterType"}], s.clusterType); types != "" {
+		p.putIfChanged(c, model.FelixConfigKey{Name: "ClusterType"}, types)
+	}
+}
+
+func (p *plan) putIfChanged(c cluster, k model.FelixConfigKey, value string) {
+	if c.settings[k] != value {
+		p.put[k] = felixSetting(value)
+	}
+}
+
+// mergeTypes joins two comma-separated sets, the stored one first.
+func mergeTypes(stored, added string) string {
+	var all []string
+	for t := range strings.SplitSeq(stored+","+added, ",") {
+		if t != "" && !slices.Contains(all, t) {
+			all = append(all, t)
+		}
+	}
+	return strings.Join(all, ",")
+}

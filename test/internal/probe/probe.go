@@ -1,0 +1,157 @@
+// Package probe sends small datagrams, each a flow of its own, and tells when a path
+// opens or closes. The lab's containers and the kernel tests run it, because a ping
+// with one identifier is one connection to conntrack, and would pass on after a
+// policy has forbidden it.
+package probe
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Port is the UDP port that [Serve] answers on.
+const Port = 7777
+
+// Serve sends every datagram back to where it came from until ctx ends.
+func Serve(ctx context.Context, address string) error {
+	conn, err := net.ListenPacket("udp", address)
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	buf := make([]byte, 64)
+	for {
+		n, from, err := conn.ReadFrom(buf)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		// A reply may be refused for a moment (policy, route): the asker counts that.
+		_, _ = conn.WriteTo(buf[:n], from)
+	}
+}
+
+// Event is a change of a path's state.
+type Event struct {
+	// Open is whether probes come back.
+	Open bool
+	// At is when the first probe of the new state was sent.
+	At time.Time
+}
+
+// String is the event on one line, as [Watch] writes it and [ParseEvent] reads it.
+func (e Event) String() string {
+	state := "closed"
+	if e.Open {
+		state = "open"
+	}
+	return fmt.Sprintf("%s %d", state, e.At.UnixNano())
+}
+
+// ParseEvent reads a line that [Watch] wrote.
+func ParseEvent(line string) (Event, error) {
+	var state string
+	var ns int64
+	if _, err := fmt.Sscanf(line, "%s %d", &state, &ns); err != nil {
+		return Event{}, fmt.Errorf("read probe event %q: %w", line, err)
+	}
+	if state != "open" && state != "closed" {
+		return Event{}, fmt.Errorf("read probe event %q: the state is neither open nor closed", line)
+	}
+	return Event{Open: state == "open", At: time.Unix(0, ns)}, nil
+}
+
+// Watch sends a probe every interval, each from a new source port, and writes an
+// [Event] line to w whenever the path changes its state, the first one for the
+// state it finds. A probe counts as lost when it has not come back within patience.
+// An event is dated by the sending of the first probe that shows the new state.
+func Watch(ctx context.Context, w io.Writer, target string, interval, patience time.Duration) error {
+	if _, err := net.ResolveUDPAddr("udp", target); err != nil {
+		return fmt.Errorf("probe target: %w", err)
+	}
+	t := &tracker{w: w}
+	var probes sync.WaitGroup
+	defer probes.Wait()
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for seq := uint64(0); ; seq++ {
+		select {
+		case <-ctx.Done():
+			return t.err()
+		case <-tick.C:
+		}
+		probes.Go(func() {
+			sent := time.Now()
+			t.record(sent, answered(ctx, target, seq, patience))
+		})
+	}
+}
+
+// Once sends one probe and reports whether it came back within patience.
+func Once(ctx context.Context, target string, patience time.Duration) bool {
+	return answered(ctx, target, 0, patience)
+}
+
+func answered(ctx context.Context, target string, seq uint64, patience time.Duration) bool {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "udp", target)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(patience))
+	out := binary.BigEndian.AppendUint64(nil, seq)
+	if _, err := conn.Write(out); err != nil {
+		return false
+	}
+	in := make([]byte, len(out))
+	for {
+		n, err := conn.Read(in)
+		if errors.Is(err, net.ErrClosed) || err != nil {
+			return false
+		}
+		if n == len(out) && binary.BigEndian.Uint64(in) == seq {
+			return true
+		}
+	}
+}
+
+// tracker turns results, which come in the order of their answers, into events. A
+// lost probe is known only after its patience, so a result older than the newest
+// change is not a new change.
+type tracker struct {
+	mu      sync.Mutex
+	w       io.Writer
+	known   bool
+	state   Event
+	failure atomic.Pointer[error]
+}
+
+func (t *tracker) record(sent time.Time, open bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.known && (t.state.Open == open || sent.Before(t.state.At)) {
+		return
+	}
+	t.known, t.state = true, Event{Open: open, At: sent}
+	if _, err := fmt.Fprintln(t.w, t.state); err != nil {
+		t.failure.Store(&err)
+	}
+}
+
+func (t *tracker) err() error {
+	if err := t.failure.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
