@@ -1,0 +1,326 @@
+package calc
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"calico.internal/bgpd/internal/config"
+	"calico.internal/libcalico/model"
+)
+
+// Engine holds all that is known, and what was last asked for. It belongs to one
+// goroutine.
+type Engine struct {
+	cfg config.Config
+	// inSync says that etcd's resources are all there.
+	inSync bool
+	// blocks has the affinity of every block: who has it, and in which state. own are
+	// the blocks of this host; nil means that they must be collected again.
+	blocks map[netip.Prefix]map[string]string
+	own    map[netip.Prefix]struct{}
+	// nodes has the addresses of every host.
+	nodes map[string][]netip.Addr
+	// endpoints has the addresses of this host's containers.
+	endpoints map[model.WorkloadEndpointKey][]netip.Prefix
+	// hostRoutes are the single addresses to which the kernel has a route of somebody
+	// else's, felix's above all.
+	hostRoutes map[netip.Prefix]struct{}
+	// adopted is what the kernel had of ours when we started and no peer has spoken of
+	// since. It stays until adoptedUntil at most.
+	adopted      map[netip.Prefix]Route
+	adoptedUntil time.Time
+	hops         map[netip.Addr]Resolution
+	tunnel       Resolution
+	rib          *rib
+
+	// dirty are prefixes whose route must be worked out again, recheck asks for a look at
+	// everything that is held.
+	dirty   map[netip.Prefix]struct{}
+	recheck bool
+	// guarded is every address that no learned prefix may cover, sorted.
+	guarded []netip.Addr
+
+	peers   map[netip.Addr]Peer
+	adverts map[netip.Prefix]Advert
+	routes  map[netip.Prefix]Route
+}
+
+// New makes an engine that wants nothing yet.
+func New() *Engine {
+	e := &Engine{
+		blocks:     map[netip.Prefix]map[string]string{},
+		nodes:      map[string][]netip.Addr{},
+		endpoints:  map[model.WorkloadEndpointKey][]netip.Prefix{},
+		hostRoutes: map[netip.Prefix]struct{}{},
+		adopted:    map[netip.Prefix]Route{},
+		hops:       map[netip.Addr]Resolution{},
+		tunnel:     Resolution{Why: "no tunnel device"},
+		dirty:      map[netip.Prefix]struct{}{},
+		peers:      map[netip.Addr]Peer{},
+		adverts:    map[netip.Prefix]Advert{},
+		routes:     map[netip.Prefix]Route{},
+	}
+	e.rib = newRIB(e.heard)
+	return e
+}
+
+// heard is called when the paths to a prefix change: they supersede a route that was
+// adopted. A blackhole is etcd's matter.
+func (e *Engine) heard(p netip.Prefix) {
+	if r, ok := e.adopted[p]; ok && r.Type == Unicast {
+		delete(e.adopted, p)
+	}
+	e.touch(p)
+}
+
+func (e *Engine) touch(p netip.Prefix) { e.dirty[p] = struct{}{} }
+
+// touchAll has every prefix looked at again.
+func (e *Engine) touchAll() {
+	for p := range e.rib.prefixes {
+		e.touch(p)
+	}
+	for p := range e.routes {
+		e.touch(p)
+	}
+	for p := range e.blocks {
+		e.touch(p)
+	}
+	for p := range e.adopted {
+		e.touch(p)
+	}
+}
+
+// SetConfig puts a configuration in force. Paths of peers that it does not have are
+// forgotten.
+func (e *Engine) SetConfig(c config.Config) {
+	e.cfg = c
+	e.own = nil
+	e.guard()
+	for _, p := range e.cfg.Peers {
+		if e.wanted(p) {
+			e.rib.add(p.Address)
+		}
+	}
+	for a := range e.rib.peers {
+		if p, ok := e.peer(a); !ok || !e.wanted(p) {
+			e.rib.remove(a)
+		}
+	}
+	e.recheck = true
+	e.touchAll()
+}
+
+// wanted leaves the mesh out when it is off.
+func (e *Engine) wanted(p config.Peer) bool { return e.cfg.Mesh || p.Type != config.PeerMesh }
+
+func (e *Engine) peer(a netip.Addr) (config.Peer, bool) {
+	i, ok := slices.BinarySearchFunc(e.cfg.Peers, a, func(p config.Peer, a netip.Addr) int { return p.Address.Compare(a) })
+	if !ok {
+		return config.Peer{}, false
+	}
+	return e.cfg.Peers[i], true
+}
+
+// SetInSync says that all resources of etcd have been told.
+func (e *Engine) SetInSync() {
+	if e.inSync {
+		return
+	}
+	e.inSync, e.recheck = true, true
+	e.touchAll()
+}
+
+// OnResource takes a resource of etcd; nil says that it is gone. Kinds that do not
+// matter are ignored.
+func (e *Engine) OnResource(k model.Key, r model.Resource) {
+	switch k := k.(type) {
+	case model.BlockAffinityKey:
+		a, _ := r.(*model.BlockAffinity)
+		e.onAffinity(k, a)
+	case model.NodeKey:
+		n, _ := r.(*model.Node)
+		e.onNode(k, n)
+	case model.WorkloadEndpointKey:
+		w, _ := r.(*model.WorkloadEndpoint)
+		e.onEndpoint(k, w)
+	}
+}
+
+func (e *Engine) onAffinity(k model.BlockAffinityKey, a *model.BlockAffinity) {
+	holders := e.blocks[k.CIDR]
+	switch {
+	case a == nil:
+		delete(holders, k.Node)
+		if len(holders) == 0 {
+			delete(e.blocks, k.CIDR)
+		}
+	case holders == nil:
+		e.blocks[k.CIDR] = map[string]string{k.Node: stateOf(a)}
+	default:
+		holders[k.Node] = stateOf(a)
+	}
+	e.recheck = true
+	e.touch(k.CIDR)
+	if k.Node != e.cfg.Node {
+		return
+	}
+	e.own = nil
+	for p := range e.rib.prefixes {
+		if k.CIDR.Overlaps(p) {
+			e.touch(p)
+		}
+	}
+}
+
+// stateOf reads what v2.6 wrote as well: no state means confirmed.
+func stateOf(a *model.BlockAffinity) string {
+	return cmp.Or(a.State, model.AffinityConfirmed)
+}
+
+func (e *Engine) onNode(k model.NodeKey, n *model.Node) {
+	var addrs []netip.Addr
+	if n != nil {
+		addrs = slices.DeleteFunc([]netip.Addr{n.IPv4, n.IPv6}, func(a netip.Addr) bool { return !a.IsValid() })
+	}
+	old := e.nodes[k.Name]
+	if slices.Equal(old, addrs) {
+		return
+	}
+	if e.nodes[k.Name] = addrs; n == nil {
+		delete(e.nodes, k.Name)
+	}
+	e.recheck = true
+	e.guard()
+	for p := range e.rib.prefixes {
+		if _, holds := e.blocks[p][k.Name]; holds || slices.ContainsFunc(slices.Concat(old, addrs), p.Contains) {
+			e.touch(p)
+		}
+	}
+}
+
+func (e *Engine) onEndpoint(k model.WorkloadEndpointKey, w *model.WorkloadEndpoint) {
+	if w == nil {
+		delete(e.endpoints, k)
+		return
+	}
+	e.endpoints[k] = slices.Concat(w.IPv4Nets, w.IPv6Nets)
+}
+
+// guard collects the addresses that a learned route must not cover: a peer that sent
+// such a route by mistake would cut this host off from others.
+func (e *Engine) guard() {
+	e.guarded = slices.Clone(e.cfg.Listen)
+	for _, p := range e.cfg.Peers {
+		e.guarded = append(e.guarded, p.Address)
+	}
+	for _, addrs := range e.nodes {
+		e.guarded = append(e.guarded, addrs...)
+	}
+	slices.SortFunc(e.guarded, netip.Addr.Compare)
+	e.guarded = slices.Compact(e.guarded)
+}
+
+// Adopt takes over what the kernel had when we started. It stays until peers and etcd
+// have said what is true, at most until the given time.
+func (e *Engine) Adopt(routes map[netip.Prefix]Route, until time.Time) {
+	maps.Copy(e.adopted, routes)
+	e.adoptedUntil = until
+	e.own = nil
+	e.recheck = true
+	e.touchAll()
+}
+
+// SetHostRoute tells whether the kernel has somebody else's route to a single address.
+func (e *Engine) SetHostRoute(p netip.Prefix, present bool) {
+	if _, had := e.hostRoutes[p]; had == present {
+		return
+	}
+	if present {
+		e.hostRoutes[p] = struct{}{}
+	} else {
+		delete(e.hostRoutes, p)
+	}
+	if _, heard := e.rib.prefixes[p]; heard {
+		e.touch(p)
+	}
+}
+
+// SetHop tells how the kernel reaches a next hop.
+func (e *Engine) SetHop(next netip.Addr, r Resolution) {
+	if e.hops[next] == r {
+		return
+	}
+	e.hops[next] = r
+	for p := range e.rib.users[next] {
+		e.touch(p)
+	}
+}
+
+// SetTunnel tells which link is the IP-in-IP tunnel; Gateway is ignored.
+func (e *Engine) SetTunnel(r Resolution) {
+	if e.tunnel != r {
+		e.tunnel = r
+		e.touchAll()
+	}
+}
+
+// NextHops lists the next hops in use. Each wants a [Engine.SetHop], again when the
+// kernel's links, addresses or routes change.
+func (e *Engine) NextHops() []netip.Addr {
+	return slices.SortedFunc(maps.Keys(e.rib.users), netip.Addr.Compare)
+}
+
+// Unresolved lists the next hops in use of which nothing is known yet.
+func (e *Engine) Unresolved() []netip.Addr {
+	var out []netip.Addr
+	for a := range e.rib.users {
+		if _, ok := e.hops[a]; !ok {
+			out = append(out, a)
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
+}
+
+// PeerUp says that a session is established.
+func (e *Engine) PeerUp(a netip.Addr) { e.rib.up(a) }
+
+// PeerDown says that a session fell. notified says that the peer itself ended it: an
+// outside peer then means it, and its paths go at once (RFC 4724 section 4.2). Of a
+// mesh peer etcd knows better whether its routes are still good.
+func (e *Engine) PeerDown(a netip.Addr, notified bool, now time.Time) {
+	p, _ := e.peer(a)
+	e.rib.down(a, now.Add(e.cfg.Timers.Restart))
+	if notified && p.Type != config.PeerMesh {
+		e.rib.drop(a, func(netip.Prefix, entry) bool { return true })
+	}
+	e.recheck = true
+}
+
+// Update says that a peer advertises a prefix.
+func (e *Engine) Update(peer netip.Addr, p netip.Prefix, path Path) { e.rib.update(peer, p, path) }
+
+// Withdraw says that a peer no longer advertises a prefix.
+func (e *Engine) Withdraw(peer netip.Addr, p netip.Prefix) { e.rib.withdraw(peer, p) }
+
+// EndOfRIB says that a peer has advertised all that it has.
+func (e *Engine) EndOfRIB(a netip.Addr) {
+	e.rib.endOfRIB(a)
+	e.recheck = true
+}
+
+// SetHostRoutes tells of all single addresses that others have routes to.
+func (e *Engine) SetHostRoutes(all map[netip.Prefix]struct{}) {
+	for p := range e.hostRoutes {
+		if _, still := all[p]; !still {
+			e.SetHostRoute(p, false)
+		}
+	}
+	for p := range all {
+		e.SetHostRoute(p, true)
+	}
+}

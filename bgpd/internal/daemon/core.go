@@ -1,0 +1,435 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"calico.internal/bgpd/internal/calc"
+	"calico.internal/bgpd/internal/config"
+	"calico.internal/bgpd/internal/gobgp"
+	"calico.internal/bgpd/internal/kernel"
+	"calico.internal/libcalico/logattr"
+	"calico.internal/libcalico/reconcile"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// startGrace is how long the first sessions wait for etcd: a session that ends its
+	// first word without our blocks makes peers drop them.
+	startGrace = 2 * time.Second
+	// resolveGap is the least time between two looks at all next hops.
+	resolveGap = 100 * time.Millisecond
+	// tunnelDevice is the kernel's device for IP-in-IP, which felix sets up.
+	tunnelDevice = "tunl0"
+)
+
+// core holds all state. But for the inbox, all of it belongs to the goroutine of run.
+type core struct {
+	cfg     Config
+	tasks   *errgroup.Group
+	started time.Time
+	kick    chan struct{}
+	timer   *time.Timer
+	// fail ends run with the reason, fatal.
+	fail  context.CancelCauseFunc
+	fatal error
+	// ready is what the liveness key and onReady tell.
+	ready   atomic.Bool
+	onReady func(bool)
+
+	inboxMu sync.Mutex
+	inbox   []job
+	// waiting are callers that are answered when the pass is over.
+	waiting []job
+
+	sources []*source
+	inSync  bool
+	engine  *calc.Engine
+
+	// doc is the configuration in force; its Hash is empty before the first one.
+	// docErr says why the document on disk is another.
+	doc    config.Config
+	docErr error
+	// docAt is when the first configuration came.
+	docAt time.Time
+
+	fib      *kernel.FIB
+	speaker  *gobgp.Speaker
+	pipeline *pipeline
+	// resolveDue asks for a look at all next hops; resolvedAt was the last.
+	resolveDue bool
+	resolvedAt time.Time
+}
+
+// job is something to do in the one goroutine.
+type job struct {
+	do   func(context.Context)
+	done chan struct{}
+	// after says that done means that the following pass is over as well.
+	after bool
+}
+
+func newCore(cfg Config, tasks *errgroup.Group) *core {
+	c := &core{
+		cfg:      cfg,
+		tasks:    tasks,
+		started:  time.Now(),
+		kick:     reconcile.NewKick(),
+		engine:   calc.New(),
+		pipeline: &pipeline{},
+		onReady:  func(bool) {},
+	}
+	for _, p := range prefixesOf(cfg.Node) {
+		c.sources = append(c.sources, newSource(p))
+	}
+	return c
+}
+
+// call has f done in the one goroutine, and waits.
+func (c *core) call(ctx context.Context, f func(context.Context)) error { return c.post(ctx, f, false) }
+
+// callAndApply also waits for what follows from f to be in force.
+func (c *core) callAndApply(ctx context.Context, f func(context.Context)) error {
+	return c.post(ctx, f, true)
+}
+
+func (c *core) post(ctx context.Context, f func(context.Context), after bool) error {
+	j := job{do: f, done: make(chan struct{}), after: after}
+	c.inboxMu.Lock()
+	c.inbox = append(c.inbox, j)
+	c.inboxMu.Unlock()
+	reconcile.Kick(c.kick)
+	select {
+	case <-j.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// prepare takes in what happened, works out what is wanted, and gives it to the tables.
+func (c *core) prepare(ctx context.Context) {
+	c.work(ctx)
+	if c.doc.Hash == "" {
+		return
+	}
+	if err := c.open(ctx); err != nil {
+		c.abort(err)
+		return
+	}
+	c.hear()
+	c.look(ctx)
+	c.resolve()
+	changes := c.engine.Flush(time.Now())
+	c.pipeline.take(changes)
+	c.setTimer()
+	if err := c.speak(ctx); err != nil {
+		c.abort(err)
+	}
+}
+
+// abort ends the program with a reason.
+func (c *core) abort(err error) {
+	c.fatal = err
+	c.fail(err)
+}
+
+// work does the jobs in the inbox.
+func (c *core) work(ctx context.Context) {
+	c.inboxMu.Lock()
+	jobs := c.inbox
+	c.inbox = nil
+	c.inboxMu.Unlock()
+	for _, j := range jobs {
+		j.do(ctx)
+		if j.after {
+			c.waiting = append(c.waiting, j)
+			continue
+		}
+		close(j.done)
+	}
+}
+
+// done follows each pass.
+func (c *core) done(err error) {
+	if err != nil {
+		c.cfg.Log.Warn("pass incomplete; it will be repeated", logattr.Err, err)
+	}
+	c.pipeline.report(c.cfg.Log)
+	for _, j := range c.waiting {
+		close(j.done)
+	}
+	c.waiting = nil
+	ready := c.isReady()
+	if c.ready.Swap(ready) != ready {
+		c.onReady(ready)
+		c.cfg.Log.Info("readiness changed", logattr.State, map[bool]string{true: "ready", false: "not ready"}[ready])
+	}
+}
+
+// isReady: a configuration is in force, etcd is heard, and the kernel is as wanted.
+func (c *core) isReady() bool {
+	return c.doc.Hash != "" && c.inSync && c.etcdConnected() && c.pipeline.open && c.pipeline.applied
+}
+
+// onFile reads the document. It is called by the file's goroutine.
+func (c *core) onFile(ctx context.Context) {
+	_ = c.call(ctx, func(ctx context.Context) {
+		if err := c.load(); err != nil && c.doc.Hash != "" {
+			c.cfg.Log.Warn("configuration not usable; the last one stays in force", logattr.File, c.cfg.File, logattr.Err, err)
+		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			c.cfg.Log.Warn("configuration not usable; waiting for another", logattr.File, c.cfg.File, logattr.Err, err)
+		}
+	})
+}
+
+// load reads the document and puts it in force if it can be.
+func (c *core) load() error {
+	c.docErr = c.tryLoad()
+	return c.docErr
+}
+
+func (c *core) tryLoad() error {
+	text, err := os.ReadFile(c.cfg.File)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	doc, warnings, err := config.Parse(text)
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.cfg.File, err)
+	}
+	if doc.Hash == c.doc.Hash {
+		return nil
+	}
+	for _, w := range warnings {
+		c.cfg.Log.Warn("configuration", logattr.File, c.cfg.File, "warning", w.String())
+	}
+	if doc.Node != c.cfg.Node {
+		return fmt.Errorf("%s is for node %q, but this host is %q; set NODENAME alike for bgpd and confd", c.cfg.File, doc.Node, c.cfg.Node)
+	}
+	if c.speaker != nil {
+		if err := c.speaker.Probe(globalOf(doc)); err != nil {
+			return err
+		}
+	}
+	c.adopt(doc)
+	return nil
+}
+
+// adopt makes a document the one in force.
+func (c *core) adopt(doc config.Config) {
+	if c.doc.Hash == "" {
+		c.docAt = time.Now()
+	} else if doc.Protocol != c.doc.Protocol {
+		c.cfg.Log.Warn("kernel.protocol changed; it takes effect at the next start", "protocol", doc.Protocol)
+	}
+	c.doc = doc
+	c.engine.SetConfig(doc)
+	c.setLevel()
+	c.cfg.Log.Info("configuration in force", "hash", doc.Hash, "as", doc.ASNumber, "peers", len(doc.Peers), "pools", len(doc.Pools))
+}
+
+func (c *core) setLevel() {
+	level, err := logattr.ParseLevel(string(c.doc.LogLevel))
+	if err == nil && c.cfg.Level != nil {
+		c.cfg.Level.Set(level)
+	}
+}
+
+func globalOf(doc config.Config) gobgp.Global {
+	return gobgp.Global{ASNumber: doc.ASNumber, RouterID: doc.RouterID, Listen: doc.Listen, Port: doc.ListenPort}
+}
+
+// open makes the edges when the first configuration is there, and takes over what the
+// kernel has of an earlier process.
+func (c *core) open(ctx context.Context) (err error) {
+	if c.fib != nil {
+		return nil
+	}
+	notify := func() { reconcile.Kick(c.kick) }
+	c.fib, err = kernel.New(kernel.Options{Table: kernel.TableMain, Protocol: c.doc.Protocol, Notify: notify})
+	if err != nil {
+		return fmt.Errorf("kernel: %w", err)
+	}
+	fib := c.fib
+	c.tasks.Go(func() error { return fib.Run(ctx) })
+	have, err := c.fib.List(ctx)
+	if err != nil {
+		return fmt.Errorf("kernel: %w", err)
+	}
+	c.engine.Adopt(have, time.Now().Add(c.doc.Timers.Restart))
+	if err := c.lookAtHosts(ctx); err != nil {
+		return err
+	}
+	c.resolveDue = true
+	c.speaker, err = gobgp.New(ctx, gobgp.Options{
+		Log:        c.cfg.Log,
+		Socket:     filepath.Join(c.cfg.RunDir, gobgpSocket),
+		Restarting: len(have) > 0,
+		Notify:     notify,
+	})
+	if err != nil {
+		return fmt.Errorf("GoBGP: %w", err)
+	}
+	c.pipeline.connect(c.fib, c.speaker)
+	if len(have) > 0 {
+		c.cfg.Log.Info("took over the kernel's routes", logattr.Count, len(have))
+	}
+	return nil
+}
+
+// lookAtHosts tells the engine all single addresses that others have routes to.
+func (c *core) lookAtHosts(ctx context.Context) error {
+	hosts, err := c.fib.HostRoutes(ctx)
+	if err != nil {
+		return fmt.Errorf("kernel: %w", err)
+	}
+	c.engine.SetHostRoutes(hosts)
+	return nil
+}
+
+// hear tells the engine what peers did.
+func (c *core) hear() {
+	now := time.Now()
+	for _, e := range c.speaker.Events() {
+		switch e.Kind {
+		case gobgp.PeerUp:
+			c.engine.PeerUp(e.Peer)
+		case gobgp.PeerDown:
+			c.engine.PeerDown(e.Peer, e.Notified, now)
+		case gobgp.EndOfRIB:
+			c.engine.EndOfRIB(e.Peer)
+		case gobgp.Paths:
+			for _, p := range e.Paths {
+				if p.Withdraw {
+					c.engine.Withdraw(e.Peer, p.Prefix)
+				} else {
+					c.engine.Update(e.Peer, p.Prefix, p.Path)
+				}
+			}
+		}
+	}
+}
+
+// look tells the engine what others did in the kernel.
+func (c *core) look(ctx context.Context) {
+	ch := c.fib.Changes()
+	if ch.Ours || ch.Lost {
+		c.pipeline.routes.Resync()
+	}
+	c.resolveDue = c.resolveDue || ch.NextHops || ch.Lost
+	for p, present := range ch.Hosts {
+		c.engine.SetHostRoute(p, present)
+	}
+	if !ch.Lost {
+		return
+	}
+	if err := c.lookAtHosts(ctx); err != nil {
+		c.cfg.Log.Warn("kernel not read", logattr.Err, err)
+	}
+}
+
+// resolve asks the kernel for the way to next hops: to new ones at once, to all when
+// something changed there, but not more often than needed.
+func (c *core) resolve() {
+	nexts := c.engine.Unresolved()
+	if c.resolveDue && time.Since(c.resolvedAt) >= resolveGap {
+		nexts = c.engine.NextHops()
+		c.engine.SetTunnel(kernel.Tunnel(tunnelDevice))
+		c.resolveDue, c.resolvedAt = false, time.Now()
+	}
+	for _, next := range nexts {
+		r := c.fib.Resolve(next)
+		c.engine.SetHop(next, r)
+		if r.Why != "" {
+			c.cfg.Log.Debug("next hop not usable", logattr.NextHop, next, "why", r.Why)
+		}
+	}
+}
+
+// setTimer wakes the loop when time alone changes something.
+func (c *core) setTimer() {
+	c.stopTimer()
+	at := c.engine.Deadline()
+	earliest := func(t time.Time) {
+		if at.IsZero() || t.Before(at) {
+			at = t
+		}
+	}
+	if c.resolveDue {
+		earliest(c.resolvedAt.Add(resolveGap))
+	}
+	if !c.pipeline.open {
+		earliest(c.docAt.Add(startGrace))
+	}
+	if !at.IsZero() {
+		c.timer = time.AfterFunc(max(0, time.Until(at)), func() { reconcile.Kick(c.kick) })
+	}
+}
+
+func (c *core) stopTimer() {
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+}
+
+// speak starts BGP, or starts it anew if this host is somebody else now. The first start
+// waits a moment for etcd.
+func (c *core) speak(ctx context.Context) error {
+	if !c.pipeline.open && !c.inSync && time.Since(c.docAt) < startGrace {
+		return nil
+	}
+	restarted, err := c.speaker.Start(ctx, globalOf(c.doc))
+	var listen *gobgp.ListenError
+	switch {
+	case err != nil && (!c.pipeline.open || !errors.As(err, &listen)):
+		return err
+	case err != nil:
+		c.docErr = err
+		c.cfg.Log.Error("BGP not started; it will be tried again", logattr.Err, err)
+		return nil
+	case restarted:
+		c.pipeline.restarted()
+	}
+	if !c.pipeline.open {
+		c.pipeline.open = true
+		if !c.inSync {
+			c.cfg.Log.Warn("etcd does not answer; going on with the blocks that the kernel has")
+		}
+	}
+	return nil
+}
+
+// linksOf names the links of a route, for people.
+func linksOf(r calc.Route) string {
+	out := ""
+	for i, h := range r.Hops {
+		name := kernel.LinkName(h.Link)
+		if i == 0 {
+			out = name
+		} else if name != out {
+			out += "," + name
+		}
+	}
+	return out
+}
+
+// addrsOf is a list of what to show of next hops.
+func addrsOf(r calc.Route, nexts []netip.Addr) []netip.Addr {
+	if len(nexts) > 0 {
+		return nexts
+	}
+	var out []netip.Addr
+	for _, h := range r.Hops {
+		out = append(out, h.Gateway)
+	}
+	return out
+}

@@ -1,0 +1,108 @@
+// Package daemon wires bgpd together: it makes the edges, owns the one goroutine in
+// which everything is decided, and ends when its context does, leaving the kernel's
+// routes and the peers' sessions to look after themselves.
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"calico.internal/bgpd/internal/statusapi"
+	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/liveness"
+	"calico.internal/libcalico/logattr"
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/reconcile"
+	"calico.internal/libcalico/version"
+	"golang.org/x/sync/errgroup"
+)
+
+// program is the name of the liveness key.
+const program = "bgpd"
+
+// gobgpSocket is the socket of GoBGP's own API in the run directory.
+const gobgpSocket = "gobgp.sock"
+
+const (
+	// audit is how often everything in the kernel and in GoBGP is compared.
+	audit = 5 * time.Minute
+	// minGap is the least time between two passes, so that a burst makes few of them.
+	minGap = 2 * time.Millisecond
+	// maxBackoff bounds the wait after a pass that failed.
+	maxBackoff = 5 * time.Second
+)
+
+// Config is what a daemon needs.
+type Config struct {
+	// File is the configuration document; RunDir holds the sockets.
+	File, RunDir string
+	// Node is this host's name in etcd.
+	Node string
+	Etcd etcdstore.Config
+	Log  *slog.Logger
+	// Level is the level of Log, which the document sets.
+	Level *slog.LevelVar
+}
+
+// Run runs bgpd until ctx ends, or something fails that a new start may mend.
+func Run(ctx context.Context, cfg Config) error {
+	client, err := etcdstore.New(cfg.Etcd)
+	if err != nil {
+		return fmt.Errorf("etcd: %w", err)
+	}
+	defer client.Close()
+
+	tasks, ctx := errgroup.WithContext(ctx)
+	c := newCore(cfg, tasks)
+	server := statusapi.New(c)
+	c.onReady = server.SetReady
+
+	tasks.Go(func() error { return server.Serve(ctx, filepath.Join(cfg.RunDir, statusapi.Socket)) })
+	tasks.Go(func() error { return liveness.Run(ctx, client, cfg.Node, program, c.ready.Load) })
+	for _, s := range c.sources {
+		tasks.Go(func() error { return s.follow(ctx, client, c) })
+	}
+	tasks.Go(func() error { return followFile(ctx, cfg.File, cfg.Log, c.onFile) })
+	tasks.Go(func() error { return c.run(ctx) })
+	cfg.Log.Info("started", logattr.Version, version.String(), logattr.Node, cfg.Node, logattr.File, cfg.File)
+	if err := tasks.Wait(); err != nil && ctx.Err() == nil {
+		return err
+	} else if err != nil {
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// run is the one goroutine.
+func (c *core) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	c.fail = cancel
+	err := reconcile.Run(ctx, reconcile.Ordered{c.pipeline}, reconcile.Loop{
+		Kick:       c.kick,
+		Resync:     audit,
+		MinGap:     minGap,
+		MaxBackoff: maxBackoff,
+		Prepare:    c.prepare,
+		Done:       c.done,
+	})
+	c.stopTimer()
+	if cause := context.Cause(ctx); c.fatal != nil {
+		return cause
+	}
+	return err
+}
+
+// prefixesOf lists what is watched in etcd: everybody's blocks, everybody's addresses,
+// and this host's containers. Each is a watch of its own, because one over all of them
+// would bring every endpoint of every host.
+func prefixesOf(node string) []string {
+	return []string{
+		model.PrefixIPAM + "host/",
+		model.PrefixBGP + "host/",
+		model.PrefixV1 + "host/" + node + "/workload/",
+	}
+}

@@ -1,0 +1,84 @@
+package daemon
+
+import (
+	"context"
+
+	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/logattr"
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/store"
+)
+
+// source is one watch of etcd and what it shows.
+type source struct {
+	prefix string
+	view   *store.View
+}
+
+func newSource(prefix string) *source {
+	return &source{prefix: prefix, view: store.New(store.Options{Filter: relevant})}
+}
+
+// relevant leaves out what stands under the prefixes but does not matter here.
+func relevant(k model.Key) bool {
+	switch k.(type) {
+	case model.BlockAffinityKey, model.NodeKey, model.WorkloadEndpointKey:
+		return true
+	}
+	return false
+}
+
+// follow hands on batches one by one; meanwhile the watch merges what comes.
+func (s *source) follow(ctx context.Context, client *etcdstore.Client, c *core) error {
+	for b := range client.Watch(ctx, []string{s.prefix}, etcdstore.WatchOptions{}) {
+		if err := c.call(ctx, func(context.Context) { c.onBatch(s, b) }); err != nil {
+			return nil // only at the end
+		}
+	}
+	return nil
+}
+
+func (c *core) onBatch(s *source, b store.Batch) {
+	if b.Err != nil && s.view.Connected() {
+		c.cfg.Log.Warn("etcd is away; what is known stays in force", logattr.Err, b.Err)
+	}
+	for _, ev := range s.view.Apply(b) {
+		if ev.Err != nil && ev.Value == nil {
+			c.cfg.Log.Warn("value in etcd not usable; what was known stays in force", logattr.Key, ev.Key, logattr.Err, ev.Err)
+			continue
+		}
+		c.engine.OnResource(ev.Key, ev.Value)
+	}
+	if c.etcdInSync() && !c.inSync {
+		c.inSync = true
+		c.engine.SetInSync()
+		c.cfg.Log.Info("in sync with etcd", logattr.Rev, s.view.Revision())
+	}
+}
+
+func (c *core) etcdInSync() bool {
+	for _, s := range c.sources {
+		if !s.view.InSync() {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *core) etcdConnected() bool {
+	for _, s := range c.sources {
+		if !s.view.Connected() {
+			return false
+		}
+	}
+	return true
+}
+
+// revision is the one up to which all watches have come.
+func (c *core) revision() int64 {
+	lowest := c.sources[0].view.Revision()
+	for _, s := range c.sources[1:] {
+		lowest = min(lowest, s.view.Revision())
+	}
+	return lowest
+}

@@ -1,0 +1,61 @@
+package kernel
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+
+	"calico.internal/bgpd/internal/calc"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// rtmFibMatch asks for the matching route itself rather than for the result of the
+// lookup (RTM_F_FIB_MATCH).
+const rtmFibMatch = 0x2000
+
+// Resolve asks the kernel for the way to a next hop: the next hop itself where it is on
+// a link, else the router before it. Only routes of others count: a next hop behind a
+// route that we learned could be behind itself.
+func (f *FIB) Resolve(next netip.Addr) calc.Resolution {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e, err := f.lookup(next)
+	switch {
+	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EACCES):
+		return calc.Resolution{Why: "this host has no route to it"}
+	case err != nil:
+		return calc.Resolution{Why: err.Error()}
+	case e.kind == unix.RTN_LOCAL:
+		return calc.Resolution{Why: "it is an address of this host"}
+	case e.kind != unix.RTN_UNICAST || len(e.hops) == 0:
+		return calc.Resolution{Why: "this host has no route to it"}
+	case e.protocol == f.opts.Protocol:
+		return calc.Resolution{Why: "only a learned route leads to it"}
+	}
+	hop := e.hops[0]
+	if !hop.Gateway.IsValid() {
+		hop.Gateway = next
+	}
+	return calc.Resolution{Hop: hop}
+}
+
+func (f *FIB) lookup(a netip.Addr) (entry, error) {
+	m := f.header(netip.PrefixFrom(a, a.BitLen()))
+	m.RtMsg = unix.RtMsg{Family: m.Family, Dst_len: m.Dst_len, Flags: rtmFibMatch}
+	payload := append(m.Serialize(), nl.NewRtAttr(unix.RTA_DST, a.AsSlice()).Serialize()...)
+	answer, err := f.sock.ask(unix.RTM_GETROUTE, payload)
+	if err != nil {
+		return entry{}, err
+	}
+	return decode(answer)
+}
+
+// Tunnel finds the link that IP-in-IP goes through.
+func Tunnel(name string) calc.Resolution {
+	i, err := net.InterfaceByName(name)
+	if err != nil || i.Flags&net.FlagUp == 0 {
+		return calc.Resolution{Why: "the tunnel device " + name + " is missing or down"}
+	}
+	return calc.Resolution{Hop: calc.Hop{Link: i.Index}}
+}

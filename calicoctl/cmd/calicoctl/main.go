@@ -1,0 +1,24 @@
+// Command calicoctl is the user's tool of Calico for Docker.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"calico.internal/calicoctl/internal/command"
+)
+
+func main() {
+	os.Exit(run(os.Args[1:]))
+}
+
+func run(args []string) int {
+	// Most commands are over before a collection pays off.
+	debug.SetGCPercent(200)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	return command.Run(ctx, command.OSEnv(), args, command.NewNode)
+}

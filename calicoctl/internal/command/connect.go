@@ -1,0 +1,53 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"calico.internal/calicoctl/internal/clientconfig"
+	"calico.internal/calicoctl/internal/resource"
+	"calico.internal/libcalico/etcdstore"
+)
+
+// Config reads how to reach the datastore, as the command line and the environment
+// say.
+func (env *Env) Config() (clientconfig.Config, error) {
+	return clientconfig.Load(clientconfig.Sources{Path: env.configPath, Getenv: env.Getenv, ReadFile: os.ReadFile})
+}
+
+// withStore connects to the datastore, makes sure that it answers, and calls f.
+func (env *Env) withStore(cmd *cobra.Command, f func(context.Context, *resource.Store) error) error {
+	cfg, err := env.Config()
+	if err != nil {
+		return err
+	}
+	client, err := Connect(cmd.Context(), cfg)
+	if err != nil {
+		return err
+	}
+	defer client.Close() //nolint:errcheck // there is nothing left to lose
+	return f(cmd.Context(), resource.New(client))
+}
+
+// Connect opens the datastore of a configuration and makes sure that it answers.
+func Connect(ctx context.Context, cfg clientconfig.Config) (*etcdstore.Client, error) {
+	etcd, err := cfg.Resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	client, err := etcdstore.New(etcd)
+	if err != nil {
+		return nil, err
+	}
+	if err := client.Ping(ctx); err != nil {
+		client.Close() //nolint:errcheck // the first error is the one to show
+		if cfg.Source != clientconfig.FromEnvironment {
+			err = fmt.Errorf("%w (configured in %s)", err, cfg.Source)
+		}
+		return nil, err
+	}
+	return client, nil
+}

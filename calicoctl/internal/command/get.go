@@ -1,0 +1,260 @@
+package command
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"calico.internal/calicoctl/internal/manifest"
+	"calico.internal/calicoctl/internal/manifest/dialect"
+	"calico.internal/calicoctl/internal/printer"
+	"calico.internal/calicoctl/internal/resource"
+	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/store"
+)
+
+func newGet(env *Env) *cobra.Command {
+	q := query{env: env}
+	cmd := &cobra.Command{
+		Use:   "get (KIND [NAME...] | -f FILE)",
+		Short: "Get resources by file, by standard input, or by kind and names",
+		Long: `Display resources: all of a kind, those with the given names, or those that a file
+names. Identifiers that are left out match everything.
+
+Valid resource types are bgpPeer, hostEndpoint, ipPool, node, policy, profile and
+workloadEndpoint. Their names are case insensitive and may be plural. A pool is named by
+its network, a BGP peer by its IP address.
+
+Output formats:
+  ps                     a table with the columns that identify resources
+  wide                   a table with more columns
+  custom-columns=A,B     a table with the given columns
+  yaml, json             documents, which all commands take as input
+  go-template=TEMPLATE   the output of a Go template over the lists of resources
+  go-template-file=FILE  the same, with the template from a file`,
+		Example: `  # List all policies.
+  calicoctl get policy
+
+  # Show two policies as YAML.
+  calicoctl get -o yaml policy web database
+
+  # List the workload endpoints of a node.
+  calicoctl get workloadEndpoint --node=node01
+
+  # Print only the names.
+  calicoctl get nodes -o go-template='{{range .}}{{range .Items}}{{.Metadata.Name}} {{end}}{{end}}'`,
+		RunE:              q.run,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: env.completeResources(&q.ids),
+	}
+	q.files.flags(cmd, "get")
+	q.ids.flags(cmd)
+	cmd.Flags().StringVarP(&q.output, "output", "o", "ps",
+		"output `format`: yaml, json, ps, wide, custom-columns=..., go-template=..., go-template-file=...")
+	mustComplete(cmd, "output", printer.Formats())
+	return cmd
+}
+
+type query struct {
+	env    *Env
+	files  inputs
+	ids    identifiers
+	output string
+}
+
+// found is one resource with the kind that prints it.
+type found struct {
+	kind  *dialect.Kind
+	entry etcdstore.Entry
+}
+
+func (q *query) run(cmd *cobra.Command, args []string) error {
+	out, err := printer.Parse(q.output)
+	if err != nil {
+		return usagef("%s", err)
+	}
+	fetch, err := q.plan(args, out)
+	if err != nil {
+		return err
+	}
+	return q.env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
+		resources, missing := fetch(ctx, s)
+		if missing != nil && !errors.Is(missing, etcdstore.ErrNotFound) {
+			return failedToGet(missing)
+		}
+		if len(resources) > 0 || missing == nil {
+			if err := q.print(ctx, s, out, resources, args); err != nil {
+				return err
+			}
+		}
+		return failedToGet(missing)
+	})
+}
+
+func failedToGet(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("Failed to get resources: %w", err) //nolint:staticcheck // ST1005: the original's message
+}
+
+// fetch reads the resources that were asked for. With an error that is
+// [etcdstore.ErrNotFound] it returns those that do exist.
+type fetch func(context.Context, *resource.Store) ([]found, error)
+
+// plan decides what to read, before anything is.
+func (q *query) plan(args []string, out printer.Printer) (fetch, error) {
+	switch {
+	case len(q.files.names) > 0 && len(args)+len(q.ids.used()) > 0:
+		return nil, usagef("--filename names what to get, so no kind, name or identifier may be given")
+	case len(q.files.names) > 0:
+		objects, err := q.env.readObjects(q.files, true)
+		return q.byKey(objects), err
+	case len(args) == 0:
+		return nil, usagef("name what to get by KIND, or by --filename")
+	}
+	kind, err := q.env.kindNamed(args[0])
+	if err != nil {
+		return nil, err
+	}
+	if err := out.Check(kind); err != nil {
+		return nil, usagef("%s", err)
+	}
+	if err := q.ids.check(kind); err != nil {
+		return nil, err
+	}
+	names := make([]name, len(args)-1)
+	for i, arg := range args[1:] {
+		if names[i], err = parseName(kind.Model, arg); err != nil {
+			return nil, err
+		}
+	}
+	return q.byName(kind, names), nil
+}
+
+func (q *query) byKey(objects []manifest.Object) fetch {
+	return func(ctx context.Context, s *resource.Store) ([]found, error) {
+		entries, err := s.Get(ctx, objects)
+		kinds := map[model.Key]*dialect.Kind{}
+		for _, o := range objects {
+			kinds[o.Key] = o.Kind
+		}
+		out := make([]found, len(entries))
+		for i, e := range entries {
+			out[i] = found{kinds[e.Key], e}
+		}
+		return out, err
+	}
+}
+
+func (q *query) byName(kind *dialect.Kind, names []name) fetch {
+	return func(ctx context.Context, s *resource.Store) ([]found, error) {
+		seen := make([]bool, len(names))
+		entries, bad, err := s.List(ctx, kind.Model, func(k model.Key) bool {
+			if !q.ids.matches(k) {
+				return false
+			}
+			match := len(names) == 0
+			for i, n := range names {
+				if n.called(k) {
+					seen[i], match = true, true
+				}
+			}
+			return match
+		})
+		if err != nil {
+			return nil, err
+		}
+		readable, faults := q.unusable(bad, len(names) > 0)
+		entries = append(entries, readable...)
+		slices.SortFunc(entries, func(a, b etcdstore.Entry) int { return model.Compare(a.Key, b.Key) })
+		out := make([]found, len(entries))
+		for i, e := range entries {
+			out[i] = found{kind, e}
+		}
+		return out, errors.Join(append(faults, missing(kind, names, seen))...)
+	}
+}
+
+// unusable reports stored values that are not in force, and returns those that can be
+// shown at all. One that cannot, although it was asked for by name, is an error.
+func (q *query) unusable(bad []store.Quarantined, named bool) (readable []etcdstore.Entry, faults []error) {
+	for _, b := range bad {
+		switch {
+		case b.Value != nil:
+			fmt.Fprintf(q.env.Stderr, "Warning: %v; it is not in force as it stands\n", b.Err)
+			readable = append(readable, etcdstore.Entry{Key: b.Key, Value: b.Value})
+		case named:
+			faults = append(faults, resource.Unreadable(b.Key, b.Err))
+		default:
+			fmt.Fprintf(q.env.Stderr, "Warning: %v\n", resource.Unreadable(b.Key, b.Err))
+		}
+	}
+	return readable, faults
+}
+
+// missing is an error about the names for which nothing was found.
+func missing(kind *dialect.Kind, names []name, seen []bool) error {
+	var faults []error
+	for i, n := range names {
+		if !seen[i] {
+			faults = append(faults, resource.MissingName(kind.Name, n.text))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// print encodes the resources in their dialects and writes them.
+func (q *query) print(ctx context.Context, s *resource.Store, out printer.Printer, resources []found, args []string) error {
+	var groups []printer.Group
+	if len(args) > 0 {
+		kind, err := q.env.kindNamed(args[0])
+		if err != nil {
+			return err
+		}
+		groups = append(groups, printer.Group{Kind: kind})
+	}
+	for _, f := range resources {
+		doc, lost := f.kind.Encode(f.entry.Key, f.entry.Value)
+		if len(lost) > 0 && printer.ShowsAll(out) {
+			fmt.Fprintf(q.env.Stderr, "Warning: apiVersion %s cannot show all of %s; not shown: %s\n",
+				f.kind.APIVersion, f.entry.Key, strings.Join(lost, ", "))
+		}
+		i := slices.IndexFunc(groups, func(g printer.Group) bool { return g.Kind == f.kind })
+		if i < 0 {
+			i = len(groups)
+			groups = append(groups, printer.Group{Kind: f.kind})
+		}
+		groups[i].Docs = append(groups[i].Docs, doc)
+	}
+	cluster, err := cluster(ctx, s, groups)
+	if err != nil {
+		return failedToGet(err)
+	}
+	w := bufio.NewWriter(q.env.Stdout)
+	if err := out.Print(w, groups, cluster); err != nil {
+		return failedToExecute(err)
+	}
+	return w.Flush()
+}
+
+// cluster reads what some formats show besides the resources.
+func cluster(ctx context.Context, s *resource.Store, groups []printer.Group) (dialect.Cluster, error) {
+	c := dialect.Cluster{ASNumber: model.DefaultASNumber}
+	nodes := slices.ContainsFunc(groups, func(g printer.Group) bool { return g.Kind.Model == model.KindNode })
+	if !nodes {
+		return c, nil
+	}
+	as, err := s.GlobalASNumber(ctx)
+	if err != nil {
+		return c, err
+	}
+	c.ASNumber = as
+	return c, nil
+}

@@ -1,0 +1,18 @@
+package command
+
+import (
+	"github.com/spf13/cobra"
+
+	"calico.internal/calicoctl/internal/resource"
+)
+
+func newReplace(env *Env) *cobra.Command {
+	return newWriter(env, verb{"replace", "replaced"}, &cobra.Command{
+		Use:   "replace -f FILE",
+		Short: "Replace resources by file or standard input",
+		Long: "Replace resources. A resource that does not exist is an error, and then none is\n" +
+			"replaced.\n\n" + manifestHelp,
+		Example: `  # Replace the policies of a file.
+  calicoctl replace -f policy.yaml`,
+	}, func() resource.Mode { return resource.Replace })
+}

@@ -1,0 +1,90 @@
+package command
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"calico.internal/calicoctl/internal/manifest"
+	"calico.internal/calicoctl/internal/resource"
+)
+
+// verb is the name of a command that changes resources, as its messages use it.
+type verb struct {
+	present, past string
+}
+
+const manifestHelp = `Resources are read from files, directories or standard input in YAML or JSON format:
+one object, a list of objects, or a stream of documents separated by "---". All of them
+are checked before the first is written; if anything is wrong, every fault is named with
+its file, line and column, and nothing is written.
+
+Valid resource types are bgpPeer, hostEndpoint, ipPool, node, policy, profile and
+workloadEndpoint.`
+
+// newWriter makes one of the commands that store the resources of files.
+func newWriter(env *Env, v verb, cmd *cobra.Command, mode func() resource.Mode) *cobra.Command {
+	var files inputs
+	cmd.Args = atMost(0)
+	files.flags(cmd, v.present)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if len(files.names) == 0 {
+			return usagef("--filename is missing: it names the file to %s, - is standard input", v.present)
+		}
+		objects, err := env.readObjects(files, false)
+		if err != nil {
+			return err
+		}
+		return env.execute(cmd, v, objects, func(ctx context.Context, s *resource.Store) ([]resource.Outcome, error) {
+			return s.Write(ctx, mode(), objects)
+		})
+	}
+	return cmd
+}
+
+// execute changes resources and reports what became of them.
+func (env *Env) execute(cmd *cobra.Command, v verb, objects []manifest.Object,
+	change func(context.Context, *resource.Store) ([]resource.Outcome, error),
+) error {
+	return env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
+		done, err := change(ctx, s)
+		out := bufio.NewWriter(env.Stdout)
+		if v == applyVerb {
+			for _, o := range done {
+				fmt.Fprintf(out, "%s %s\n", o.Key, o.Did)
+			}
+		}
+		if err == nil {
+			fmt.Fprintf(out, "Successfully %s %d %sresource(s)\n", v.past, len(done), kindNote(objects))
+		}
+		flushed := out.Flush()
+		if err != nil {
+			return env.failure(v, objects, len(done), err)
+		}
+		return flushed
+	})
+}
+
+// failure tells how far a change of several resources got.
+func (env *Env) failure(v verb, objects []manifest.Object, done int, err error) error {
+	switch {
+	case len(objects) == 1:
+		return fmt.Errorf("Failed to %s %sresource: %w", v.present, kindNote(objects), err) //nolint:staticcheck // ST1005: the original's message
+	case done == 0:
+		return fmt.Errorf("Failed to %s any %sresources: %w", v.present, kindNote(objects), err) //nolint:staticcheck // ST1005: the original's message
+	}
+	return fmt.Errorf("Partial success: %s the first %d out of %d %sresources:\nHit error: %w", //nolint:staticcheck // ST1005: the original's message
+		v.past, done, len(objects), kindNote(objects), err)
+}
+
+// kindNote is the kind of the objects in quotes with a space, if all are of one kind.
+func kindNote(objects []manifest.Object) string {
+	for _, o := range objects {
+		if o.Kind != objects[0].Kind {
+			return ""
+		}
+	}
+	return fmt.Sprintf("'%s' ", objects[0].Kind.Name)
+}

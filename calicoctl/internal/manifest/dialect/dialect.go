@@ -1,0 +1,51 @@
+// Package dialect says what a way of writing resources consists of, so that the
+// dialects of manifests (apiVersion v1, projectcalico.org/v3) are tables of the same
+// shape over one model. It is pure.
+package dialect
+
+import (
+	"calico.internal/calicoctl/internal/manifest/tree"
+	"calico.internal/libcalico/model"
+)
+
+// Kind is one kind of resource as a dialect writes it.
+type Kind struct {
+	// APIVersion and Name are what stands in a document's apiVersion and kind.
+	APIVersion, Name string
+	// Model is the kind in the store.
+	Model model.Kind
+	// Aliases are the names that commands take, in lower case.
+	Aliases []string
+
+	// Identify reads the key of a document and ignores what else it says.
+	Identify func(r *tree.Report) model.Key
+	// Decode reads a document. What is wrong with it, in form or in meaning, is added
+	// to the report; if anything is, the results are not to be used.
+	Decode func(r *tree.Report) (model.Key, model.Resource)
+	// Encode writes a resource as a document: a pointer to a struct with json tags.
+	// lost names what the dialect cannot say of the resource.
+	Encode func(k model.Key, v model.Resource) (doc any, lost []string)
+	// Carry copies into next, which this dialect wrote, what old has and the dialect
+	// cannot say, so that replacing a resource does not lose it.
+	Carry func(old, next model.Resource)
+	// List puts documents into the list type that templates range over.
+	List func(docs []any) any
+
+	// Columns are all columns of tables; Short and Wide name those of the formats ps
+	// and wide.
+	Columns     []Column
+	Short, Wide []string
+}
+
+// Column is a column of a table.
+type Column struct {
+	Heading string
+	// Show is the text of the column for a document that Encode made.
+	Show func(doc any, c Cluster) string
+}
+
+// Cluster is what tables need to know besides the resources themselves.
+type Cluster struct {
+	// ASNumber is the AS number of nodes that have none of their own.
+	ASNumber model.ASNumber
+}

@@ -1,0 +1,136 @@
+package v1
+
+import (
+	"strings"
+
+	"calico.internal/calicoctl/internal/manifest/dialect"
+	"calico.internal/calicoctl/internal/manifest/tree"
+	"calico.internal/libcalico/model"
+)
+
+// APIVersion is what a document of this dialect has as its apiVersion.
+const APIVersion = "v1"
+
+// TypeMetadata names the type of a document.
+type TypeMetadata struct {
+	Kind       string `json:"kind"`
+	APIVersion string `json:"apiVersion"`
+}
+
+// Resource is a document; M and S are its metadata and specification.
+type Resource[M, S any] struct {
+	TypeMetadata
+
+	Metadata M `json:"metadata"`
+	Spec     S `json:"spec"`
+}
+
+// List is documents of one kind, as templates get them.
+type List[M, S any] struct {
+	TypeMetadata
+
+	Items []Resource[M, S]
+}
+
+// conversion is what makes a [dialect.Kind] of metadata M, specification S and the
+// model's resource R.
+type conversion[M, S any, R model.Resource] struct {
+	kind    model.Kind
+	aliases []string
+	key     func(*tree.Report, M) model.Key
+	decode  func(*tree.Report, M, S) R
+	encode  func(model.Key, R) (m M, s S, lost []string)
+	carry   func(old, next R)
+	columns []dialect.Column
+	short   []string
+	wide    []string
+}
+
+func (c conversion[M, S, R]) dialectKind() dialect.Kind {
+	return dialect.Kind{
+		APIVersion: APIVersion, Name: string(c.kind), Model: c.kind, Aliases: c.aliases,
+		Columns: c.columns, Short: c.short, Wide: c.wide,
+		Identify: c.identify,
+		Decode:   c.document,
+		Encode:   c.write,
+		Carry: func(old, next model.Resource) {
+			o, ok1 := old.(R)
+			n, ok2 := next.(R)
+			if ok1 && ok2 {
+				c.carry(o, n)
+			}
+		},
+		List: func(docs []any) any {
+			list := List[M, S]{TypeMetadata: TypeMetadata{Kind: string(c.kind) + "List", APIVersion: APIVersion}}
+			for _, d := range docs {
+				list.Items = append(list.Items, *d.(*Resource[M, S]))
+			}
+			return list
+		},
+	}
+}
+
+// identify binds only the metadata; a fault elsewhere in the document is no matter.
+func (c conversion[M, S, R]) identify(r *tree.Report) model.Key {
+	var m M
+	meta := r.Root().Field("metadata")
+	if meta == nil || meta.Kind != tree.Map {
+		r.Add("metadata", "missing")
+		return nil
+	}
+	tree.BindAt(r, "metadata", &m)
+	return c.key(r, m)
+}
+
+func (c conversion[M, S, R]) document(r *tree.Report) (model.Key, model.Resource) {
+	var d Resource[M, S]
+	tree.Bind(r, &d)
+	key := c.key(r, d.Metadata)
+	value := c.decode(r, d.Metadata, d.Spec)
+	validate(r, key, value)
+	return key, value
+}
+
+func (c conversion[M, S, R]) write(k model.Key, v model.Resource) (any, []string) {
+	value, ok := v.(R)
+	if !ok {
+		return nil, nil
+	}
+	m, s, lost := c.encode(k, value)
+	return &Resource[M, S]{
+		TypeMetadata: TypeMetadata{Kind: string(c.kind), APIVersion: APIVersion},
+		Metadata:     m, Spec: s,
+	}, lost
+}
+
+// column makes a column from a function of a kind's document.
+func column[M, S any](heading string, show func(*Resource[M, S], dialect.Cluster) string) dialect.Column {
+	return dialect.Column{Heading: heading, Show: func(doc any, c dialect.Cluster) string {
+		return show(doc.(*Resource[M, S]), c)
+	}}
+}
+
+// need reports an identifier that is missing.
+func need(r *tree.Report, field, value string) {
+	path := "metadata." + field
+	if value == "" && !r.Doubts(path) {
+		r.Add(path, "missing; insufficient identifiers")
+	}
+}
+
+// joined is a list as a table cell.
+func joined[T interface{ String() string }](items []T) string {
+	words := make([]string, len(items))
+	for i, it := range items {
+		words[i] = it.String()
+	}
+	return strings.Join(words, ",")
+}
+
+// Kinds lists the kinds of the dialect.
+func Kinds() []dialect.Kind {
+	return []dialect.Kind{
+		bgpPeerKind(), hostEndpointKind(), ipPoolKind(), nodeKind(),
+		policyKind(), profileKind(), workloadEndpointKind(),
+	}
+}

@@ -1,0 +1,97 @@
+package v1
+
+import (
+	"strconv"
+
+	"calico.internal/calicoctl/internal/manifest/dialect"
+	"calico.internal/calicoctl/internal/manifest/tree"
+	"calico.internal/libcalico/model"
+)
+
+// IPPoolMetadata is the metadata of a pool.
+type IPPoolMetadata struct {
+	CIDR IPNet `json:"cidr"`
+}
+
+// IPPoolSpec is the specification of a pool.
+type IPPoolSpec struct {
+	IPIP        *IPIPConfiguration `json:"ipip,omitempty"`
+	NATOutgoing bool               `json:"nat-outgoing,omitempty"`
+	Disabled    bool               `json:"disabled,omitempty"`
+}
+
+// IPIPConfiguration says whether a pool's packets are put into IP-in-IP.
+type IPIPConfiguration struct {
+	Enabled bool `json:"enabled,omitempty"`
+	Mode    Mode `json:"mode,omitempty"`
+}
+
+// IPPool is the document of a pool.
+type IPPool = Resource[IPPoolMetadata, IPPoolSpec]
+
+// tunnelDevice is the interface of IP-in-IP.
+const tunnelDevice = "tunl0"
+
+func ipPoolKind() dialect.Kind {
+	return conversion[IPPoolMetadata, IPPoolSpec, *model.IPPool]{
+		kind:    model.KindIPPool,
+		aliases: []string{"ippool", "ippools", "ipp", "ipps", "pool", "pools"},
+		key: func(r *tree.Report, m IPPoolMetadata) model.Key {
+			if !m.CIDR.IsValid() {
+				need(r, "cidr", "")
+			}
+			return model.IPPoolKey{CIDR: m.CIDR.Prefix}
+		},
+		decode: decodePool,
+		encode: encodePool,
+		carry: func(old, next *model.IPPool) {
+			next.Meta, next.BlockSize, next.NodeSelector = old.Meta, old.BlockSize, old.NodeSelector
+			next.DisableBGPExport = old.DisableBGPExport
+			if next.IPIPDevice == "" {
+				next.VXLANMode = old.VXLANMode
+			}
+		},
+		columns: []dialect.Column{
+			column("CIDR", func(p *IPPool, _ dialect.Cluster) string { return p.Metadata.CIDR.String() }),
+			column("NAT", func(p *IPPool, _ dialect.Cluster) string { return strconv.FormatBool(p.Spec.NATOutgoing) }),
+			column("IPIP", func(p *IPPool, _ dialect.Cluster) string { return strconv.FormatBool(deref(p.Spec.IPIP).Enabled) }),
+		},
+		short: []string{"CIDR"},
+		wide:  []string{"CIDR", "NAT", "IPIP"},
+	}.dialectKind()
+}
+
+func decodePool(_ *tree.Report, m IPPoolMetadata, s IPPoolSpec) *model.IPPool {
+	p := &model.IPPool{CIDR: m.CIDR.Prefix, Masquerade: s.NATOutgoing, Disabled: s.Disabled, IPAM: true}
+	if s.IPIP != nil {
+		p.IPIPMode = string(s.IPIP.Mode)
+		if s.IPIP.Enabled {
+			p.IPIPDevice = tunnelDevice
+		}
+		if s.IPIP.Enabled && p.IPIPMode == "" {
+			p.IPIPMode = model.IPIPAlways
+		}
+	}
+	return p
+}
+
+func encodePool(_ model.Key, p *model.IPPool) (m IPPoolMetadata, s IPPoolSpec, lost []string) {
+	m = IPPoolMetadata{CIDR: IPNet{p.CIDR}}
+	s = IPPoolSpec{NATOutgoing: p.Masquerade, Disabled: p.Disabled}
+	if p.IPIPDevice != "" || p.IPIPMode != "" {
+		s.IPIP = &IPIPConfiguration{Enabled: p.IPIPDevice != "", Mode: Mode(p.IPIPMode)}
+	}
+	if p.BlockSize != 0 {
+		lost = append(lost, "block size")
+	}
+	if p.NodeSelector != "" && p.NodeSelector != "all()" {
+		lost = append(lost, "node selector")
+	}
+	if p.VXLANMode != "" {
+		lost = append(lost, "VXLAN mode")
+	}
+	if p.DisableBGPExport {
+		lost = append(lost, "disableBGPExport")
+	}
+	return m, s, lost
+}

@@ -1,0 +1,94 @@
+// Package printer writes documents of resources in the output formats of calicoctl:
+// yaml, json, tables and Go templates. It is pure but for the writer that it is given.
+package printer
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"calico.internal/calicoctl/internal/manifest"
+	"calico.internal/calicoctl/internal/manifest/dialect"
+	"calico.internal/calicoctl/internal/manifest/tree"
+)
+
+// Group is documents of one kind.
+type Group struct {
+	Kind *dialect.Kind
+	Docs []any
+}
+
+// Printer writes groups of documents.
+type Printer interface {
+	// Check says whether resources of a kind can be printed so.
+	Check(k *dialect.Kind) error
+	Print(w io.Writer, groups []Group, c dialect.Cluster) error
+}
+
+// formats is what --output takes.
+var formats = []string{"yaml", "json", "ps", "wide", "custom-columns=", "go-template=", "go-template-file="}
+
+// Formats lists the output formats, for help and completion.
+func Formats() []string { return formats }
+
+// Parse makes the printer for a value of --output.
+func Parse(output string) (Printer, error) {
+	name, arg, hasArg := strings.Cut(output, "=")
+	switch {
+	case output == "yaml":
+		return documents(manifest.WriteYAML), nil
+	case output == "json":
+		return documents(manifest.WriteJSON), nil
+	case output == "ps" || output == "":
+		return table{columns: func(k *dialect.Kind) []string { return k.Short }}, nil
+	case output == "wide":
+		return table{columns: func(k *dialect.Kind) []string { return k.Wide }}, nil
+	case name == "custom-columns" && arg != "":
+		return table{columns: func(*dialect.Kind) []string { return strings.Split(arg, ",") }}, nil
+	case name == "go-template" && arg != "":
+		return newTemplate(arg)
+	case name == "go-template-file" && arg != "":
+		text, err := os.ReadFile(arg)
+		if err != nil {
+			return nil, fmt.Errorf("read template: %w", err)
+		}
+		return newTemplate(string(text))
+	case hasArg || name == "custom-columns" || name == "go-template" || name == "go-template-file":
+		return nil, fmt.Errorf("output format %q needs a value, as in -o %s", name, example(name))
+	}
+	return nil, fmt.Errorf("unrecognized output format %q: expected %s%s",
+		output, tree.OneOf(formats), tree.DidYouMean(output, formats))
+}
+
+func example(name string) string {
+	switch name {
+	case "custom-columns":
+		return "custom-columns=NAME,NODE"
+	case "go-template-file":
+		return "go-template-file=FILE"
+	}
+	return "go-template='{{range .}}{{range .Items}}{{.Metadata.Name}} {{end}}{{end}}'"
+}
+
+// ShowsAll reports whether a printer writes documents whole, so that what the
+// dialect cannot say matters.
+func ShowsAll(p Printer) bool {
+	_, ok := p.(documents)
+	return ok
+}
+
+// documents prints documents as they are.
+type documents func(io.Writer, []any) error
+
+// Check accepts every kind.
+func (documents) Check(*dialect.Kind) error { return nil }
+
+// Print writes the documents of all groups as one list.
+func (d documents) Print(w io.Writer, groups []Group, _ dialect.Cluster) error {
+	var all []any
+	for _, g := range groups {
+		all = append(all, g.Docs...)
+	}
+	return d(w, all)
+}

@@ -1,0 +1,78 @@
+package resource
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"calico.internal/libcalico/model"
+)
+
+// check finds what is wrong among resources rather than in one: pools that overlap
+// and nodes that have the same address.
+func (s *Store) check(ctx context.Context, steps []step) []error {
+	var faults []error
+	for kind, conflict := range map[model.Kind]func(a, b model.Resource) string{
+		model.KindIPPool: poolConflict, model.KindNode: nodeConflict,
+	} {
+		faults = append(faults, s.checkKind(ctx, kind, conflict, steps)...)
+	}
+	return faults
+}
+
+func (s *Store) checkKind(ctx context.Context, kind model.Kind, conflict func(a, b model.Resource) string, steps []step) []error {
+	all := map[model.Key]model.Resource{}
+	var changed []model.Key
+	for _, st := range steps {
+		if st.object.Key.Kind() == kind && st.write != nil {
+			all[st.object.Key] = st.object.Value
+			changed = append(changed, st.object.Key)
+		}
+	}
+	if len(changed) == 0 {
+		return nil
+	}
+	entries, _, _, err := s.etcd.List(ctx, kind, nil)
+	if err != nil {
+		return []error{err}
+	}
+	others := changed
+	for _, e := range entries {
+		if _, replaced := all[e.Key]; !replaced {
+			all[e.Key] = e.Value
+			others = append(others, e.Key)
+		}
+	}
+	var faults []error
+	for i, k := range changed {
+		for _, other := range others[i+1:] {
+			if why := conflict(all[k], all[other]); why != "" {
+				faults = append(faults, fmt.Errorf("%s %s %s", k, why, other))
+			}
+		}
+	}
+	return faults
+}
+
+func poolConflict(a, b model.Resource) string {
+	p, ok1 := a.(*model.IPPool)
+	q, ok2 := b.(*model.IPPool)
+	if ok1 && ok2 && p.CIDR.Overlaps(q.CIDR) {
+		return "overlaps"
+	}
+	return ""
+}
+
+func nodeConflict(a, b model.Resource) string {
+	n, ok1 := a.(*model.Node)
+	m, ok2 := b.(*model.Node)
+	if !ok1 || !ok2 {
+		return ""
+	}
+	for _, pair := range [][2]netip.Addr{{n.IPv4, m.IPv4}, {n.IPv6, m.IPv6}} {
+		if pair[0].IsValid() && pair[0] == pair[1] {
+			return fmt.Sprintf("has the address %s of", pair[0])
+		}
+	}
+	return ""
+}

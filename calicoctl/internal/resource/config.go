@@ -1,0 +1,240 @@
+package resource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"calico.internal/calicoctl/internal/manifest/tree"
+	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/model"
+)
+
+// Component is a program with raw settings in the store.
+type Component string
+
+// The components with raw settings.
+const (
+	BGP   Component = "bgp"
+	Felix Component = "felix"
+)
+
+func (c Component) key(node, name string) model.Key {
+	if c == BGP {
+		return model.BGPConfigKey{Node: node, Name: name}
+	}
+	return model.FelixConfigKey{Node: node, Name: name}
+}
+
+// Raw reads a raw setting, of a node or (node empty) of all; nil when it is not set.
+func (s *Store) Raw(ctx context.Context, c Component, node, name string) (*string, error) {
+	e, err := s.etcd.Get(ctx, c.key(node, name))
+	if errors.Is(err, etcdstore.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	setting, ok := e.Value.(*model.Setting)
+	if !ok {
+		return nil, fmt.Errorf("%s: unexpected value %T", e.Key, e.Value)
+	}
+	return &setting.Value, nil
+}
+
+// SetRaw writes a raw setting as it is.
+func (s *Store) SetRaw(ctx context.Context, c Component, node, name, value string) error {
+	return s.put(ctx, raw{c, node, name, &value})
+}
+
+// UnsetRaw removes a raw setting.
+func (s *Store) UnsetRaw(ctx context.Context, c Component, node, name string) error {
+	return s.put(ctx, raw{c, node, name, nil})
+}
+
+// raw is a raw setting to write; no value removes it.
+type raw struct {
+	component  Component
+	node, name string
+	value      *string
+}
+
+// put writes settings in one transaction.
+func (s *Store) put(ctx context.Context, settings ...raw) error {
+	var writes []etcdstore.Write
+	for _, r := range settings {
+		key := r.component.key(r.node, r.name)
+		var w etcdstore.Write
+		var err error
+		if r.value == nil {
+			w, err = etcdstore.DeleteWrite(key, 0)
+		} else {
+			w, err = etcdstore.PutWrite(key, &model.Setting{Of: key.Kind(), Value: *r.value})
+		}
+		if err != nil {
+			return err
+		}
+		writes = append(writes, w)
+	}
+	_, err := s.etcd.Commit(ctx, writes...)
+	return err
+}
+
+// Setting is one of the settings that "calicoctl config" knows by name.
+type Setting struct {
+	Name string
+	// PerNode says that a node may have a value of its own.
+	PerNode bool
+	// Values describes what the setting can be.
+	Values string
+	// Default is what holds when nothing is set.
+	Default string
+
+	// parse turns the user's value into the raw values to store, in the order of keys;
+	// an error means that it is not a value.
+	parse func(value string) ([]string, error)
+	// show turns the raw value of the first key back.
+	show func(raw string) string
+	keys []settingKey
+}
+
+type settingKey struct {
+	component Component
+	name      string
+}
+
+// logLevels is the log levels of felix with what they are for BGP.
+var logLevels = map[string]string{
+	"none": "none", "debug": "debug", "info": "info", "warning": "none", "error": "none", "critical": "none",
+}
+
+// Settings lists the settings that have names of their own.
+func Settings() []Setting {
+	same := func(raw string) string { return raw }
+	return []Setting{
+		{
+			Name: "logLevel", PerNode: true, Values: "none, debug, info, warning, error or critical", Default: "info",
+			keys: []settingKey{{Felix, "LogSeverityScreen"}, {BGP, "loglevel"}},
+			parse: func(v string) ([]string, error) {
+				bgp, ok := logLevels[v]
+				if !ok {
+					return nil, fmt.Errorf("the supplied log level is not valid%s",
+						tree.DidYouMean(v, []string{"none", "debug", "info", "warning", "error", "critical"}))
+				}
+				return []string{v, bgp}, nil
+			},
+			show: strings.ToLower,
+		},
+		{
+			Name: "nodeToNodeMesh", Values: "on or off", Default: "on",
+			keys:  []settingKey{{BGP, "node_mesh"}},
+			parse: onOff(`{"enabled":true}`, `{"enabled":false}`),
+			show: func(raw string) string {
+				return onIf(strings.Contains(strings.ReplaceAll(raw, " ", ""), `"enabled":true`))
+			},
+		},
+		{
+			Name: "asNumber", Values: "1 to 4294967295, or two halves such as 64512.1", Default: fmt.Sprint(uint32(model.DefaultASNumber)),
+			keys: []settingKey{{BGP, "as_num"}},
+			parse: func(v string) ([]string, error) {
+				as, err := model.ParseASNumber(v)
+				if err != nil || as == 0 {
+					return nil, errors.New("the supplied AS number is not valid")
+				}
+				return []string{fmt.Sprint(uint32(as))}, nil
+			},
+			show: same,
+		},
+		{
+			Name: "ipip", Values: "on or off", Default: "off",
+			keys:  []settingKey{{Felix, "IpInIpEnabled"}},
+			parse: onOff("true", "false"),
+			show:  func(raw string) string { return onIf(strings.EqualFold(raw, "true")) },
+		},
+	}
+}
+
+func onOff(on, off string) func(string) ([]string, error) {
+	return func(v string) ([]string, error) {
+		switch v {
+		case "on":
+			return []string{on}, nil
+		case "off":
+			return []string{off}, nil
+		}
+		return nil, errors.New("the supplied value is not valid: expected on or off")
+	}
+}
+
+func onIf(yes bool) string {
+	if yes {
+		return "on"
+	}
+	return "off"
+}
+
+// FindSetting finds a setting by its name in any case.
+func FindSetting(name string) (Setting, error) {
+	var names []string
+	for _, st := range Settings() {
+		if strings.EqualFold(st.Name, name) {
+			return st, nil
+		}
+		names = append(names, st.Name)
+	}
+	return Setting{}, fmt.Errorf("unrecognized config name %q: expected %s%s", name, tree.OneOf(names), tree.DidYouMean(name, names))
+}
+
+// Parse checks a value and returns what is stored for it.
+func (st Setting) Parse(value string) ([]string, error) { return st.parse(strings.ToLower(value)) }
+
+// Set stores a setting's raw values, as Parse made them.
+func (s *Store) Set(ctx context.Context, st Setting, node string, values []string) error {
+	writes := make([]raw, len(st.keys))
+	for i, k := range st.keys {
+		writes[i] = raw{k.component, node, k.name, &values[i]}
+	}
+	return s.put(ctx, writes...)
+}
+
+// Unset removes a setting, so that the default, or for a node the global value, holds.
+func (s *Store) Unset(ctx context.Context, st Setting, node string) error {
+	var writes []raw
+	for _, k := range st.keys {
+		writes = append(writes, raw{k.component, node, k.name, nil})
+	}
+	return s.put(ctx, writes...)
+}
+
+// Value is the setting that holds: the node's own, else the global one, else the
+// default.
+func (s *Store) Value(ctx context.Context, st Setting, node string) (string, error) {
+	places := []string{""}
+	if node != "" {
+		places = []string{node, ""}
+	}
+	for _, place := range places {
+		v, err := s.Raw(ctx, st.keys[0].component, place, st.keys[0].name)
+		if err != nil {
+			return "", err
+		}
+		if v != nil {
+			return st.show(*v), nil
+		}
+	}
+	return st.Default, nil
+}
+
+// GlobalASNumber is the AS number of nodes that have none of their own.
+func (s *Store) GlobalASNumber(ctx context.Context) (model.ASNumber, error) {
+	v, err := s.Raw(ctx, BGP, "", "as_num")
+	if err != nil || v == nil {
+		return model.DefaultASNumber, err
+	}
+	as, err := model.ParseASNumber(strings.Trim(*v, `" `))
+	if err != nil {
+		return model.DefaultASNumber, nil //nolint:nilerr // what bgpd does with a value that it cannot read
+	}
+	return as, nil
+}

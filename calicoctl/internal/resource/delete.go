@@ -1,0 +1,178 @@
+package resource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"calico.internal/calicoctl/internal/manifest"
+	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/ipam"
+	"calico.internal/libcalico/model"
+)
+
+// Delete removes objects. It returns the outcomes of those that were done, also when
+// it fails.
+func (s *Store) Delete(ctx context.Context, objects []manifest.Object, skipMissing bool) ([]Outcome, error) {
+	found, err := s.read(ctx, objects)
+	if err != nil {
+		return nil, err
+	}
+	var faults []error
+	for _, o := range objects {
+		if _, exists := found[o.Key]; !exists && !skipMissing {
+			faults = append(faults, Missing(o.Key))
+		}
+	}
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	var done []Outcome
+	for len(done) < len(objects) {
+		next := objects[len(done):]
+		outcomes, err := s.deleteNext(ctx, next, found)
+		done = append(done, outcomes...)
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// deleteNext deletes the first of the objects, and as many after it as fit into the
+// same transaction.
+func (s *Store) deleteNext(ctx context.Context, objects []manifest.Object, found map[model.Key]stored) ([]Outcome, error) {
+	switch k := objects[0].Key.(type) {
+	case model.IPPoolKey:
+		return s.deleteOne(ctx, objects[0], found, func(e stored) error { return s.emptyPool(ctx, k, e) })
+	case model.NodeKey:
+		return s.deleteOne(ctx, objects[0], found, func(stored) error { return s.emptyNode(ctx, k.Name) })
+	}
+	var outcomes []Outcome
+	var writes []etcdstore.Write
+	ops := 0
+	for _, o := range objects {
+		if ops += len(model.Paths(o.Key)); ops > maxOps || special(o.Key) {
+			break
+		}
+		if _, exists := found[o.Key]; !exists {
+			outcomes = append(outcomes, Outcome{o, Skipped})
+			continue
+		}
+		w, err := etcdstore.DeleteWrite(o.Key, 0)
+		if err != nil {
+			return nil, err
+		}
+		writes = append(writes, w)
+		outcomes = append(outcomes, Outcome{o, Deleted})
+	}
+	if len(writes) > 0 {
+		if _, err := s.etcd.Commit(ctx, writes...); err != nil {
+			return nil, err
+		}
+	}
+	return outcomes, nil
+}
+
+// special is true for kinds whose deletion takes more than a delete.
+func special(k model.Key) bool {
+	return k.Kind() == model.KindIPPool || k.Kind() == model.KindNode
+}
+
+func (s *Store) deleteOne(ctx context.Context, o manifest.Object, found map[model.Key]stored, before func(stored) error) ([]Outcome, error) {
+	e, exists := found[o.Key]
+	if !exists {
+		return []Outcome{{o, Skipped}}, nil
+	}
+	if err := before(e); err != nil {
+		return nil, fmt.Errorf("delete %s: %w", o.Key, err)
+	}
+	if _, err := s.etcd.Delete(ctx, o.Key, 0); err != nil && !errors.Is(err, etcdstore.ErrNotFound) {
+		return nil, err
+	}
+	return []Outcome{{o, Deleted}}, nil
+}
+
+// emptyPool makes sure that no new address comes from a pool and gives back the
+// nodes' claims on its blocks. Addresses in use stay in use.
+func (s *Store) emptyPool(ctx context.Context, k model.IPPoolKey, e stored) error {
+	pool, ok := e.value.(*model.IPPool)
+	if ok && !pool.Disabled {
+		disabled := *pool
+		disabled.Disabled = true
+		if _, err := s.etcd.Update(ctx, k, &disabled, 0); err != nil {
+			return err
+		}
+	}
+	return s.ipam.ReleasePool(ctx, k.CIDR)
+}
+
+// emptyNode removes what a node leaves behind: its workload endpoints with their
+// addresses, and its claims on blocks. The node itself goes last, so that a deletion
+// that broke off can be repeated.
+func (s *Store) emptyNode(ctx context.Context, node string) error {
+	endpoints, _, _, err := s.etcd.List(ctx, model.KindWorkloadEndpoint, func(k model.Key) bool {
+		wep, ok := k.(model.WorkloadEndpointKey)
+		return ok && wep.Node == node
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range endpoints {
+		if err := s.deleteEndpoint(ctx, e); err != nil {
+			return err
+		}
+	}
+	return s.ipam.ReleaseNode(ctx, node)
+}
+
+// deleteEndpoint deletes an endpoint and releases its addresses. Those that carry the
+// endpoint as their handle go in the same transaction; of the others only those that
+// have no owner, or the endpoint's node, are released, after the endpoint is gone.
+func (s *Store) deleteEndpoint(ctx context.Context, e etcdstore.Entry) error {
+	key, _ := e.Key.(model.WorkloadEndpointKey)
+	handled, loose, err := s.addressesOf(ctx, key, e.Value)
+	if err != nil {
+		return err
+	}
+	if handled {
+		w, err := etcdstore.DeleteWrite(e.Key, 0)
+		if err != nil {
+			return err
+		}
+		if _, err := s.ipam.ReleaseOf(ctx, key.Name, w); err != nil {
+			return err
+		}
+	} else if _, err := s.etcd.Delete(ctx, e.Key, 0); err != nil && !errors.Is(err, etcdstore.ErrNotFound) {
+		return err
+	}
+	if len(loose) == 0 {
+		return nil
+	}
+	_, err = s.ipam.Release(ctx, loose...)
+	return err
+}
+
+// addressesOf says whether any of an endpoint's addresses is assigned under the
+// endpoint's name, and which others are to be released with it.
+func (s *Store) addressesOf(ctx context.Context, key model.WorkloadEndpointKey, value model.Resource) (handled bool, loose []netip.Addr, err error) {
+	wep, ok := value.(*model.WorkloadEndpoint)
+	if !ok {
+		return false, nil, nil
+	}
+	for _, n := range slices.Concat(wep.IPv4Nets, wep.IPv6Nets) {
+		owner, err := s.ipam.Lookup(ctx, n.Addr())
+		switch {
+		case errors.Is(err, ipam.ErrNotAssigned):
+		case err != nil:
+			return false, nil, err
+		case owner.Handle == key.Name:
+			handled = true
+		case owner.Attrs[ipam.AttrNode] == "" || owner.Attrs[ipam.AttrNode] == key.Node:
+			loose = append(loose, n.Addr())
+		}
+	}
+	return handled, loose, nil
+}

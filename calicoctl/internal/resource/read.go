@@ -1,0 +1,107 @@
+package resource
+
+import (
+	"context"
+	"errors"
+
+	"calico.internal/calicoctl/internal/manifest"
+	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/store"
+)
+
+// fewObjects is up to how many objects of a kind are read one by one.
+const fewObjects = 8
+
+// stored is a resource as the store has it.
+type stored struct {
+	// value is nil when what is stored cannot be read at all.
+	value model.Resource
+	// err says why.
+	err error
+	// revision is 0 when what is stored cannot be used; such a value is overwritten
+	// without more ado.
+	revision int64
+}
+
+// read returns what is stored of the objects' keys.
+func (s *Store) read(ctx context.Context, objects []manifest.Object) (map[model.Key]stored, error) {
+	byKind := map[model.Kind][]model.Key{}
+	for _, o := range objects {
+		byKind[o.Key.Kind()] = append(byKind[o.Key.Kind()], o.Key)
+	}
+	out := map[model.Key]stored{}
+	for kind, keys := range byKind {
+		if err := s.readKind(ctx, kind, keys, out); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+func (s *Store) readKind(ctx context.Context, kind model.Kind, keys []model.Key, out map[model.Key]stored) error {
+	if len(keys) <= fewObjects {
+		for _, k := range keys {
+			if err := s.readOne(ctx, k, out); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	wanted := map[model.Key]bool{}
+	for _, k := range keys {
+		wanted[k] = true
+	}
+	entries, _, bad, err := s.etcd.List(ctx, kind, func(k model.Key) bool { return wanted[k] })
+	for _, e := range entries {
+		out[e.Key] = stored{value: e.Value, revision: e.Revision}
+	}
+	for _, b := range bad {
+		out[b.Key] = stored{value: b.Value, err: b.Err}
+	}
+	return err
+}
+
+func (s *Store) readOne(ctx context.Context, k model.Key, out map[model.Key]stored) error {
+	e, err := s.etcd.Get(ctx, k)
+	switch {
+	case errors.Is(err, etcdstore.ErrNotFound):
+	case errors.Is(err, etcdstore.ErrUnavailable), errors.Is(err, etcdstore.ErrUnauthorized), ctx.Err() != nil:
+		return err
+	case err != nil:
+		out[k] = stored{err: err}
+	default:
+		out[k] = stored{value: e.Value, revision: e.Revision}
+	}
+	return nil
+}
+
+// Get returns the resources of the given keys, in their order, or says which of them
+// do not exist.
+func (s *Store) Get(ctx context.Context, objects []manifest.Object) ([]etcdstore.Entry, error) {
+	found, err := s.read(ctx, objects)
+	if err != nil {
+		return nil, err
+	}
+	var out []etcdstore.Entry
+	var faults []error
+	for _, o := range objects {
+		e, ok := found[o.Key]
+		switch {
+		case !ok:
+			faults = append(faults, Missing(o.Key))
+		case e.value == nil:
+			faults = append(faults, Unreadable(o.Key, e.err))
+		default:
+			out = append(out, etcdstore.Entry{Key: o.Key, Value: e.value, Revision: e.revision})
+		}
+	}
+	return out, errors.Join(faults...)
+}
+
+// List returns all resources of a kind whose key matches, sorted by key, and the
+// stored values that cannot be read.
+func (s *Store) List(ctx context.Context, kind model.Kind, match func(model.Key) bool) ([]etcdstore.Entry, []store.Quarantined, error) {
+	entries, _, bad, err := s.etcd.List(ctx, kind, match)
+	return entries, bad, err
+}

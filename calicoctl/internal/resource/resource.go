@@ -1,0 +1,245 @@
+// Package resource carries out what manifests ask for: it creates, replaces, reads
+// and deletes resources in the datastore. It is the edge between manifests and etcd.
+//
+// A call looks at everything first and writes nothing when any of its objects cannot
+// be done. Then it writes in transactions of many objects, in the order in which they
+// came, so that after a failure the first so many are done and the rest is not.
+package resource
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"maps"
+	"time"
+
+	"calico.internal/calicoctl/internal/manifest"
+	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/ipam"
+	"calico.internal/libcalico/model"
+)
+
+// Did says what became of an object.
+type Did string
+
+// What can become of an object.
+const (
+	Created    Did = "created"
+	Configured Did = "configured"
+	Unchanged  Did = "unchanged"
+	Deleted    Did = "deleted"
+	Skipped    Did = "skipped"
+)
+
+// Outcome is an object with what became of it.
+type Outcome struct {
+	manifest.Object
+
+	Did Did
+}
+
+// Mode says which objects a write is for.
+type Mode int
+
+// The modes of a write.
+const (
+	// Create is for objects that do not exist yet.
+	Create Mode = iota
+	// CreateMissing is like Create, but leaves alone what exists.
+	CreateMissing
+	// Apply is for all objects.
+	Apply
+	// Replace is for objects that exist.
+	Replace
+)
+
+// Store is the datastore as commands use it.
+type Store struct {
+	etcd *etcdstore.Client
+	ipam *ipam.Client
+}
+
+// New returns the store behind a client. The client stays the caller's to close.
+func New(c *etcdstore.Client) *Store {
+	return &Store{etcd: c, ipam: ipam.New(c, "")}
+}
+
+// Etcd is the client of the store.
+func (s *Store) Etcd() *etcdstore.Client { return s.etcd }
+
+// IPAM is the address management of the store.
+func (s *Store) IPAM() *ipam.Client { return s.ipam }
+
+// maxRetries is how often a write is planned anew because someone else wrote in
+// between, without any progress.
+const maxRetries = 5
+
+// Write stores objects. It returns the outcomes of those that were done, also when it
+// fails.
+func (s *Store) Write(ctx context.Context, mode Mode, objects []manifest.Object) ([]Outcome, error) {
+	var done []Outcome
+	for retries := 0; len(done) < len(objects); retries++ {
+		steps, err := s.plan(ctx, mode, objects[len(done):])
+		if err != nil {
+			return done, err
+		}
+		n, err := s.commit(ctx, steps)
+		for _, st := range steps[:n] {
+			done = append(done, Outcome{st.object, st.did})
+		}
+		if n > 0 {
+			retries = 0
+		}
+		if err != nil && (!errors.Is(err, etcdstore.ErrConflict) || retries >= maxRetries) {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// step is what is to be done for one object.
+type step struct {
+	object manifest.Object
+	did    Did
+	// write is nil when nothing is to be written.
+	write *etcdstore.Write
+	// ops and size are what the write adds to a transaction.
+	ops, size int
+}
+
+// plan compares objects with what is stored and decides what to do, or says all that
+// stands against it.
+func (s *Store) plan(ctx context.Context, mode Mode, objects []manifest.Object) ([]step, error) {
+	found, err := s.read(ctx, objects)
+	if err != nil {
+		return nil, err
+	}
+	var faults []error
+	steps := make([]step, 0, len(objects))
+	for _, o := range objects {
+		old, exists := found[o.Key]
+		st, err := decide(mode, o, old, exists)
+		if err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		steps = append(steps, st)
+	}
+	faults = append(faults, s.check(ctx, steps)...)
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	return steps, nil
+}
+
+func decide(mode Mode, o manifest.Object, old stored, exists bool) (step, error) {
+	st := step{object: o}
+	switch {
+	case exists && mode == CreateMissing:
+		st.did = Skipped
+		return st, nil
+	case exists && mode == Create:
+		return st, Exists(o.Key)
+	case !exists && mode == Replace:
+		return st, Missing(o.Key)
+	}
+	if old.value != nil {
+		o.Kind.Carry(old.value, o.Value)
+	}
+	if !exists {
+		stamp(o.Value, time.Now())
+	}
+	parts, err := model.Encode(o.Key, o.Value)
+	if err != nil {
+		return st, err
+	}
+	st.did = Created
+	if exists {
+		st.did = Configured
+	}
+	if old.value != nil {
+		before, err := model.Encode(o.Key, old.value)
+		if err == nil && maps.EqualFunc(before, parts, bytes.Equal) {
+			st.did = Unchanged
+			return st, nil
+		}
+	}
+	for path, value := range parts {
+		st.size += len(path) + len(value)
+	}
+	st.ops = len(model.Paths(o.Key))
+	w, err := write(o, old, exists)
+	st.write = &w
+	return st, err
+}
+
+func write(o manifest.Object, old stored, exists bool) (etcdstore.Write, error) {
+	switch {
+	case !exists:
+		return etcdstore.CreateWrite(o.Key, o.Value)
+	case old.revision == 0:
+		return etcdstore.PutWrite(o.Key, o.Value)
+	}
+	return etcdstore.UpdateWrite(o.Key, o.Value, old.revision)
+}
+
+// The limits of a transaction, below those of etcd (128 operations, 1.5 MiB).
+const (
+	maxOps  = 100
+	maxSize = 1 << 20
+)
+
+// commit carries out steps in as few transactions as etcd's limits allow, and returns
+// how many of them were done.
+func (s *Store) commit(ctx context.Context, steps []step) (int, error) {
+	done := 0
+	for done < len(steps) {
+		batch := batch(steps[done:])
+		writes, err := writesOf(batch)
+		if err != nil {
+			return done, err
+		}
+		if len(writes) > 0 {
+			if _, err := s.etcd.Commit(ctx, writes...); err != nil {
+				return done, err
+			}
+		}
+		done += len(batch)
+	}
+	return done, nil
+}
+
+// batch is the first of the steps, with as many after it as fit into one transaction.
+func batch(steps []step) []step {
+	ops, size := 0, 0
+	for n, st := range steps {
+		ops, size = ops+st.ops, size+st.size
+		if n > 0 && (ops > maxOps || size > maxSize) {
+			return steps[:n]
+		}
+	}
+	return steps
+}
+
+// writesOf is the writes of steps and what v2.6 wrote along with them: a pool with
+// IP-in-IP turns IP-in-IP on for felix.
+func writesOf(steps []step) ([]etcdstore.Write, error) {
+	var writes []etcdstore.Write
+	ipip := false
+	for _, st := range steps {
+		if st.write != nil {
+			writes = append(writes, *st.write)
+			pool, ok := st.object.Value.(*model.IPPool)
+			ipip = ipip || ok && pool.IPIPDevice != ""
+		}
+	}
+	if ipip {
+		w, err := etcdstore.PutWrite(model.FelixConfigKey{Name: "IpInIpEnabled"},
+			&model.Setting{Of: model.KindFelixConfig, Value: "true"})
+		if err != nil {
+			return nil, err
+		}
+		writes = append(writes, w)
+	}
+	return writes, nil
+}

@@ -1,0 +1,3 @@
+module github.com/garyburd/redigo
+
+go 1.26

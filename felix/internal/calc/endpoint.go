@@ -1,0 +1,264 @@
+package calc
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+
+	"calico.internal/felix/internal/desired"
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/store"
+)
+
+// endpoint is an endpoint of this host.
+type endpoint struct {
+	key    model.Key
+	res    model.Resource // nil once deleted
+	rev    int64
+	given  *desired.Endpoint // as of the last flush
+	faults []string
+}
+
+// setEndpoint takes over an endpoint: as a source of addresses, and, when it is this
+// host's, as one to guard.
+func (e *Engine) setEndpoint(k model.Key, node string, ev store.Event) {
+	e.setItem(k, ev.Value)
+	if node != e.node {
+		return
+	}
+	ep := e.endpoints[k]
+	switch {
+	case ev.Value == nil && ep == nil:
+		return
+	case ep == nil:
+		ep = &endpoint{key: k}
+		e.endpoints[k] = ep
+	}
+	e.claim(ep, false)
+	ep.res, ep.rev = ev.Value, ev.Revision
+	if ev.Value == nil {
+		e.local.deleteItem(k)
+	} else {
+		e.claim(ep, true)
+		e.local.setItem(k, ev.Value)
+	}
+	e.dirtyEndpoints[ep] = struct{}{}
+}
+
+// flushEndpoints recomputes the marked endpoints and adds those that came out different
+// to the changes.
+func (e *Engine) flushEndpoints(c *desired.Changes) {
+	for ep := range e.dirtyEndpoints {
+		e.flushEndpoint(c, ep)
+	}
+	clear(e.dirtyEndpoints)
+}
+
+func (e *Engine) flushEndpoint(c *desired.Changes, ep *endpoint) {
+	old := ep.given
+	ep.given = e.resolve(ep)
+	if ep.res == nil {
+		delete(e.endpoints, ep.key)
+	}
+	switch {
+	case ep.given == nil && old == nil:
+		return
+	case ep.given == nil:
+		c.EndpointsDeleted = append(c.EndpointsDeleted, ep.key)
+	case reflect.DeepEqual(old, ep.given):
+		return
+	default:
+		c.Endpoints = append(c.Endpoints, ep.given)
+	}
+	e.countUses(ep.given, +1)
+	e.countUses(old, -1)
+}
+
+// countUses counts an endpoint's uses of policies and profiles up or down.
+func (e *Engine) countUses(d *desired.Endpoint, by int) {
+	if d == nil {
+		return
+	}
+	for _, name := range d.Profiles {
+		p := e.profile(name)
+		p.refs += by
+		e.dirtyProfiles[p] = struct{}{}
+	}
+	used := map[model.PolicyKey]struct{}{}
+	for _, stage := range [][]desired.Tier{d.Tiers, d.Untracked, d.PreDNAT, d.Forward} {
+		for _, t := range stage {
+			for _, k := range slices.Concat(t.Ingress, t.Egress) {
+				used[k] = struct{}{}
+			}
+		}
+	}
+	for k := range used {
+		p := e.policy(k)
+		p.refs += by
+		e.dirtyPolicies[p] = struct{}{}
+	}
+}
+
+// resolve computes the desired endpoint; nil when there must be none.
+func (e *Engine) resolve(ep *endpoint) *desired.Endpoint {
+	ep.faults = nil
+	switch r := ep.res.(type) {
+	case *model.WorkloadEndpoint:
+		return e.resolveWorkload(ep, r)
+	case *model.HostEndpoint:
+		return e.resolveHost(ep, r)
+	}
+	return nil
+}
+
+func (e *Engine) resolveWorkload(ep *endpoint, r *model.WorkloadEndpoint) *desired.Endpoint {
+	if !e.isWorkloadInterface(r.Interface) {
+		ep.fault("interface %q: the name of a workload's interface must begin with one of %s; the endpoint is not in force",
+			r.Interface, strings.Join(e.prefixes, ", "))
+		return nil
+	}
+	if w := e.interfaces.winner(interfaceClaim{workload: true, name: r.Interface}); w != ep {
+		ep.fault("interface %s belongs to %s; the endpoint is not in force", r.Interface, w.key)
+		return nil
+	}
+	d := &desired.Endpoint{
+		Key: ep.key, Interface: r.Interface, Up: r.State == "active",
+		Profiles: unique(r.Profiles), Nets: e.ownNets(ep),
+	}
+	if r.MAC != "" {
+		mac, err := net.ParseMAC(r.MAC)
+		if err != nil {
+			ep.fault("mac %q: %v; it gets no fixed neighbour entry", r.MAC, err)
+		}
+		d.MAC = mac
+	}
+	d.Tiers = e.tiersOf(ep, func(p *policy) bool { return p.stage() == desired.Normal })
+	return d
+}
+
+func (e *Engine) resolveHost(ep *endpoint, r *model.HostEndpoint) *desired.Endpoint {
+	if r.Interface != "" {
+		if w := e.interfaces.winner(interfaceClaim{name: r.Interface}); w != ep {
+			ep.fault("interface %s belongs to %s; the endpoint is not in force", r.Interface, w.key)
+			return nil
+		}
+	}
+	d := &desired.Endpoint{Key: ep.key, Interface: r.Interface, Up: true, Profiles: unique(r.Profiles)}
+	d.ExpectedAddrs = slices.Concat(r.ExpectedIPv4Addrs, r.ExpectedIPv6Addrs)
+	slices.SortFunc(d.ExpectedAddrs, netip.Addr.Compare)
+	d.Tiers = e.tiersOf(ep, func(p *policy) bool { return p.stage() == desired.Normal })
+	d.Untracked = e.tiersOf(ep, func(p *policy) bool { return p.stage() == desired.Untracked })
+	d.PreDNAT = e.tiersOf(ep, func(p *policy) bool { return p.stage() == desired.PreDNAT })
+	d.Forward = e.tiersOf(ep, func(p *policy) bool { return p.stage() == desired.Normal && p.res.ApplyOnForward })
+	return d
+}
+
+// ownNets lists the endpoint's addresses that no newer endpoint of this host has.
+func (e *Engine) ownNets(ep *endpoint) []netip.Prefix {
+	var own []netip.Prefix
+	for n := range netsOf(ep.res) {
+		if w := e.nets.winner(n); w != ep {
+			ep.fault("address %s belongs to %s; it is not routed to this endpoint", n, w.key)
+			continue
+		}
+		own = append(own, n)
+	}
+	slices.SortFunc(own, netip.Prefix.Compare)
+	return slices.Compact(own)
+}
+
+// tiersOf lists the policies that apply to the endpoint and that want accepts, by tier.
+func (e *Engine) tiersOf(ep *endpoint, want func(*policy) bool) []desired.Tier {
+	var list []*policy
+	for _, s := range e.local.items[ep.key].matched {
+		for k := range s.users {
+			if p := e.policies[k]; want(p) {
+				list = append(list, p)
+			}
+		}
+	}
+	slices.SortFunc(list, e.comparePolicies)
+	var tiers []desired.Tier
+	for _, p := range list {
+		if len(tiers) == 0 || tiers[len(tiers)-1].Name != p.key.Tier {
+			tiers = append(tiers, desired.Tier{Name: p.key.Tier, PassByDefault: e.passes(p.key.Tier)})
+		}
+		t := &tiers[len(tiers)-1]
+		if p.applies(desired.Ingress) {
+			t.Ingress = append(t.Ingress, p.key)
+		}
+		if p.applies(desired.Egress) {
+			t.Egress = append(t.Egress, p.key)
+		}
+	}
+	return tiers
+}
+
+// passes reports whether a tier without a decision goes on to the next.
+func (e *Engine) passes(tier string) bool {
+	t := e.tiers[tier]
+	return t != nil && t.DefaultAction == model.TierPass
+}
+
+// comparePolicies orders policies as they are asked: by tier (its order, then its name),
+// then by order, then by name.
+func (e *Engine) comparePolicies(a, b *policy) int {
+	if a.key.Tier != b.key.Tier {
+		return cmp.Or(compareOrders(e.tierOrder(a.key.Tier), e.tierOrder(b.key.Tier)), strings.Compare(a.key.Tier, b.key.Tier))
+	}
+	return cmp.Or(compareOrders(a.res.Order, b.res.Order), strings.Compare(a.key.Name, b.key.Name))
+}
+
+func (e *Engine) tierOrder(name string) *float64 {
+	if t := e.tiers[name]; t != nil {
+		return t.Order
+	}
+	return nil
+}
+
+// compareOrders compares the ranks of tiers or policies; nil comes last.
+func compareOrders(a, b *float64) int {
+	switch {
+	case a == nil && b == nil:
+		return 0
+	case a == nil:
+		return 1
+	case b == nil:
+		return -1
+	}
+	return cmp.Compare(*a, *b)
+}
+
+func (e *Engine) isWorkloadInterface(name string) bool {
+	return len(e.prefixes) == 0 ||
+		slices.ContainsFunc(e.prefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+func (ep *endpoint) fault(format string, args ...any) {
+	ep.faults = append(ep.faults, fmt.Sprintf(format, args...))
+}
+
+// touchMatches marks the endpoints that a policy's selector matches.
+func (e *Engine) touchMatches(s *subscription) {
+	if s == nil {
+		return
+	}
+	for it := range s.matches {
+		e.dirtyEndpoints[e.endpoints[it.key]] = struct{}{}
+	}
+}
+
+// unique returns the names without repetition, in their order.
+func unique(names []string) []string {
+	var list []string
+	for _, n := range names {
+		if !slices.Contains(list, n) {
+			list = append(list, n)
+		}
+	}
+	return list
+}

@@ -1,0 +1,125 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"calico.internal/felix/internal/config"
+	"calico.internal/felix/internal/ifmonitor"
+	"calico.internal/felix/internal/ipsets"
+	"calico.internal/felix/internal/iptables"
+	"calico.internal/felix/internal/routes"
+	"calico.internal/felix/internal/rules"
+	"calico.internal/libcalico/reconcile"
+)
+
+// Cleanup removes all that felix keeps in the kernel, of both variants of iptables: what
+// is left of containers is cut off first, then the rules go. say is told of each step.
+func Cleanup(ctx context.Context, cfg *config.Config, say func(format string, args ...any)) error {
+	if err := preflight(); err != nil {
+		return err
+	}
+	steps := []func() error{
+		func() error { return cleanRoutes(ctx, cfg, say) },
+		func() error { return cleanChains(ctx, iptables.Legacy, nil, say) },
+		func() error { return cleanChains(ctx, iptables.NFT, nil, say) },
+		func() error { return cleanSets(ctx, say) },
+	}
+	var errs []error
+	for _, step := range steps {
+		errs = append(errs, step())
+	}
+	return errors.Join(errs...)
+}
+
+func cleanRoutes(ctx context.Context, cfg *config.Config, say func(string, ...any)) error {
+	monitor, err := ifmonitor.New()
+	if err != nil {
+		return err
+	}
+	defer monitor.Close()
+	present, err := monitor.Snapshot()
+	if err != nil {
+		return err
+	}
+	links := ifmonitor.NewLinks()
+	links.Apply(present)
+	k, err := routes.Open(routes.Config{
+		Prefixes: cfg.InterfacePrefix, Protocol: cfg.DeviceRouteProtocol, RemoveExternal: true, IPv6: true, Interfaces: links,
+	})
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	return errors.Join(
+		removeAll(ctx, "routes", k.Routes(), routes.Key.Compare, say),
+		removeAll(ctx, "neighbour entries", k.Neighbours(), routes.NeighKey.Compare, say),
+		removeAll(ctx, "gateway addresses", k.Addresses(gatewayRange), routes.AddrKey.Compare, say),
+	)
+}
+
+// cleanChains removes felix's chains and hooks from the tables of a variant that exist. It
+// leaves the variant alone where it is not installed.
+func cleanChains(ctx context.Context, variant string, families []rules.Family, say func(string, ...any)) error {
+	backend, err := iptables.Detect(ctx, variant)
+	if err != nil {
+		return nil //nolint:nilerr // what is not installed has nothing to clean
+	}
+	targets, err := iptables.Open(backend)
+	if err != nil {
+		return err
+	}
+	defer targets.Close()
+	if families == nil {
+		families = rules.Families[:]
+	}
+	var errs []error
+	for _, f := range families {
+		for _, t := range rules.Tables {
+			if variant == iptables.Legacy && !slices.Contains(iptables.LegacyTables(f), string(t)) {
+				continue
+			}
+			target, err := targets.Target(f, t)
+			if err != nil {
+				break
+			}
+			errs = append(errs, removeAll(ctx, fmt.Sprintf("chains and hooks in the IPv%d table %s (%s)", f, t, variant), target, compareStrings, say))
+			target.Close()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func cleanSets(ctx context.Context, say func(string, ...any)) error {
+	k, err := ipsets.Open()
+	if err != nil {
+		return nil //nolint:nilerr // without IP sets there are none
+	}
+	defer k.Close()
+	return removeAll(ctx, "IP sets", k.Sets(), compareStrings, say)
+}
+
+// removeAll deletes everything that a target lists.
+func removeAll[K comparable, V any](ctx context.Context, what string, target reconcile.Target[K, V], compare func(a, b K) int, say func(string, ...any)) error {
+	have, err := target.List(ctx)
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", what, err)
+	}
+	if len(have) == 0 {
+		return nil
+	}
+	var c reconcile.Changes[K, V]
+	for k := range have {
+		c.Delete = append(c.Delete, k)
+	}
+	slices.SortFunc(c.Delete, compare)
+	if err := target.Apply(ctx, c); err != nil {
+		return fmt.Errorf("remove %s: %w", what, err)
+	}
+	if say != nil {
+		say("removed %d %s", len(have), what)
+	}
+	return nil
+}

@@ -1,0 +1,292 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"strings"
+	"time"
+
+	"calico.internal/felix/internal/config"
+	"calico.internal/felix/internal/conntrack"
+	"calico.internal/felix/internal/desired"
+	"calico.internal/felix/internal/ifmonitor"
+	"calico.internal/felix/internal/ipsets"
+	"calico.internal/felix/internal/iptables"
+	"calico.internal/felix/internal/routes"
+	"calico.internal/felix/internal/rules"
+	"calico.internal/felix/internal/sysctls"
+	"calico.internal/libcalico/logattr"
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/reconcile"
+)
+
+// maxRetry bounds the wait before an object that the kernel refused is tried again.
+const maxRetry = 10 * time.Second
+
+// gatewayRange holds the addresses that containers have as gateway, and gateway the one
+// that is always there.
+var (
+	gatewayRange = netip.MustParsePrefix("169.254.1.0/24")
+	gateway      = netip.MustParsePrefix("169.254.1.1/32")
+)
+
+// dataplane is everything that felix keeps in the kernel. It belongs to the loop's
+// goroutine.
+type dataplane struct {
+	log      *slog.Logger
+	cfg      *config.Config
+	backend  iptables.Backend
+	families []rules.Family
+	renderer *rules.Renderer
+	trackers map[rules.Family]*rules.Tracker
+	links    *ifmonitor.Links
+
+	iptables *iptables.Targets
+	ipsets   *ipsets.Kernel
+	netlink  *routes.Kernel
+	conns    *conntrack.Cleaner
+	settings *sysctls.Target
+	handover *handover
+
+	sets       *reconcile.Table[string, ipsets.Spec]
+	members    *reconcile.Table[ipsets.Member, struct{}]
+	chains     *chains
+	addresses  *reconcile.Table[routes.AddrKey, struct{}]
+	sysctls    *reconcile.Table[sysctls.Key, string]
+	neighbours *reconcile.Table[routes.NeighKey, routes.MAC]
+	routes     *reconcile.Table[routes.Key, routes.Route]
+	order      reconcile.Ordered
+
+	addressSets map[desired.SetID]*addressSet
+	filters     *filters
+	policies    map[model.PolicyKey]*desired.Policy
+	profiles    map[string]*desired.Profile
+	workloads   *workloads
+}
+
+// newDataplane connects to the kernel. An error says what it lacks.
+func newDataplane(ctx context.Context, log *slog.Logger, cfg *config.Config, links *ifmonitor.Links) (*dataplane, error) {
+	d := &dataplane{
+		log: log, cfg: cfg, links: links, families: []rules.Family{rules.V4},
+		trackers:    map[rules.Family]*rules.Tracker{},
+		addressSets: map[desired.SetID]*addressSet{},
+		policies:    map[model.PolicyKey]*desired.Policy{},
+		profiles:    map[string]*desired.Profile{},
+	}
+	if cfg.IPv6Support {
+		d.families = rules.Families[:]
+	}
+	var err error
+	if d.renderer, err = rules.NewRenderer(cfg.Rules()); err != nil {
+		return nil, err
+	}
+	if err := d.open(ctx); err != nil {
+		d.close()
+		return nil, err
+	}
+	d.filters = newFilters(d.chains)
+	d.workloads = newWorkloads(d)
+	for _, f := range d.families {
+		d.trackers[f] = rules.NewTracker(d.renderer, f)
+		d.setHooks(f, nil)
+	}
+	for key, value := range sysctls.OfHost(cfg.IPv6Support) {
+		d.sysctls.Set(key, value)
+	}
+	d.addresses.Set(routes.AddrKey{Interface: routes.Loopback, Prefix: gateway}, struct{}{})
+	return d, nil
+}
+
+// open makes the targets and their tables.
+func (d *dataplane) open(ctx context.Context) error {
+	if err := d.openChains(ctx); err != nil {
+		return err
+	}
+	var err error
+	if d.ipsets, err = ipsets.Open(); err != nil {
+		return err
+	}
+	if d.netlink, err = routes.Open(routes.Config{
+		Prefixes: d.cfg.InterfacePrefix, Protocol: d.cfg.DeviceRouteProtocol, RemoveExternal: d.cfg.RemoveExternalRoutes,
+		IPv6: d.cfg.IPv6Support, Interfaces: d.links,
+	}); err != nil {
+		return err
+	}
+	var conns connections
+	if d.conns, err = conntrack.Open(); err != nil {
+		d.log.Warn("connections of addresses that change hands are not removed", logattr.Err, err)
+	} else {
+		conns = d.conns
+	}
+	d.settings = sysctls.New(sysctls.Root)
+	d.handover = newHandover(d.netlink.Routes(), conns, func(err error) {
+		d.log.Error("connections of addresses that changed hands could not be removed", logattr.Err, err)
+	})
+
+	d.sets = reconcile.NewTable(d.ipsets.Sets(), options[string, ipsets.Spec]("sets", compareStrings))
+	d.members = reconcile.NewTable(d.ipsets.Members(), options[ipsets.Member, struct{}]("members", ipsets.Member.Compare))
+	d.addresses = reconcile.NewTable(d.netlink.Addresses(gatewayRange), options[routes.AddrKey, struct{}]("gateways", routes.AddrKey.Compare))
+	d.sysctls = reconcile.NewTable(d.settings, options[sysctls.Key, string]("settings", sysctls.Key.Compare))
+	d.neighbours = reconcile.NewTable(d.netlink.Neighbours(), options[routes.NeighKey, routes.MAC]("neighbours", routes.NeighKey.Compare))
+	d.routes = reconcile.NewTable(d.handover, options[routes.Key, routes.Route]("routes", routes.Key.Compare))
+	d.order = reconcile.Ordered{
+		d.sets, d.members, gate(d.closeBrokenSets), d.chains, d.addresses, d.sysctls, d.neighbours, d.routes,
+	}
+	return nil
+}
+
+func options[K comparable, V comparable](name string, compare func(a, b K) int) reconcile.Options[K, V] {
+	return reconcile.Options[K, V]{
+		Name: name, Compare: compare, MaxBackoff: maxRetry,
+		Equal: func(a, b V) bool { return a == b },
+	}
+}
+
+func compareStrings(a, b string) int { return strings.Compare(a, b) }
+
+func (d *dataplane) openChains(ctx context.Context) error {
+	if d.cfg.Dataplane == "nftables" {
+		return errors.New("dataplane nftables: not built yet; set Dataplane to auto or iptables")
+	}
+	var err error
+	if d.backend, err = iptables.Detect(ctx, d.cfg.IptablesBackend); err != nil {
+		return err
+	}
+	d.log.Info("using iptables", "variant", d.backend.Variant, "because", d.backend.Why)
+	if d.backend.OtherInUse {
+		d.log.Warn("Docker's chains stand in both variants of iptables; set IptablesBackend if this is the wrong one", "variant", d.backend.Variant)
+	}
+	if d.iptables, err = iptables.Open(d.backend); err != nil {
+		return err
+	}
+	targets := map[rules.Family]map[rules.Table]*iptables.Target{}
+	for _, f := range d.families {
+		targets[f] = map[rules.Table]*iptables.Target{}
+		for _, t := range rules.Tables {
+			target, err := d.iptables.Target(f, t)
+			if err == nil {
+				_, err = target.List(ctx)
+			}
+			if err != nil {
+				return fmt.Errorf("IPv%d table %s of iptables cannot be used: %w", f, t, err)
+			}
+			targets[f][t] = target
+		}
+	}
+	d.chains = newChains(targets)
+	return nil
+}
+
+// close ends the connections to the kernel and leaves everything that is in it.
+func (d *dataplane) close() {
+	if d.chains != nil {
+		d.chains.close()
+	}
+	if d.iptables != nil {
+		d.iptables.Close()
+	}
+	if d.ipsets != nil {
+		d.ipsets.Close()
+	}
+	if d.netlink != nil {
+		d.netlink.Close()
+	}
+	if d.conns != nil {
+		d.conns.Close()
+	}
+}
+
+// update takes over a change of what is desired.
+func (d *dataplane) update(c desired.Changes) {
+	for _, s := range c.SetsAdded {
+		d.addSet(s)
+	}
+	for _, delta := range c.SetsChanged {
+		d.changeSet(delta)
+	}
+	for _, p := range c.Policies {
+		d.policies[p.Key] = p
+	}
+	for _, p := range c.Profiles {
+		d.profiles[p.Name] = p
+	}
+	for _, k := range c.PoliciesDeleted {
+		delete(d.policies, k)
+	}
+	for _, name := range c.ProfilesDeleted {
+		delete(d.profiles, name)
+	}
+	for _, f := range d.families {
+		d.setChains(f, d.trackers[f].Apply(c))
+	}
+	d.workloads.update(c)
+	for _, id := range c.SetsDeleted {
+		d.deleteSet(id)
+	}
+}
+
+// setChains puts rendered chains into the tables. One that cannot be printed is replaced
+// by a rule that drops, and reported.
+func (d *dataplane) setChains(f rules.Family, c rules.ChainChanges) {
+	for _, chain := range c.Set {
+		d.filters.set(f, chain)
+	}
+	for _, id := range c.Delete {
+		d.filters.remove(f, id)
+	}
+}
+
+// setHooks replaces the hooks old by those of the present renderer.
+func (d *dataplane) setHooks(f rules.Family, old []rules.Hook) {
+	byChain := map[rules.ChainID][]rules.Hook{}
+	for _, h := range d.renderer.Hooks() {
+		byChain[h.ChainID] = append(byChain[h.ChainID], h)
+	}
+	for id, hooks := range byChain {
+		d.filters.setHooks(f, id, hooks)
+	}
+	for _, h := range old {
+		if _, still := byChain[h.ChainID]; !still {
+			d.filters.remove(f, h.ChainID)
+		}
+	}
+}
+
+// configure takes over parameters that can change while felix runs.
+func (d *dataplane) configure(cfg *config.Config) error {
+	renderer, err := rules.NewRenderer(cfg.Rules())
+	if err != nil {
+		return err
+	}
+	oldHooks := d.renderer.Hooks()
+	d.cfg, d.renderer = cfg, renderer
+	for _, f := range d.families {
+		d.setChains(f, d.trackers[f].Reconfigure(renderer))
+		d.setHooks(f, oldHooks)
+	}
+	for id, s := range d.addressSets {
+		d.declareSet(id, s.kind)
+	}
+	d.netlink.Configure(cfg.DeviceRouteProtocol, cfg.RemoveExternalRoutes)
+	d.routes.Resync()
+	return nil
+}
+
+// pass brings the kernel to what is desired.
+func (d *dataplane) pass(ctx context.Context) error {
+	err := d.order.Apply(ctx)
+	d.handover.finish()
+	return err
+}
+
+// statuses are the states of all tables.
+func (d *dataplane) statuses() []reconcile.Status {
+	out := []reconcile.Status{d.sets.Status(), d.members.Status()}
+	for t := range d.chains.all() {
+		out = append(out, t.Status())
+	}
+	return append(out, d.addresses.Status(), d.sysctls.Status(), d.neighbours.Status(), d.routes.Status())
+}

@@ -1,0 +1,129 @@
+package daemon
+
+import (
+	"maps"
+	"slices"
+
+	"calico.internal/felix/internal/iptables"
+	"calico.internal/felix/internal/rules"
+)
+
+// filters puts chains into the tables, and closes those that must not be used: chains
+// that cannot be printed and chains that name a set whose members are not as wanted.
+type filters struct {
+	chains *chains
+	// users are the chains that name sets.
+	users map[chainKey]setUser
+	// broken are the sets by which chains are closed at the moment.
+	broken map[string]bool
+	// unprintable says of chains why they cannot be printed.
+	unprintable map[chainKey]error
+}
+
+type chainKey struct {
+	family rules.Family
+	rules.ChainID
+}
+
+// setUser is a chain that names sets.
+type setUser struct {
+	chain iptables.Chain
+	sets  []string
+}
+
+func newFilters(c *chains) *filters {
+	return &filters{chains: c, users: map[chainKey]setUser{}, broken: map[string]bool{}, unprintable: map[chainKey]error{}}
+}
+
+func (f *filters) table(k chainKey) *chainTable { return f.chains.tables[k.family][k.Table] }
+
+func (f *filters) set(family rules.Family, c rules.Chain) {
+	k := chainKey{family, c.ChainID}
+	printed, err := iptables.NewChain(family, c)
+	delete(f.unprintable, k)
+	delete(f.users, k)
+	if err != nil {
+		f.unprintable[k] = err
+		f.close(k)
+		return
+	}
+	if sets := setsOf(c); len(sets) > 0 {
+		f.users[k] = setUser{chain: printed, sets: sets}
+		if f.isClosed(sets) {
+			f.close(k)
+			return
+		}
+	}
+	f.table(k).Set(c.Name, printed)
+}
+
+func (f *filters) setHooks(family rules.Family, id rules.ChainID, hooks []rules.Hook) {
+	k := chainKey{family, id}
+	printed, err := iptables.NewHooks(family, hooks)
+	delete(f.unprintable, k)
+	if err != nil {
+		f.unprintable[k] = err
+		return
+	}
+	f.table(k).Set(id.Name, printed)
+}
+
+func (f *filters) remove(family rules.Family, id rules.ChainID) {
+	k := chainKey{family, id}
+	delete(f.unprintable, k)
+	delete(f.users, k)
+	f.table(k).Delete(id.Name)
+}
+
+func (f *filters) close(k chainKey) {
+	f.table(k).Set(k.Name, iptables.FailClosed(k.family, k.Table, k.Name))
+}
+
+func (f *filters) isClosed(sets []string) bool {
+	return slices.ContainsFunc(sets, func(name string) bool { return f.broken[name] })
+}
+
+// closeBySets closes the chains that name a broken set, and opens those that no longer
+// do.
+func (f *filters) closeBySets(broken map[string]bool) {
+	if maps.Equal(broken, f.broken) {
+		return
+	}
+	f.broken = broken
+	for k, u := range f.users {
+		if f.isClosed(u.sets) {
+			f.close(k)
+			continue
+		}
+		f.table(k).Set(k.Name, u.chain)
+	}
+}
+
+// closedBySet lists the chains that are closed because of a set, with the set.
+func (f *filters) closedBySet() map[chainKey]string {
+	out := map[chainKey]string{}
+	if len(f.broken) == 0 {
+		return out
+	}
+	for k, u := range f.users {
+		for _, name := range u.sets {
+			if f.broken[name] {
+				out[k] = name
+			}
+		}
+	}
+	return out
+}
+
+// setsOf lists the sets that a chain's rules name.
+func setsOf(c rules.Chain) []string {
+	var out []string
+	for _, r := range c.Rules {
+		for _, s := range r.Match.Sets {
+			if !slices.Contains(out, s.Name) {
+				out = append(out, s.Name)
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,136 @@
+package daemon
+
+import (
+	"calico.internal/felix/internal/ifmonitor"
+	"calico.internal/felix/internal/routes"
+	"calico.internal/felix/internal/sysctls"
+	"calico.internal/libcalico/logattr"
+)
+
+// interfacesChanged follows what happened on the host's interfaces, and reports whether
+// a pass is due. Notifications of felix's own writes come back here; they agree with what
+// is desired and lead to nothing.
+func (d *dataplane) interfacesChanged(e ifmonitor.Event, changed []ifmonitor.Link) (due bool) {
+	if e.Snapshot {
+		d.resyncRoutes()
+		due = true
+	}
+	for _, l := range changed {
+		if d.workloads.byIface[l.Name] == nil {
+			continue
+		}
+		if l.Gone || !l.Up {
+			// The kernel took routes and neighbour entries without a word.
+			d.routes.Resync()
+			d.neighbours.Resync()
+		}
+		d.workloads.linkChanged(l)
+		due = true
+	}
+	for _, r := range e.Routes {
+		due = d.routeChanged(r) || due
+	}
+	for _, n := range e.Neighs {
+		due = d.neighChanged(n) || due
+	}
+	for _, a := range e.Addrs {
+		due = d.addrChanged(a) || due
+	}
+	for _, index := range e.Settings {
+		due = d.settingChanged(index) || due
+	}
+	return due
+}
+
+func (d *dataplane) resyncRoutes() {
+	d.routes.Resync()
+	d.neighbours.Resync()
+	d.addresses.Resync()
+	d.sysctls.Resync()
+}
+
+// routeChanged has the routes read again when one of felix's was deleted or replaced, or
+// somebody put another one on a workload's interface.
+func (d *dataplane) routeChanged(r ifmonitor.Route) bool {
+	want, wanted := d.routes.Desired(routes.Key{Table: routes.MainTable, Prefix: r.Prefix})
+	link, known := d.links.ByIndex(r.Index)
+	mine := wanted && known && link.Name == want.Interface
+	foreign := !r.Gone && known && d.workloads.byIface[link.Name] != nil && !r.Prefix.Addr().IsLinkLocalUnicast() && !r.Prefix.Addr().IsMulticast()
+	switch {
+	case mine && r.Gone, wanted && !mine && !r.Gone, !wanted && foreign:
+		d.log.Debug("route changed", logattr.Prefix, r.Prefix.String())
+		d.routes.Resync()
+		return true
+	}
+	return false
+}
+
+func (d *dataplane) neighChanged(n ifmonitor.Neigh) bool {
+	link, known := d.links.ByIndex(n.Index)
+	if !known {
+		return false
+	}
+	_, wanted := d.neighbours.Desired(routes.NeighKey{Interface: link.Name, Addr: n.Addr})
+	if !wanted || (!n.Gone && n.Permanent && !d.neighbourDiffers(link.Name, n)) {
+		return false
+	}
+	d.neighbours.Resync()
+	return true
+}
+
+// neighbourDiffers says whether an entry that was written has another address than wanted.
+func (d *dataplane) neighbourDiffers(iface string, n ifmonitor.Neigh) bool {
+	want, _ := d.neighbours.Desired(routes.NeighKey{Interface: iface, Addr: n.Addr})
+	have, ok := routes.MACOf(n.MAC)
+	return !ok || have != want
+}
+
+func (d *dataplane) addrChanged(a ifmonitor.Addr) bool {
+	link, known := d.links.ByIndex(a.Index)
+	if !known || link.Name != routes.Loopback || !gatewayRange.Contains(a.Prefix.Addr()) {
+		return false
+	}
+	if _, wanted := d.addresses.Desired(routes.AddrKey{Interface: link.Name, Prefix: a.Prefix}); wanted != a.Gone {
+		return false
+	}
+	d.addresses.Resync()
+	return true
+}
+
+// settingChanged looks at the settings of one interface.
+func (d *dataplane) settingChanged(index int) bool {
+	var wanted map[sysctls.Key]string
+	if index == ifmonitor.AllInterfaces {
+		wanted = sysctls.OfHost(d.cfg.IPv6Support)
+	} else if link, known := d.links.ByIndex(index); known {
+		if one := d.workloads.byIface[link.Name]; one != nil {
+			wanted = one.settings
+		}
+	}
+	for key, want := range wanted {
+		if have, err := d.settings.Read(key); err == nil && have != want && d.sysctls.InForce(key) {
+			d.sysctls.Resync()
+			return true
+		}
+	}
+	return false
+}
+
+// audit looks cheaply whether others wrote to what does not notify, and has that read
+// again.
+func (d *dataplane) audit(withSets bool) (drifted []string, err error) {
+	drifted, err = d.chains.audit()
+	if !withSets {
+		return drifted, err
+	}
+	changed, setErr := d.ipsets.Drifted()
+	if setErr != nil {
+		return drifted, setErr
+	}
+	if changed {
+		d.sets.Resync()
+		d.members.Resync()
+		drifted = append(drifted, d.sets.Name())
+	}
+	return drifted, err
+}

@@ -1,0 +1,76 @@
+package ifmonitor
+
+// Links is what is known of the host's interfaces: the sum of all events. It belongs to
+// one goroutine.
+type Links struct {
+	byIndex map[int]Link
+	byName  map[string]int
+}
+
+// NewLinks knows no interface.
+func NewLinks() *Links {
+	return &Links{byIndex: map[int]Link{}, byName: map[string]int{}}
+}
+
+// Apply takes over an event's links and lists the interfaces that changed in index,
+// name, address or state. One that is gone, or has another name now, is listed as gone.
+func (l *Links) Apply(e Event) (changed []Link) {
+	if e.Snapshot {
+		present := make(map[int]bool, len(e.Links))
+		for _, link := range e.Links {
+			present[link.Index] = true
+		}
+		for index, link := range l.byIndex {
+			if !present[index] {
+				changed = append(changed, l.remove(link))
+			}
+		}
+	}
+	for _, link := range e.Links {
+		changed = append(changed, l.apply(link)...)
+	}
+	return changed
+}
+
+func (l *Links) apply(link Link) (changed []Link) {
+	old, known := l.byIndex[link.Index]
+	if link.Gone {
+		if known {
+			changed = append(changed, l.remove(old))
+		}
+		return changed
+	}
+	if known && old.Name == link.Name && old.Up == link.Up && old.MAC.String() == link.MAC.String() {
+		return nil
+	}
+	if known && old.Name != link.Name {
+		changed = append(changed, l.remove(old))
+	}
+	l.byIndex[link.Index] = link
+	l.byName[link.Name] = link.Index
+	return append(changed, link)
+}
+
+func (l *Links) remove(link Link) Link {
+	delete(l.byIndex, link.Index)
+	if l.byName[link.Name] == link.Index {
+		delete(l.byName, link.Name)
+	}
+	link.Gone, link.Up = true, false
+	return link
+}
+
+// ByName finds an interface by its name.
+func (l *Links) ByName(name string) (Link, bool) {
+	index, ok := l.byName[name]
+	if !ok {
+		return Link{}, false
+	}
+	return l.byIndex[index], true
+}
+
+// ByIndex finds an interface by its index.
+func (l *Links) ByIndex(index int) (Link, bool) {
+	link, ok := l.byIndex[index]
+	return link, ok
+}

@@ -1,0 +1,137 @@
+package ipsets
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"calico.internal/felix/internal/nlconn"
+)
+
+// Limits of one message: its members must fit into an attribute of 64 kB.
+const maxPerMessage = 500
+
+// Kernel is the connection to the kernel's IP sets that both targets share. It belongs
+// to one goroutine.
+type Kernel struct {
+	conn *nlconn.Conn
+	// sets is what felix's sets should look like from outside, as far as it is known.
+	sets map[string]outside
+}
+
+// outside is what a header shows of a set.
+type outside struct {
+	spec     Spec
+	elements int
+}
+
+// Open connects to the kernel. The error says what the kernel lacks.
+func Open() (*Kernel, error) {
+	conn, err := nlconn.Dial(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, err
+	}
+	k := &Kernel{conn: conn, sets: map[string]outside{}}
+	if _, err := k.headers(); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("the kernel has no IP sets (module ip_set): %w", err)
+	}
+	return k, nil
+}
+
+// Close ends the connection; the sets stay.
+func (k *Kernel) Close() { k.conn.Close() }
+
+// headers lists felix's sets without their members.
+func (k *Kernel) headers() (map[string]header, error) {
+	for range listTries {
+		out := map[string]header{}
+		err := k.conn.Do(listRequest(""), func(body []byte) error {
+			if h := parseSet(body, nil); Owned(h.name) {
+				out[h.name] = h
+			}
+			return nil
+		})
+		if errors.Is(err, nl.ErrDumpInterrupted) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list sets: %w", setError(err))
+		}
+		return out, nil
+	}
+	return nil, fmt.Errorf("list sets: %w", nl.ErrDumpInterrupted)
+}
+
+// listTries is how often a list is read again that changed while it was read.
+const listTries = 5
+
+// members lists one set.
+func (k *Kernel) members(set string, member func(Member)) (header, error) {
+	var h header
+	err := k.conn.Do(listRequest(set), func(body []byte) error {
+		part := parseSet(body, member)
+		if h.name == "" {
+			h = part
+		}
+		return nil
+	})
+	if err != nil {
+		return header{}, fmt.Errorf("list set %s: %w", set, setError(err))
+	}
+	return h, nil
+}
+
+// Drifted reports whether felix's sets, seen from outside, are not what was written or
+// read last. It costs one short dump.
+func (k *Kernel) Drifted() (bool, error) {
+	now, err := k.headers()
+	if err != nil {
+		return false, err
+	}
+	if len(now) != len(k.sets) {
+		return true, nil
+	}
+	for name, h := range now {
+		if want, ok := k.sets[name]; !ok || want.spec != h.spec || want.elements != int(h.elements) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func (k *Kernel) do(r nlconn.Request) error {
+	r.Flags |= unix.NLM_F_ACK
+	return setError(k.conn.Do(r, nil))
+}
+
+// setError gives the kernel's private error numbers their names.
+func setError(err error) error {
+	var errno syscall.Errno
+	if !errors.As(err, &errno) || errno < nl.IPSET_ERR_PRIVATE {
+		return err
+	}
+	switch errno {
+	case nl.IPSET_ERR_TYPE_SPECIFIC: // IPSET_ERR_HASH_FULL
+		return errFull
+	case nl.IPSET_ERR_BUSY, nl.IPSET_ERR_REFERENCED:
+		return errInUse
+	case nl.IPSET_ERR_FIND_TYPE:
+		return errors.New("the kernel does not know this type of set")
+	}
+	return nl.IPSetError(errno)
+}
+
+var (
+	errFull  = errors.New("the set is full")
+	errInUse = errors.New("the set is in use")
+	// errWrongType is returned for a set that exists with another type and cannot be
+	// replaced.
+	errWrongType = errors.New("a set of this name and another type is in use")
+)
+
+// absent reports that a set or a member is not there.
+func absent(err error) bool { return errors.Is(err, unix.ENOENT) }

@@ -1,0 +1,170 @@
+package iptables
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"calico.internal/felix/internal/nlconn"
+	"calico.internal/felix/internal/rules"
+)
+
+// ledger tells cheaply whether anybody else has written to a table.
+type ledger interface {
+	// read is the number by which the kernel would show a write of somebody else since
+	// the last one. known is false when a write of felix's own is under way, so that
+	// nothing can be said at the moment.
+	read() (m mark, known bool, err error)
+	// write wraps one own write to a table whose mark was old, and which changes the number
+	// of entries as given. The new mark is not sure when somebody else may have written at
+	// the same moment.
+	write(old mark, entries int, do func() error) (m mark, sure bool, err error)
+	close()
+}
+
+// mark is the kernel's fingerprint of a table.
+type mark struct {
+	generation uint32
+	info       legacyInfo
+}
+
+// legacyInfo is struct ipt_getinfo (and ip6t_getinfo) of the kernel, which
+// IPT_SO_GET_INFO fills in 3 µs.
+type legacyInfo struct {
+	Name       [32]byte
+	ValidHooks uint32
+	HookEntry  [5]uint32
+	Underflow  [5]uint32
+	Entries    uint32
+	Size       uint32
+}
+
+// soGetInfo is IPT_SO_GET_INFO and IP6T_SO_GET_INFO.
+const soGetInfo = 64
+
+// legacyLedger reads one legacy table's fingerprint.
+type legacyLedger struct {
+	fd, level int
+	name      [32]byte
+}
+
+func newLegacyLedger(f rules.Family, t rules.Table) (*legacyLedger, error) {
+	domain, level := unix.AF_INET, unix.IPPROTO_IP
+	if f == rules.V6 {
+		domain, level = unix.AF_INET6, unix.IPPROTO_IPV6
+	}
+	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+	if err != nil {
+		return nil, fmt.Errorf("open raw socket to read the fingerprint of table %s: %w", t, err)
+	}
+	l := &legacyLedger{fd: fd, level: level}
+	copy(l.name[:len(l.name)-1], t)
+	return l, nil
+}
+
+func (l *legacyLedger) close() { _ = unix.Close(l.fd) }
+
+func (l *legacyLedger) read() (mark, bool, error) {
+	info := legacyInfo{Name: l.name}
+	size := uint32(unsafe.Sizeof(info))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(l.fd), uintptr(l.level), soGetInfo,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return mark{}, false, fmt.Errorf("read fingerprint of legacy table: %w", errno)
+	}
+	return mark{info: info}, true, nil
+}
+
+// write takes the fingerprint anew. The number of entries shows whether somebody else
+// wrote at the same moment.
+func (l *legacyLedger) write(_ mark, entries int, do func() error) (mark, bool, error) {
+	before, _, err := l.read()
+	if err != nil {
+		return mark{}, false, err
+	}
+	if err := do(); err != nil {
+		return mark{}, false, err
+	}
+	after, sure, err := l.read()
+	if err != nil {
+		// The write is done; only its mark is unknown.
+		return mark{}, false, nil
+	}
+	return after, sure && int(after.info.Entries)-int(before.info.Entries) == entries, nil
+}
+
+// nftLedger follows the generation of nf_tables in this network namespace, which each
+// transaction of anybody increases by one, and takes felix's own ones off. All
+// tables share it.
+type nftLedger struct {
+	mu      sync.Mutex
+	conn    *nlconn.Conn
+	own     uint32
+	writing int
+}
+
+func newNFTLedger() (*nftLedger, error) {
+	conn, err := nlconn.Dial(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, err
+	}
+	return &nftLedger{conn: conn}, nil
+}
+
+func (l *nftLedger) read() (mark, bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.writing > 0 {
+		return mark{}, false, nil
+	}
+	g, err := l.generation()
+	return mark{generation: g - l.own}, err == nil, err
+}
+
+// write counts an own transaction; the mark stays what it was.
+func (l *nftLedger) write(old mark, _ int, do func() error) (mark, bool, error) {
+	l.mu.Lock()
+	l.writing++
+	l.mu.Unlock()
+	err := do()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.writing--
+	if err == nil {
+		l.own++
+	}
+	return old, true, err
+}
+
+// close does nothing: the ledger is shared and lives as long as its [Targets].
+func (l *nftLedger) close() {}
+
+// generation asks the kernel for the number of nf_tables' present generation.
+func (l *nftLedger) generation() (uint32, error) {
+	var (
+		generation uint32
+		found      bool
+	)
+	err := l.conn.Do(nlconn.Request{
+		Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_GETGEN,
+		Body: nlconn.Netfilter(unix.AF_UNSPEC),
+	}, func(body []byte) error {
+		nlconn.Attrs(body[min(nlconn.NetfilterHeader, len(body)):], func(typ uint16, value []byte) {
+			if typ == unix.NFTA_GEN_ID && len(value) >= 4 {
+				generation, found = binary.BigEndian.Uint32(value), true
+			}
+		})
+		return nil
+	})
+	if err == nil && !found {
+		err = errors.New("the kernel gave none")
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read generation of nf_tables: %w", err)
+	}
+	return generation, nil
+}

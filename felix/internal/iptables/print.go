@@ -1,0 +1,315 @@
+package iptables
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+
+	"calico.internal/felix/internal/desired"
+	"calico.internal/felix/internal/rules"
+)
+
+// The limits of what the kernel takes.
+const (
+	maxChainName = rules.MaxChainName
+	maxSetName   = rules.MaxSetName
+	maxInterface = 15
+	maxLogPrefix = 29
+	maxComment   = 200
+	logLevel     = 5
+)
+
+// errUnsafe is part of the error of a rule that cannot be printed because one of its
+// values could be taken for something else than a value.
+var errUnsafe = errors.New("value not allowed in a rule")
+
+// printRule writes a rule as iptables-restore reads it, without the chain and without
+// felix's hash. It fails when a value is not of the form that the option needs, so that
+// whatever comes from the datastore can never become an option of its own.
+func printRule(f rules.Family, r rules.Rule) (string, error) {
+	p := printer{family: f}
+	if comment := cleanText(r.Comment, maxComment); comment != "" {
+		p.add("-m", "comment", "--comment", `"`+comment+`"`)
+	}
+	p.match(r.Match)
+	p.action(r.Action)
+	if p.err != nil {
+		return "", p.err
+	}
+	return strings.Join(p.args, " "), nil
+}
+
+// printer collects the words of a rule; the first fault stays in err.
+type printer struct {
+	family rules.Family
+	args   []string
+	err    error
+}
+
+func (p *printer) add(words ...string) { p.args = append(p.args, words...) }
+
+func (p *printer) fail(what, value string) {
+	if p.err == nil {
+		p.err = fmt.Errorf("%s %q: %w", what, value, errUnsafe)
+	}
+}
+
+func (p *printer) not(not bool) {
+	if not {
+		p.add("!")
+	}
+}
+
+func (p *printer) match(m rules.Match) {
+	p.iface("-i", m.In)
+	p.iface("-o", m.Out)
+	p.protocol(m.Protocol, false)
+	p.protocol(m.NotProtocol, true)
+	p.net("-s", m.Source)
+	p.net("-d", m.Destination)
+	if m.Mark.Mask != 0 {
+		p.add("-m", "mark", "--mark", hex(m.Mark.Value)+"/"+hex(m.Mark.Mask))
+	}
+	for _, s := range m.Sets {
+		p.set(s)
+	}
+	for _, ports := range m.Ports {
+		p.ports(m.Protocol, ports)
+	}
+	for _, i := range m.ICMP {
+		p.icmp(m.Protocol, i)
+	}
+	p.conn(m.Conn, m.NotDNAT)
+	p.addrType(m.SourceLocal, m.DestinationLocal)
+	if m.RPFilterFails {
+		p.add("-m", "rpfilter", "--validmark", "--invert")
+	}
+}
+
+func (p *printer) iface(option string, i rules.Interface) {
+	if i.Name == "" {
+		return
+	}
+	limit := maxInterface
+	if i.Prefix {
+		limit--
+	}
+	if len(i.Name) > limit || strings.HasSuffix(i.Name, "+") || !safeWord(i.Name) || strings.Contains(i.Name, "/") {
+		p.fail("interface", i.Name)
+		return
+	}
+	p.not(i.Not)
+	if i.Prefix {
+		p.add(option, i.Name+"+")
+		return
+	}
+	p.add(option, i.Name)
+}
+
+func (p *printer) protocol(proto desired.Protocol, not bool) {
+	if proto == 0 {
+		return
+	}
+	p.not(not)
+	p.add("-p", strconv.Itoa(int(proto)))
+}
+
+func (p *printer) net(option string, n rules.Net) {
+	if n.Prefix == (netip.Prefix{}) {
+		return
+	}
+	if !n.IsValid() || !p.family.Of(n.Prefix) || n.Addr().Zone() != "" {
+		p.fail("network", n.String())
+		return
+	}
+	p.not(n.Not)
+	p.add(option, n.Masked().String())
+}
+
+func (p *printer) set(s rules.Set) {
+	if len(s.Name) > maxSetName || !safeWord(s.Name) {
+		p.fail("set", s.Name)
+		return
+	}
+	dirs := s.Side.String()
+	if s.WithPort {
+		dirs += "," + dirs
+	}
+	p.add("-m", "set")
+	p.not(s.Not)
+	p.add("--match-set", s.Name, dirs)
+}
+
+func (p *printer) ports(proto desired.Protocol, ports rules.Ports) {
+	switch proto {
+	case desired.TCP, desired.UDP, desired.SCTP, desired.UDPLite:
+	default:
+		p.fail("ports with protocol", proto.String())
+		return
+	}
+	slots := 0
+	var list []string
+	for _, r := range ports.Ranges {
+		slots++
+		if r.First != r.Last {
+			slots++
+		}
+		if r.First > r.Last {
+			p.fail("port range", r.String())
+		}
+		list = append(list, r.String())
+	}
+	if slots == 0 || slots > rules.MaxPorts {
+		p.fail("port list", strings.Join(list, ","))
+		return
+	}
+	p.add("-m", "multiport")
+	p.not(ports.Not)
+	p.add("--"+ports.Side.String()[:1]+"ports", strings.Join(list, ","))
+}
+
+func (p *printer) icmp(proto desired.Protocol, i rules.ICMP) {
+	module, want := "icmp", desired.ICMPv4
+	if p.family == rules.V6 {
+		module, want = "icmp6", desired.ICMPv6
+	}
+	if proto != want {
+		p.fail("ICMP match with protocol", proto.String())
+		return
+	}
+	value := strconv.Itoa(int(i.Type))
+	if i.Code != nil {
+		value += "/" + strconv.Itoa(int(*i.Code))
+	}
+	p.add("-m", module)
+	p.not(i.Not)
+	if p.family == rules.V6 {
+		p.add("--icmpv6-type", value)
+		return
+	}
+	p.add("--icmp-type", value)
+}
+
+func (p *printer) conn(states rules.ConnState, notDNAT bool) {
+	var names []string
+	for _, s := range []struct {
+		state rules.ConnState
+		name  string
+	}{
+		{rules.Related, "RELATED"},
+		{rules.Established, "ESTABLISHED"},
+		{rules.Invalid, "INVALID"},
+		{rules.New, "NEW"},
+		{rules.UntrackedState, "UNTRACKED"},
+	} {
+		if states&s.state != 0 {
+			names = append(names, s.name)
+		}
+	}
+	if len(names) > 0 {
+		p.add("-m", "conntrack", "--ctstate", strings.Join(names, ","))
+	}
+	if notDNAT {
+		p.add("-m", "conntrack", "!", "--ctstate", "DNAT")
+	}
+}
+
+func (p *printer) addrType(src, dst rules.Tristate) {
+	if src == rules.DontCare && dst == rules.DontCare {
+		return
+	}
+	p.add("-m", "addrtype")
+	for _, side := range []struct {
+		option string
+		want   rules.Tristate
+	}{{"--src-type", src}, {"--dst-type", dst}} {
+		if side.want == rules.DontCare {
+			continue
+		}
+		p.not(side.want == rules.No)
+		p.add(side.option, "LOCAL")
+	}
+}
+
+func (p *printer) action(a rules.Action) {
+	switch a.Verb {
+	case rules.Drop:
+		p.add("-j", "DROP")
+	case rules.Accept:
+		p.add("-j", "ACCEPT")
+	case rules.Reject:
+		p.add("-j", "REJECT")
+	case rules.Return:
+		p.add("-j", "RETURN")
+	case rules.Jump:
+		p.chain("-j", a.Chain)
+	case rules.Goto:
+		p.chain("-g", a.Chain)
+	case rules.SetMark:
+		p.add("-j", "MARK", "--set-xmark", hex(a.Mark)+"/"+hex(a.Mark))
+	case rules.ClearMark:
+		p.add("-j", "MARK", "--set-xmark", "0x0/"+hex(a.Mark))
+	case rules.Log:
+		p.add("-j", "LOG", "--log-level", strconv.Itoa(logLevel))
+		if prefix := cleanText(a.Prefix, maxLogPrefix); prefix != "" {
+			p.add("--log-prefix", `"`+prefix+`"`)
+		}
+	case rules.NoTrack:
+		p.add("-j", "CT", "--notrack")
+	case rules.Masquerade:
+		p.add("-j", "MASQUERADE")
+	default:
+		p.fail("action", strconv.Itoa(int(a.Verb)))
+	}
+}
+
+func (p *printer) chain(option, name string) {
+	if err := checkChainName(name); err != nil {
+		p.fail("chain", name)
+		return
+	}
+	p.add(option, name)
+}
+
+func hex(v uint32) string { return "0x" + strconv.FormatUint(uint64(v), 16) }
+
+// checkChainName reports a name that is not one plain word of the allowed length.
+func checkChainName(name string) error {
+	if len(name) > maxChainName || !safeWord(name) {
+		return fmt.Errorf("chain %q: %w", name, errUnsafe)
+	}
+	return nil
+}
+
+// safeWord reports whether s can stand on a line of iptables-restore as one word that is
+// neither an option nor a negation nor a comment.
+func safeWord(s string) bool {
+	if s == "" || s[0] == '-' || s[0] == '!' || s[0] == ':' || s[0] == '*' {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if c <= ' ' || c >= 0x7f || c == '"' || c == '\'' || c == '\\' || c == '#' || c == '`' {
+			return false
+		}
+	}
+	return true
+}
+
+// cleanText makes of s what can stand between the quotes of a comment or a log prefix:
+// printable ASCII without quotes and backslashes, at most limit bytes.
+func cleanText(s string, limit int) string {
+	var b strings.Builder
+	for _, c := range s {
+		if b.Len() == limit {
+			break
+		}
+		if c < ' ' || c >= 0x7f || c == '"' || c == '\\' || c == '\'' || c == '`' {
+			c = '_'
+		}
+		b.WriteByte(byte(c))
+	}
+	return b.String()
+}

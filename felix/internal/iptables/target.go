@@ -1,0 +1,201 @@
+package iptables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"calico.internal/felix/internal/rules"
+	"calico.internal/libcalico/reconcile"
+)
+
+// Target is the reconcile target for the chains of one table of one family: those of
+// felix's own, and felix's rules in the chains of others. The key is the chain's name.
+// It belongs to one goroutine.
+type Target struct {
+	family rules.Family
+	table  rules.Table
+	cmd    commands
+	ledger ledger
+	// have is what the table holds; nil when it has to be read.
+	have contents
+	// mark is the table's fingerprint when have was right.
+	mark mark
+	// suspect is set when the table may hold something else than reported by List or
+	// written since.
+	suspect bool
+	// absent are hooks that were asked for in chains of other programs that do not exist.
+	absent map[string]Chain
+}
+
+// Targets makes the targets of all tables of a family. They share what they learn about
+// the kernel, and belong to the network namespace of the calling thread.
+type Targets struct {
+	backend Backend
+	nft     *nftLedger
+}
+
+// Open prepares the targets of a backend.
+func Open(b Backend) (*Targets, error) {
+	t := &Targets{backend: b}
+	if b.Variant == NFT {
+		nft, err := newNFTLedger()
+		if err != nil {
+			return nil, err
+		}
+		t.nft = nft
+	}
+	return t, nil
+}
+
+// Close ends the connection to the kernel that the targets share.
+func (ts *Targets) Close() {
+	if ts.nft != nil {
+		ts.nft.conn.Close()
+	}
+}
+
+// Target is the target of one table of one family.
+func (ts *Targets) Target(f rules.Family, t rules.Table) (*Target, error) {
+	cmd, err := ts.backend.commands(f)
+	if err != nil {
+		return nil, err
+	}
+	target := &Target{family: f, table: t, cmd: cmd, ledger: ts.nft, absent: map[string]Chain{}}
+	if ts.nft == nil {
+		if target.ledger, err = newLegacyLedger(f, t); err != nil {
+			return nil, err
+		}
+	}
+	return target, nil
+}
+
+// Close ends the connection to the kernel; the rules stay.
+func (t *Target) Close() { t.ledger.close() }
+
+// Drifted reports whether somebody else has written to the table since it was read. It
+// costs one system call.
+func (t *Target) Drifted() (bool, error) {
+	if t.suspect {
+		return true, nil
+	}
+	if t.have == nil {
+		return false, nil
+	}
+	now, known, err := t.ledger.read()
+	if err != nil || !known {
+		return false, err
+	}
+	return now != t.mark, nil
+}
+
+// List reads the table.
+func (t *Target) List(ctx context.Context) (map[string]Chain, error) {
+	t.suspect = false
+	if err := t.read(ctx); err != nil {
+		return nil, err
+	}
+	out := map[string]Chain{}
+	for name := range t.have {
+		if c, ok := t.have.chain(name); ok {
+			out[name] = c
+		}
+	}
+	for name, c := range t.absent {
+		if _, exists := t.have[name]; !exists {
+			out[name] = c
+		}
+	}
+	return out, nil
+}
+
+// read takes the fingerprint first: what changes while the table is read is noticed by
+// the next audit.
+func (t *Target) read(ctx context.Context) error {
+	now, known, err := t.ledger.read()
+	if err != nil {
+		return err
+	}
+	text, err := t.cmd.save(ctx, t.table)
+	if err != nil {
+		return fmt.Errorf("read table %s: %w", t.table, err)
+	}
+	have, err := parseSave(t.table, text)
+	if err != nil {
+		return err
+	}
+	t.have, t.mark = have, now
+	if !known {
+		t.suspect = true
+	}
+	return nil
+}
+
+// Apply writes and deletes chains in one transaction. Chains at fault are found out and
+// left with a rule that drops; they are reported by name.
+func (t *Target) Apply(ctx context.Context, c reconcile.Changes[string, Chain]) error {
+	sets := make([]named, 0, len(c.Set))
+	for _, s := range c.Set {
+		sets = append(sets, named{s.Key, s.Value})
+	}
+	if err := t.refresh(ctx); err != nil {
+		return err
+	}
+	err := t.write(ctx, sets, c.Delete)
+	if err == nil || ctx.Err() != nil || errors.Is(err, errBusy) {
+		return err
+	}
+	return t.isolate(ctx, sets, c.Delete)
+}
+
+// refresh reads the table again when somebody else wrote to it, because edits by position
+// must start from what is there.
+func (t *Target) refresh(ctx context.Context) error {
+	if t.have != nil {
+		now, known, err := t.ledger.read()
+		if err != nil {
+			return err
+		}
+		if !known || now == t.mark {
+			return nil
+		}
+	}
+	if err := t.read(ctx); err != nil {
+		return err
+	}
+	// What List told before may not hold any more.
+	t.suspect = true
+	return nil
+}
+
+// write puts one transaction into the kernel.
+func (t *Target) write(ctx context.Context, sets []named, deletes []string) error {
+	p, err := newPlan(t.table, t.have, sets, deletes)
+	if err != nil {
+		return err
+	}
+	if !p.empty() {
+		now, sure, err := t.ledger.write(t.mark, p.entries, func() error { return t.cmd.restore(ctx, p.input) })
+		if err != nil {
+			return fmt.Errorf("write table %s: %w", t.table, err)
+		}
+		t.have.take(p)
+		t.mark = now
+		t.suspect = t.suspect || !sure
+	}
+	t.remember(sets, deletes)
+	return nil
+}
+
+// remember keeps hooks for chains of other programs that are absent: for the table of
+// desired chains they are in place.
+func (t *Target) remember(sets []named, deletes []string) {
+	for _, s := range sets {
+		if s.chain.IfExists {
+			t.absent[s.name] = s.chain
+		}
+	}
+	for _, name := range deletes {
+		delete(t.absent, name)
+	}
+}

@@ -1,0 +1,435 @@
+package iptables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"calico.internal/felix/internal/nstest"
+	"calico.internal/felix/internal/rules"
+	"calico.internal/libcalico/reconcile"
+	"calico.internal/libcalico/reconcile/targettest"
+)
+
+// kernel is one variant, family and table for which the kernel tests run.
+type kernel struct {
+	variant string
+	family  rules.Family
+	table   rules.Table
+}
+
+func (k kernel) String() string { return fmt.Sprintf("%s IPv%d %s", k.variant, k.family, k.table) }
+
+// command is the name of the variant's iptables.
+func (k kernel) command() string {
+	if k.family == rules.V6 {
+		return "ip6tables-" + k.variant
+	}
+	return "iptables-" + k.variant
+}
+
+func (k kernel) run(t *testing.T, args ...string) string {
+	t.Helper()
+	return nstest.Run(t, k.command(), append([]string{"-w", "-t", string(k.table)}, args...)...)
+}
+
+func (k kernel) save(t *testing.T) string {
+	t.Helper()
+	var lines []string
+	for line := range strings.Lines(nstest.Run(t, k.command()+"-save", "-t", string(k.table))) {
+		if !strings.HasPrefix(line, "#") {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "")
+}
+
+func (k kernel) open(t *testing.T) *Target {
+	t.Helper()
+	nstest.Isolate(t)
+	b, err := Detect(t.Context(), k.variant)
+	if err != nil {
+		t.Fatal(err)
+	}
+	targets, err := Open(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := targets.Target(k.family, k.table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return target
+}
+
+// onKernels runs a test for both variants, and for tables that differ from each other.
+func onKernels(t *testing.T, test func(t *testing.T, k kernel)) {
+	t.Helper()
+	for _, variant := range []string{Legacy, NFT} {
+		for _, k := range []kernel{{variant, rules.V4, rules.Filter}, {variant, rules.V6, rules.Filter}, {variant, rules.V4, rules.NAT}} {
+			t.Run(k.String(), func(t *testing.T) { test(t, k) })
+		}
+	}
+}
+
+func marked(mark uint32, a rules.Action) rules.Rule {
+	return rules.Rule{Match: rules.Match{Mark: rules.Mark{Value: mark, Mask: 0xff}}, Action: a}
+}
+
+func (k kernel) chain(t *testing.T, name string, list ...rules.Rule) reconcile.Item[string, Chain] {
+	t.Helper()
+	c, err := NewChain(k.family, rules.Chain{ChainID: rules.ChainID{Table: k.table, Name: name}, Rules: list})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reconcile.Item[string, Chain]{Key: name, Value: c}
+}
+
+func (k kernel) hooks(t *testing.T, chain string, hooks ...rules.Hook) reconcile.Item[string, Chain] {
+	t.Helper()
+	for i := range hooks {
+		hooks[i].ChainID = rules.ChainID{Table: k.table, Name: chain}
+	}
+	c, err := NewHooks(k.family, hooks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reconcile.Item[string, Chain]{Key: chain, Value: c}
+}
+
+func jumpTo(chain string) rules.Hook {
+	return rules.Hook{Rule: rules.Rule{Action: rules.Action{Verb: rules.Jump, Chain: chain}}}
+}
+
+var (
+	accept = rules.Action{Verb: rules.Accept}
+	back   = rules.Action{Verb: rules.Return}
+)
+
+func TestTargetsKeepTheContract(t *testing.T) {
+	onKernels(t, func(t *testing.T, k kernel) {
+		targettest.Run(t, func(t *testing.T) targettest.Subject[string, Chain] {
+			target := k.open(t)
+			bad := k.chain(t, "cali-zz-bad", rules.Rule{Action: rules.Action{Verb: rules.Jump, Chain: "cali-absent"}})
+			return targettest.Subject[string, Chain]{
+				Target:  closing{target},
+				Compare: strings.Compare,
+				Equal:   Equal,
+				Items: []reconcile.Item[string, Chain]{
+					k.chain(t, "cali-a", marked(1, back), marked(2, accept), marked(1, back)),
+					k.chain(t, "cali-b"),
+					k.chain(t, "cali-c", marked(3, back)),
+				},
+				Changed: k.chain(t, "cali-a", marked(4, accept), marked(2, accept)).Value,
+				Remove: func(t *testing.T, name string) {
+					k.run(t, "-F", name)
+					k.run(t, "-X", name)
+				},
+				Alter:      func(t *testing.T, name string) { k.run(t, "-A", name, "-j", "RETURN") },
+				AddForeign: k.foreign,
+				Bad:        &bad,
+			}
+		})
+	})
+}
+
+// closing hides from the contract's test that a chain at fault is left with a rule that
+// drops: to the test it is not there.
+type closing struct{ *Target }
+
+func (c closing) List(ctx context.Context) (map[string]Chain, error) {
+	out, err := c.Target.List(ctx)
+	for name, chain := range out {
+		if Owned(name) && Equal(FailClosed(c.family, c.table, name), chain) && name != "cali-b" {
+			delete(out, name)
+		}
+	}
+	return out, err
+}
+
+func (k kernel) foreign(t *testing.T) func(t *testing.T) {
+	t.Helper()
+	k.run(t, "-N", "OTHERS")
+	k.run(t, "-A", "OTHERS", "-m", "comment", "--comment", "not cali:abc", "-j", "RETURN")
+	k.run(t, "-A", "OUTPUT", "-j", "OTHERS")
+	k.run(t, "-N", "caliban")
+	pick := func() (lines []string) {
+		for line := range strings.Lines(k.save(t)) {
+			if strings.Contains(line, "OTHERS") || strings.Contains(line, "caliban") {
+				lines = append(lines, line)
+			}
+		}
+		return lines
+	}
+	before := pick()
+	return func(t *testing.T) {
+		t.Helper()
+		if d := cmp.Diff(before, pick()); d != "" {
+			t.Errorf("the rules of others changed: %s", d)
+		}
+	}
+}
+
+func apply(t *testing.T, target *Target, set ...reconcile.Item[string, Chain]) {
+	t.Helper()
+	slices.SortFunc(set, func(a, b reconcile.Item[string, Chain]) int { return strings.Compare(a.Key, b.Key) })
+	if err := target.Apply(t.Context(), reconcile.Changes[string, Chain]{Set: set}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestHooksStandFirstAndLastAroundTheRulesOfOthers(t *testing.T) {
+	onKernels(t, func(t *testing.T, k kernel) {
+		target := k.open(t)
+		k.run(t, "-A", "OUTPUT", "-m", "mark", "--mark", "0x7", "-j", "RETURN")
+		hooks := k.hooks(t, "OUTPUT",
+			rules.Hook{Rule: marked(9, accept), Position: rules.Last}, jumpTo("cali-OUTPUT"))
+		apply(t, target, k.chain(t, "cali-OUTPUT"), hooks)
+		want := []string{"-j cali-OUTPUT", "--mark 0x7 -j RETURN", "--mark 0x9/0xff -j ACCEPT"}
+		k.expectRules(t, "OUTPUT", want...)
+
+		// Another program comes in front, and behind.
+		k.run(t, "-I", "OUTPUT", "-m", "mark", "--mark", "0x6", "-j", "RETURN")
+		k.run(t, "-A", "OUTPUT", "-m", "mark", "--mark", "0x8", "-j", "RETURN")
+		have, err := target.List(t.Context())
+		if err != nil || Equal(hooks.Value, have["OUTPUT"]) {
+			t.Fatalf("the displaced hook counts as in place: %+v, %v", have["OUTPUT"], err)
+		}
+		apply(t, target, hooks)
+		k.expectRules(t, "OUTPUT", "-j cali-OUTPUT", "--mark 0x6 -j RETURN", "--mark 0x7 -j RETURN",
+			"--mark 0x8 -j RETURN", "--mark 0x9/0xff -j ACCEPT")
+		have, err = target.List(t.Context())
+		if err != nil || !Equal(hooks.Value, have["OUTPUT"]) {
+			t.Fatalf("the hook is not in place: %+v, %v", have["OUTPUT"], err)
+		}
+
+		if err := target.Apply(t.Context(), reconcile.Changes[string, Chain]{Delete: []string{"OUTPUT", "cali-OUTPUT"}}); err != nil {
+			t.Fatal(err)
+		}
+		k.expectRules(t, "OUTPUT", "--mark 0x6 -j RETURN", "--mark 0x7 -j RETURN", "--mark 0x8 -j RETURN")
+	})
+}
+
+// expectRules compares the ends of a chain's rules with what they should be.
+func (k kernel) expectRules(t *testing.T, chain string, want ...string) {
+	t.Helper()
+	var have []string
+	for line := range strings.Lines(k.save(t)) {
+		if strings.HasPrefix(line, "-A "+chain+" ") {
+			have = append(have, strings.TrimSpace(line))
+		}
+	}
+	ok := len(have) == len(want)
+	for i := range min(len(have), len(want)) {
+		ok = ok && strings.HasSuffix(have[i], want[i])
+	}
+	if !ok {
+		t.Errorf("chain %s has the rules\n%s\nwant\n%s", chain, strings.Join(have, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestAHookInAnAbsentChainWaitsForIt(t *testing.T) {
+	onKernels(t, func(t *testing.T, k kernel) {
+		target := k.open(t)
+		hook := jumpTo("cali-x")
+		hook.IfExists = true
+		hooks := k.hooks(t, "DOCKER-USER", hook)
+		apply(t, target, k.chain(t, "cali-x"), hooks)
+		have, err := target.List(t.Context())
+		if err != nil || !Equal(hooks.Value, have["DOCKER-USER"]) {
+			t.Fatalf("the hook in an absent chain counts as missing: %v", err)
+		}
+		k.run(t, "-N", "DOCKER-USER")
+		if drifted, err := target.Drifted(); !drifted || err != nil {
+			t.Fatalf("drifted = %v, %v", drifted, err)
+		}
+		have, err = target.List(t.Context())
+		if _, ok := have["DOCKER-USER"]; ok || err != nil {
+			t.Fatalf("the hook counts as in place: %v", err)
+		}
+		apply(t, target, hooks)
+		k.expectRules(t, "DOCKER-USER", "-j cali-x")
+	})
+}
+
+func TestAHookInAMissingKernelChainIsAnError(t *testing.T) {
+	k := kernel{NFT, rules.V4, rules.Filter}
+	target := k.open(t)
+	err := target.Apply(t.Context(), reconcile.Changes[string, Chain]{Set: []reconcile.Item[string, Chain]{
+		k.chain(t, "cali-x", marked(1, accept)), k.hooks(t, "NOWHERE", jumpTo("cali-x")),
+	}})
+	var faults *reconcile.KeyErrors[string]
+	if !errors.As(err, &faults) || len(faults.Errs) != 1 || faults.Errs["NOWHERE"] == nil {
+		t.Fatalf("got %v, want an error of NOWHERE alone", err)
+	}
+	k.expectRules(t, "cali-x", "-j ACCEPT")
+}
+
+func TestAChainAtFaultFailsClosedAndTheRestIsIn(t *testing.T) {
+	onKernels(t, func(t *testing.T, k kernel) {
+		target := k.open(t)
+		apply(t, target, k.chain(t, "cali-m", marked(1, accept)))
+		var set []reconcile.Item[string, Chain]
+		for i := range 20 {
+			name := fmt.Sprintf("cali-%02d", i)
+			set = append(set, k.chain(t, name, marked(uint32(i), accept), rules.Rule{Action: rules.Action{Verb: rules.Jump, Chain: "cali-m"}}))
+		}
+		noSet := rules.Rule{Match: rules.Match{Sets: []rules.Set{{Name: "cali4-absent"}}}, Action: accept}
+		set[7] = k.chain(t, "cali-07", noSet)
+		set = append(set, k.chain(t, "cali-m", marked(1, accept), noSet))
+		err := target.Apply(t.Context(), reconcile.Changes[string, Chain]{Set: set})
+		var faults *reconcile.KeyErrors[string]
+		if !errors.As(err, &faults) || len(faults.Errs) != 2 || faults.Errs["cali-07"] == nil || faults.Errs["cali-m"] == nil {
+			t.Fatalf("got %v, want errors of cali-07 and cali-m", err)
+		}
+		if text := faults.Errs["cali-07"].Error(); !strings.Contains(text, "cali4-absent") {
+			t.Errorf("the error %q does not say what is wrong", text)
+		}
+		closed := []string{"-j DROP"}
+		if k.table == rules.NAT {
+			closed = nil
+		}
+		k.expectRules(t, "cali-07", closed...)
+		k.expectRules(t, "cali-m", closed...)
+		k.expectRules(t, "cali-06", "--mark 0x6/0xff -j ACCEPT", "-j cali-m")
+		k.expectRules(t, "cali-08", "--mark 0x8/0xff -j ACCEPT", "-j cali-m")
+	})
+}
+
+func TestOnlyWritesOfOthersAreDrift(t *testing.T) {
+	onKernels(t, func(t *testing.T, k kernel) {
+		target := k.open(t)
+		if _, err := target.List(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		expect := func(when string, want bool) {
+			t.Helper()
+			if drifted, err := target.Drifted(); drifted != want || err != nil {
+				t.Fatalf("drifted = %v, %v %s, want %v", drifted, err, when, want)
+			}
+		}
+		expect("after a list", false)
+		apply(t, target, k.chain(t, "cali-a", marked(1, back), marked(2, back)), k.chain(t, "cali-b", rules.Rule{Action: rules.Action{Verb: rules.Goto, Chain: "cali-a"}}))
+		expect("after two chains", false)
+		apply(t, target, k.chain(t, "cali-a", marked(3, back), marked(1, back), marked(2, back)), k.hooks(t, "OUTPUT", jumpTo("cali-b")))
+		expect("after an insert and a hook", false)
+		apply(t, target, k.chain(t, "cali-a", marked(3, back)))
+		expect("after deletes", false)
+		k.run(t, "-F", "cali-a")
+		expect("after a flush", true)
+		// A write starts from what is there and does not hide the drift of other chains.
+		apply(t, target, k.chain(t, "cali-b", marked(5, back)))
+		expect("after a write", true)
+		k.expectRules(t, "cali-b", "--mark 0x5/0xff -j RETURN")
+		if _, err := target.List(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		expect("after the next list", false)
+		if err := target.Apply(t.Context(), reconcile.Changes[string, Chain]{Delete: []string{"OUTPUT", "cali-a", "cali-b"}}); err != nil {
+			t.Fatal(err)
+		}
+		expect("after all is deleted", false)
+	})
+}
+
+func TestUnchangedRulesKeepTheirCounters(t *testing.T) {
+	for _, variant := range []string{Legacy, NFT} {
+		t.Run(variant, func(t *testing.T) {
+			k := kernel{variant, rules.V4, rules.Filter}
+			target := k.open(t)
+			first := k.chain(t, "cali-a", marked(0, back), marked(0, accept))
+			second := k.chain(t, "cali-a", marked(0, back), marked(7, accept), marked(0, accept))
+			first, second = k.chain(t, "cali-a", marked(0, rules.Action{Verb: rules.ClearMark, Mark: 0xff}), marked(0, accept)),
+				k.chain(t, "cali-a", marked(0, rules.Action{Verb: rules.ClearMark, Mark: 0xff}), marked(7, accept), marked(0, accept))
+			apply(t, target, first, k.hooks(t, "OUTPUT", jumpTo("cali-a")))
+			nstest.Run(t, "ping", "-c", "2", "-i", "0.01", "127.0.0.1")
+			counters := func() (out []string) {
+				for line := range strings.Lines(nstest.Run(t, k.command()+"-save", "-c", "-t", "filter")) {
+					if strings.Contains(line, "-A cali-a") && strings.Contains(line, "0x0/0xff") {
+						out = append(out, line)
+					}
+				}
+				return out
+			}
+			before := counters()
+			if len(before) != 2 || strings.HasPrefix(before[0], "[0:") {
+				t.Fatalf("the rules did not count: %q", before)
+			}
+			apply(t, target, second)
+			if d := cmp.Diff(before, counters()); d != "" {
+				t.Errorf("counters changed: %s", d)
+			}
+			k.expectRules(t, "cali-a", "0x0/0xff", "--mark 0x7/0xff -j ACCEPT", "--mark 0x0/0xff -j ACCEPT")
+		})
+	}
+}
+
+func TestEveryKindOfRuleIsTakenByTheKernel(t *testing.T) {
+	for _, variant := range []string{Legacy, NFT} {
+		for _, f := range rules.Families {
+			t.Run(fmt.Sprintf("%s IPv%d", variant, f), func(t *testing.T) {
+				nstest.Isolate(t)
+				r, err := rules.NewRenderer(rules.DefaultConfig())
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := Detect(t.Context(), variant)
+				if err != nil {
+					t.Fatal(err)
+				}
+				targets, err := Open(b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				name := fmt.Sprintf("cali%d-", f)
+				family := map[rules.Family]string{rules.V4: "inet", rules.V6: "inet6"}[f]
+				for _, set := range []string{"all-ipam-pools", "masq-ipam-pools"} {
+					nstest.Run(t, "ipset", "create", name+set, "hash:net", "family", family)
+				}
+				byTable := map[rules.Table][]reconcile.Item[string, Chain]{}
+				for _, c := range slices.Concat(r.Static(f), []rules.Chain{
+					{ChainID: rules.ChainID{Table: rules.Filter, Name: "cali-from-wl-dispatch"}},
+					{ChainID: rules.ChainID{Table: rules.Filter, Name: "cali-to-wl-dispatch"}},
+				}) {
+					chain, err := NewChain(f, c)
+					if err != nil {
+						t.Fatal(err)
+					}
+					byTable[c.Table] = append(byTable[c.Table], reconcile.Item[string, Chain]{Key: c.Name, Value: chain})
+				}
+				for _, table := range rules.Tables {
+					target, err := targets.Target(f, table)
+					if err != nil {
+						t.Fatal(err)
+					}
+					apply(t, target, byTable[table]...)
+					if _, err := target.List(t.Context()); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestAFailingCommandChangesNothing(t *testing.T) {
+	target := kernel{NFT, rules.V4, rules.Filter}.open(t)
+	target.cmd = programs{"false", "false"}
+	if _, err := target.List(t.Context()); err == nil {
+		t.Error("a list by a failing command succeeded")
+	}
+	target.cmd = programs{"true", "true"}
+	if _, err := target.List(t.Context()); !errors.Is(err, errIncomplete) {
+		t.Errorf("a list by a command that prints nothing: got %v", err)
+	}
+	target.cmd = programs{"no-such-program", "no-such-program"}
+	if _, err := target.List(t.Context()); !errors.Is(err, errBusy) || !errors.Is(err, exec.ErrNotFound) {
+		t.Errorf("a list by a command that is not installed: got %v", err)
+	}
+}

@@ -1,0 +1,234 @@
+// Package nlconn is a persistent netlink socket over which many requests go at once. It
+// stands beside github.com/vishvananda/netlink, whose calls send one request and wait
+// for its answer, for what that library does not cover or does one by one: members of
+// IP sets, the generation of nf_tables, removal of tracked connections.
+//
+// A Conn belongs to one goroutine, and to the network namespace in which it was dialled.
+package nlconn
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// Timeout is how long the kernel may take for an answer.
+	Timeout = 10 * time.Second
+	// maxBatch is the number of requests in one send: their answers must fit into the
+	// socket's buffer.
+	maxBatch = 256
+	// maxSend is the number of bytes in one send.
+	maxSend    = 256 * 1024
+	bufferSize = 4 * 1024 * 1024
+)
+
+// Conn is an open netlink socket.
+type Conn struct {
+	sock *nl.NetlinkSocket
+	seq  uint32
+}
+
+// Request is one message to the kernel. NLM_F_REQUEST is added to Flags.
+type Request struct {
+	Type  uint16
+	Flags uint16
+	Body  []byte
+}
+
+// Dial opens a socket of a netlink protocol, such as NETLINK_NETFILTER, in the network
+// namespace of the calling thread.
+func Dial(protocol int) (*Conn, error) {
+	sock, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), protocol)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	timeout := unix.NsecToTimeval(int64(Timeout))
+	// Without the right to force it the buffer stays as large as the system allows.
+	_ = sock.SetReceiveBufferSize(bufferSize, true)
+	if err := errors.Join(sock.SetReceiveTimeout(&timeout), sock.SetSendTimeout(&timeout)); err != nil {
+		sock.Close()
+		return nil, fmt.Errorf("set time-out of netlink socket: %w", err)
+	}
+	return &Conn{sock: sock}, nil
+}
+
+// Close closes the socket.
+func (c *Conn) Close() { c.sock.Close() }
+
+// Do sends one request and hands the answers to each (which may be nil) until the
+// kernel says that it is done. The error of the kernel is a [syscall.Errno]; those
+// of a dump that changed under way are [nl.ErrDumpInterrupted].
+func (c *Conn) Do(r Request, each func(body []byte) error) error {
+	first := c.seq + 1
+	if err := c.send([]Request{r}); err != nil {
+		return err
+	}
+	var fault error
+	interrupted := false
+	for {
+		msgs, err := c.receive()
+		if err != nil {
+			return err
+		}
+		for _, m := range msgs {
+			if m.Header.Seq != first {
+				continue
+			}
+			interrupted = interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
+			if errno, last := outcome(m); last {
+				if errno == nil && interrupted {
+					errno = nl.ErrDumpInterrupted
+				}
+				return errors.Join(fault, errno)
+			}
+			if each != nil && fault == nil {
+				fault = each(m.Data)
+			}
+			if m.Header.Flags&unix.NLM_F_MULTI == 0 && r.Flags&unix.NLM_F_ACK == 0 {
+				return fault
+			}
+		}
+	}
+}
+
+// Batch sends all requests, in as few system calls as the buffers allow, and returns
+// the kernel's answer to each: nil or a [syscall.Errno]. The error is that of the socket
+// itself; then it is not known which requests were carried out.
+func (c *Conn) Batch(reqs []Request) ([]error, error) {
+	results := make([]error, 0, len(reqs))
+	for len(reqs) > 0 {
+		n, size := 0, 0
+		for n < len(reqs) && n < maxBatch && (n == 0 || size+len(reqs[n].Body) < maxSend) {
+			size += len(reqs[n].Body) + unix.NLMSG_HDRLEN
+			n++
+		}
+		part, err := c.batch(reqs[:n])
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, part...)
+		reqs = reqs[n:]
+	}
+	return results, nil
+}
+
+func (c *Conn) batch(reqs []Request) ([]error, error) {
+	for i := range reqs {
+		reqs[i].Flags |= unix.NLM_F_ACK
+	}
+	first := c.seq + 1
+	if err := c.send(reqs); err != nil {
+		return nil, err
+	}
+	results := make([]error, len(reqs))
+	for missing := len(reqs); missing > 0; {
+		msgs, err := c.receive()
+		if err != nil {
+			return nil, err
+		}
+		for _, m := range msgs {
+			i := int(m.Header.Seq - first)
+			if i < 0 || i >= len(reqs) {
+				continue
+			}
+			if errno, last := outcome(m); last {
+				results[i] = errno
+				missing--
+			}
+		}
+	}
+	return results, nil
+}
+
+func (c *Conn) send(reqs []Request) error {
+	var buf []byte
+	for _, r := range reqs {
+		c.seq++
+		length := unix.NLMSG_HDRLEN + len(r.Body)
+		buf = binary.NativeEndian.AppendUint32(buf, uint32(length))
+		buf = binary.NativeEndian.AppendUint16(buf, r.Type)
+		buf = binary.NativeEndian.AppendUint16(buf, r.Flags|unix.NLM_F_REQUEST)
+		buf = binary.NativeEndian.AppendUint32(buf, c.seq)
+		buf = binary.NativeEndian.AppendUint32(buf, 0)
+		buf = append(buf, r.Body...)
+		for len(buf)%unix.NLMSG_ALIGNTO != 0 {
+			buf = append(buf, 0)
+		}
+	}
+	if err := unix.Sendto(c.sock.GetFd(), buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return fmt.Errorf("send to netlink: %w", err)
+	}
+	return nil
+}
+
+func (c *Conn) receive() ([]syscall.NetlinkMessage, error) {
+	for {
+		msgs, from, err := c.sock.Receive()
+		if err != nil {
+			return nil, fmt.Errorf("receive from netlink: %w", err)
+		}
+		if from.Pid == nl.PidKernel {
+			return msgs, nil
+		}
+	}
+}
+
+// outcome is the kernel's verdict on a request; last is false for a message that only
+// carries data.
+func outcome(m syscall.NetlinkMessage) (err error, last bool) {
+	if m.Header.Type != unix.NLMSG_ERROR && m.Header.Type != unix.NLMSG_DONE {
+		return nil, false
+	}
+	if len(m.Data) < 4 {
+		return nil, true
+	}
+	if errno := -int32(binary.NativeEndian.Uint32(m.Data)); errno > 0 {
+		return syscall.Errno(errno), true
+	}
+	return nil, true
+}
+
+// Attr appends a netlink attribute to a message.
+func Attr(b []byte, typ uint16, value []byte) []byte {
+	b = binary.NativeEndian.AppendUint16(b, uint16(unix.SizeofRtAttr+len(value)))
+	b = binary.NativeEndian.AppendUint16(b, typ)
+	b = append(b, value...)
+	for len(b)%unix.RTA_ALIGNTO != 0 {
+		b = append(b, 0)
+	}
+	return b
+}
+
+// String is a value of an attribute that holds a text.
+func String(s string) []byte { return append([]byte(s), 0) }
+
+// Nested marks an attribute that holds others.
+const Nested = unix.NLA_F_NESTED
+
+// NetOrder marks an attribute whose number is in network byte order.
+const NetOrder = unix.NLA_F_NET_BYTEORDER
+
+// Attrs calls each for the attributes in b, with flags taken off their types.
+func Attrs(b []byte, each func(typ uint16, value []byte)) {
+	for len(b) >= unix.SizeofRtAttr {
+		length := int(binary.NativeEndian.Uint16(b))
+		if length < unix.SizeofRtAttr || length > len(b) {
+			return
+		}
+		each(binary.NativeEndian.Uint16(b[2:])&^(Nested|NetOrder), b[unix.SizeofRtAttr:length])
+		b = b[min((length+unix.RTA_ALIGNTO-1)&^(unix.RTA_ALIGNTO-1), len(b)):]
+	}
+}
+
+// Netfilter is the header that messages to the netfilter subsystems begin with.
+func Netfilter(family uint8) []byte { return []byte{family, nl.NFNETLINK_V0, 0, 0} }
+
+// NetfilterHeader is the length of [Netfilter].
+const NetfilterHeader = nl.SizeofNfgenmsg

@@ -1,0 +1,49 @@
+// Package rules turns desired state into chains of firewall rules. It is pure, and it
+// knows no command's syntax: a [Chain] is data that the iptables package prints, and that
+// another dataplane can print in its own way. A [Renderer] renders single objects, a
+// [Tracker] says which chains a change of the desired state touches.
+//
+// # A packet's way
+//
+// Kernel chains on the left, and the hook in each that leads to ours, in the order in
+// which a packet meets them. "X →" is a jump that comes back, "X ⇒" a goto.
+//
+//	raw PREROUTING      cali-PREROUTING   clear our marks; from a workload: drop 127/8 and
+//	                                      forged sources; else → cali-from-host-endpoint
+//	                                      (untracked policy); accept what is marked
+//	mangle PREROUTING   cali-PREROUTING   known connections and workloads pass; else
+//	                                      → cali-from-host-endpoint (preDNAT policy)
+//	nat PREROUTING      cali-PREROUTING   (room for floating addresses)
+//	filter INPUT        cali-INPUT        from a workload ⇒ cali-wl-to-host: egress policy,
+//	                                      then ping and DNS to the gateway, then the
+//	                                      endpoint-to-host action; else → host endpoints
+//	filter FORWARD      cali-FORWARD      → cali-from-hep-forward, from a workload
+//	                                      → cali-from-wl-dispatch, to a workload
+//	                                      → cali-to-wl-dispatch, → cali-to-hep-forward;
+//	                                      accept what came back and is a workload's
+//	raw OUTPUT          cali-OUTPUT       clear our marks; untracked policy
+//	nat OUTPUT          cali-OUTPUT       (room for floating addresses)
+//	filter OUTPUT       cali-OUTPUT       to a workload: not policed; else → host endpoints
+//	nat POSTROUTING     cali-POSTROUTING  → cali-nat-outgoing: masquerade what leaves the pools
+//
+//	cali-from-wl-dispatch ⇒ cali-from-wl-dispatch-<c> ⇒ cali-fw-<interface>
+//	cali-fw-<interface>   known connections pass; clear accept and pass; tier by tier
+//	                      → cali-po-<policy> …, accepted? return; nobody decided? drop;
+//	                      then → cali-pro-<profile> …, accepted? return; drop
+//
+// A packet between two workloads of the host passes both its sender's and its receiver's
+// chain, because an allow in them only marks and returns.
+//
+// # Decisions
+//
+// Docker gives FORWARD the policy DROP. An allowed packet is therefore accepted inside
+// cali-FORWARD, which stands first in FORWARD; see [Renderer.Hooks] for the case that the
+// host's own rules are to have a look before.
+//
+// A rule that names networks is one for their families: in the other family it is not
+// rendered, also when the list is a negated one.
+//
+// The dispatch chains are a tree of fixed shape, so that a new endpoint only adds rules;
+// see dispatch.go. The order of a tree's rules, and every chain's content, depends on the
+// present state only, so that a restart finds nothing to change.
+package rules

@@ -1,0 +1,140 @@
+package rules
+
+import (
+	"calico.internal/felix/internal/desired"
+)
+
+// Endpoint renders the two chains of a workload endpoint.
+func (r *Renderer) Endpoint(e *desired.Endpoint) []Chain {
+	return []Chain{r.endpointChain(e, desired.Ingress), r.endpointChain(e, desired.Egress)}
+}
+
+// endpointChain is everything that a packet to (Ingress) or from (Egress) a workload has
+// to pass. An allowed packet returns with the accept mark set, so that it meets the
+// other end's chain too when that is on this host.
+func (r *Renderer) endpointChain(e *desired.Endpoint, d desired.Direction) Chain {
+	c := Chain{ChainID: ChainID{Filter, endpointChain(d, e.Interface)}}
+	if !e.Up {
+		c.add(r.deny("The endpoint is inactive"))
+		return c
+	}
+	c.add(r.connections()...)
+	c.add(Rule{Action: clearMark(r.marks.accept | r.marks.pass)})
+	if d == desired.Egress {
+		c.add(r.noTunnels()...)
+	}
+	c.add(r.tiers(e.Tiers, d, true)...)
+	c.add(r.profiles(e, d)...)
+	c.add(r.deny("No policy or profile allowed it"))
+	return c
+}
+
+// profiles asks the endpoint's profiles in their order.
+func (r *Renderer) profiles(e *desired.Endpoint, d desired.Direction) []Rule {
+	var list []Rule
+	for _, name := range e.Profiles {
+		list = append(list, Rule{Action: jump(profileChain(d, name))}, r.returnAccepted("Allowed by profile"))
+	}
+	return list
+}
+
+// connections lets packets of known connections pass before any policy is asked.
+func (r *Renderer) connections() []Rule {
+	known := Match{Conn: Established | Related}
+	var list []Rule
+	if r.cfg.FilterAllow == Accept {
+		list = append(list, Rule{Match: known, Action: do(Accept)})
+	} else {
+		list = append(list, Rule{Match: known, Action: setMark(r.marks.accept)}, Rule{Match: known, Action: do(Return)})
+	}
+	if !r.cfg.NoInvalidCheck {
+		list = append(list, Rule{Match: Match{Conn: Invalid}, Action: do(Drop)})
+	}
+	return list
+}
+
+// noTunnels drops encapsulated packets, whose inner packet no policy would see.
+func (r *Renderer) noTunnels() []Rule {
+	vxlan := Ports{Side: Dst, Ranges: []desired.PortRange{{First: vxlanPort, Last: vxlanPort}}}
+	return []Rule{
+		{Match: Match{Protocol: desired.UDP, Ports: []Ports{vxlan}}, Action: do(r.cfg.FilterDeny), Comment: "VXLAN from a workload"},
+		{Match: Match{Protocol: desired.IPIP}, Action: do(r.cfg.FilterDeny), Comment: "IP in IP from a workload"},
+	}
+}
+
+// tiers asks the tiers that have a policy in the direction. decide says whether a packet
+// on which a tier's policies did not decide is dropped, as far as the tier wants that. The
+// pass mark is clear at the beginning.
+func (r *Renderer) tiers(tiers []desired.Tier, d desired.Direction, decide bool) []Rule {
+	var list []Rule
+	for _, t := range tiers {
+		if len(t.Policies(d)) == 0 {
+			continue
+		}
+		if len(list) > 0 {
+			list = append(list, Rule{Action: clearMark(r.marks.pass), Comment: "Tier " + t.Name})
+		}
+		list = append(list, r.tier(t, d)...)
+		if decide && !t.PassByDefault {
+			drop := r.deny("No policy of tier " + t.Name + " decided")
+			drop.Match = isClear(r.marks.pass)
+			list = append(list, drop)
+		}
+	}
+	return list
+}
+
+// tier asks the policies of a tier in their order. A policy that passes sets the pass
+// mark, which skips the rest of the tier.
+func (r *Renderer) tier(t desired.Tier, d desired.Direction) []Rule {
+	var list []Rule
+	for i, k := range t.Policies(d) {
+		ask := Rule{Action: jump(policyChain(d, k))}
+		if i > 0 {
+			ask.Match = isClear(r.marks.pass)
+		}
+		list = append(list, ask, r.returnAccepted("Allowed by policy"))
+	}
+	return list
+}
+
+func (r *Renderer) returnAccepted(comment string) Rule {
+	return Rule{Match: isSet(r.marks.accept), Action: do(Return), Comment: comment}
+}
+
+func (r *Renderer) deny(comment string) Rule {
+	return Rule{Action: do(r.cfg.FilterDeny), Comment: comment}
+}
+
+// Policy renders the chains of a policy in a family: one for each direction in which it
+// applies, in the table of its stage.
+func (r *Renderer) Policy(f Family, p *desired.Policy) []Chain {
+	var list []Chain
+	for _, d := range p.Directions {
+		c := Chain{ChainID: ChainID{tableOf(p.Stage), policyChain(d, p.Key)}}
+		c.add(r.ruleList(f, c.Table, p.Rules(d))...)
+		list = append(list, c)
+	}
+	return list
+}
+
+// tableOf is the table in which policies of a stage are asked.
+func tableOf(s desired.Stage) Table {
+	switch s {
+	case desired.Untracked:
+		return Raw
+	case desired.PreDNAT:
+		return Mangle
+	case desired.Normal:
+	}
+	return Filter
+}
+
+// Profile renders the chains of a profile in a family.
+func (r *Renderer) Profile(f Family, p *desired.Profile) []Chain {
+	in := Chain{ChainID: ChainID{Filter, profileChain(desired.Ingress, p.Name)}}
+	out := Chain{ChainID: ChainID{Filter, profileChain(desired.Egress, p.Name)}}
+	in.add(r.ruleList(f, Filter, p.Ingress)...)
+	out.add(r.ruleList(f, Filter, p.Egress)...)
+	return []Chain{in, out}
+}

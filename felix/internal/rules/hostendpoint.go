@@ -1,0 +1,217 @@
+package rules
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"calico.internal/felix/internal/desired"
+	"calico.internal/libcalico/model"
+)
+
+// boundHost is a host endpoint with the interface that it guards, or "*" for all that no
+// other host endpoint guards.
+type boundHost struct {
+	iface    string
+	endpoint *desired.Endpoint
+}
+
+// bindHosts finds the interface of each host endpoint: by its name, or by an expected
+// address. An interface that is named belongs to the endpoint that names it; else the
+// endpoint that comes first by name has it. unbound are those for which none is found.
+func bindHosts(endpoints map[model.Key]*desired.Endpoint, addrs map[string][]netip.Addr) (bound []boundHost, unbound []model.Key) {
+	hosts := map[string]*desired.Endpoint{}
+	keys := slices.SortedFunc(maps.Keys(endpoints), model.Compare)
+	for _, k := range keys {
+		if e := endpoints[k]; !e.IsWorkload() && e.Interface != "" && hosts[e.Interface] == nil {
+			hosts[e.Interface] = e
+		}
+	}
+	for _, k := range keys {
+		e := endpoints[k]
+		if e.IsWorkload() || e.Interface != "" {
+			continue
+		}
+		found := false
+		for iface, list := range addrs {
+			if hosts[iface] == nil && slices.ContainsFunc(list, func(a netip.Addr) bool { return slices.Contains(e.ExpectedAddrs, a) }) {
+				hosts[iface], found = e, true
+			}
+		}
+		if !found {
+			unbound = append(unbound, k)
+		}
+	}
+	for iface, e := range hosts {
+		bound = append(bound, boundHost{iface, e})
+	}
+	// "*" comes last.
+	slices.SortFunc(bound, func(a, b boundHost) int {
+		switch {
+		case a.iface == "*":
+			return 1
+		case b.iface == "*":
+			return -1
+		}
+		return strings.Compare(a.iface, b.iface)
+	})
+	return bound, unbound
+}
+
+// hostStage is one place in a packet's way where host endpoints' policies are asked.
+type hostStage struct {
+	table     Table
+	direction desired.Direction
+	forward   bool
+	dispatch  string
+	// tiers picks the tiers that are asked here. Where there are none the packet passes
+	// unseen, unless closed is set: then it is dropped.
+	tiers  func(*desired.Endpoint) []desired.Tier
+	closed bool
+}
+
+// hostStages lists the places, in the order in which packets meet them.
+func hostStages() []hostStage {
+	untracked := func(e *desired.Endpoint) []desired.Tier { return e.Untracked }
+	preDNAT := func(e *desired.Endpoint) []desired.Tier { return e.PreDNAT }
+	forward := func(e *desired.Endpoint) []desired.Tier { return e.Forward }
+	normal := func(e *desired.Endpoint) []desired.Tier { return e.Tiers }
+	return []hostStage{
+		{table: Raw, direction: desired.Ingress, dispatch: chainFromHost, tiers: untracked},
+		{table: Raw, direction: desired.Egress, dispatch: chainToHost, tiers: untracked},
+		{table: Mangle, direction: desired.Ingress, dispatch: chainFromHost, tiers: preDNAT},
+		{table: Filter, direction: desired.Ingress, forward: true, dispatch: chainFromHostForward, tiers: forward},
+		{table: Filter, direction: desired.Egress, forward: true, dispatch: chainToHostForward, tiers: forward},
+		{table: Filter, direction: desired.Ingress, dispatch: chainFromHost, tiers: normal, closed: true},
+		{table: Filter, direction: desired.Egress, dispatch: chainToHost, tiers: normal, closed: true},
+	}
+}
+
+// asked reports whether the stage has something to say about an endpoint's packets.
+func (s hostStage) asked(e *desired.Endpoint) bool {
+	return s.closed || slices.ContainsFunc(s.tiers(e), func(t desired.Tier) bool { return len(t.Policies(s.direction)) > 0 })
+}
+
+// hostEndpoints renders all chains of host endpoints. The dispatch chains are always
+// there; the failsafe chains where a chain leads to them.
+func (r *Renderer) hostEndpoints(f Family, bound []boundHost) []Chain {
+	var list []Chain
+	failsafe := map[ChainID]Chain{}
+	for _, s := range hostStages() {
+		list = append(list, r.hostDispatch(s, bound))
+		for _, b := range bound {
+			if !s.asked(b.endpoint) {
+				continue
+			}
+			list = append(list, r.hostEndpoint(s, b))
+			if !s.forward {
+				c := r.failsafe(f, s)
+				failsafe[c.ChainID] = c
+			}
+		}
+	}
+	return slices.AppendSeq(list, maps.Values(failsafe))
+}
+
+// hostDispatch finds the endpoint of a packet's interface. The endpoint for all
+// interfaces gets what is left, but not packets of workloads or within the host. An
+// interface that has an endpoint of its own never falls to it.
+func (r *Renderer) hostDispatch(s hostStage, bound []boundHost) Chain {
+	c := Chain{ChainID: ChainID{s.table, s.dispatch}}
+	every := len(bound) > 0 && bound[len(bound)-1].iface == "*" && s.asked(bound[len(bound)-1].endpoint)
+	for _, b := range bound {
+		if b.iface == "*" {
+			continue
+		}
+		on := onHostInterface(s.direction, Interface{Name: b.iface})
+		switch {
+		case s.asked(b.endpoint):
+			c.add(Rule{Match: on, Action: goTo(hostChain(s.direction, s.forward, b.iface))})
+		case every:
+			c.add(Rule{Match: on, Action: do(Return)})
+		}
+	}
+	if !every {
+		return c
+	}
+	c.add(Rule{Match: onHostInterface(s.direction, Interface{Name: "lo"}), Action: do(Return)})
+	for _, p := range r.cfg.WorkloadPrefixes {
+		c.add(Rule{Match: onHostInterface(s.direction, Interface{Name: p, Prefix: true}), Action: do(Return)})
+	}
+	c.add(Rule{Action: goTo(hostChain(s.direction, s.forward, "*"))})
+	return c
+}
+
+// onHostInterface matches packets that come in by (Ingress), or go out by (Egress), an
+// interface of the host.
+func onHostInterface(d desired.Direction, i Interface) Match {
+	if d == desired.Ingress {
+		return Match{In: i}
+	}
+	return Match{Out: i}
+}
+
+// hostEndpoint is what a packet of a host endpoint has to pass at one stage.
+func (r *Renderer) hostEndpoint(s hostStage, b boundHost) Chain {
+	c := Chain{ChainID: ChainID{s.table, hostChain(s.direction, s.forward, b.iface)}}
+	if s.table == Filter {
+		c.add(r.connections()...)
+	}
+	if !s.forward {
+		c.add(Rule{Action: jump(failsafeChain(s.direction))})
+	}
+	c.add(Rule{Action: clearMark(r.marks.accept | r.marks.pass)})
+	c.add(r.tiers(s.tiers(b.endpoint), s.direction, s.table == Filter)...)
+	if s.closed {
+		c.add(r.profiles(b.endpoint, s.direction)...)
+		c.add(r.deny("No policy or profile allowed it"))
+	}
+	return c
+}
+
+func failsafeChain(d desired.Direction) string {
+	if d == desired.Ingress {
+		return chainFailsafeIn
+	}
+	return chainFailsafeOut
+}
+
+// icmpv6ForLink are the ICMPv6 messages without which no port of a host can be reached by
+// IPv6: of multicast listeners, and router and neighbour discovery.
+var icmpv6ForLink = []uint8{130, 131, 132, 133, 134, 135, 136}
+
+// failsafe accepts packets to the ports of the host that no policy closes. In the raw
+// table, where connections are not known, it accepts the answers from such ports of the
+// other direction too.
+func (r *Renderer) failsafe(f Family, s hostStage) Chain {
+	c := Chain{ChainID: ChainID{s.table, failsafeChain(s.direction)}}
+	ports, others := r.cfg.FailsafeInbound, r.cfg.FailsafeOutbound
+	if s.direction == desired.Egress {
+		ports, others = others, ports
+	}
+	add := func(list []FailsafePort, side Side) {
+		for _, p := range list {
+			if p.Net.IsValid() && !f.Of(p.Net) {
+				continue
+			}
+			m := Match{Protocol: p.Protocol, Ports: []Ports{{Side: side, Ranges: []desired.PortRange{{First: p.Port, Last: p.Port}}}}}
+			peer := &m.Source
+			if s.direction == desired.Egress {
+				peer = &m.Destination
+			}
+			peer.Prefix = p.Net
+			c.add(Rule{Match: m, Action: do(Accept), Comment: "Failsafe"})
+		}
+	}
+	if f == V6 {
+		for _, t := range icmpv6ForLink {
+			c.add(Rule{Match: Match{Protocol: desired.ICMPv6, ICMP: []ICMP{{Type: t}}}, Action: do(Accept), Comment: "Failsafe"})
+		}
+	}
+	add(ports, Dst)
+	if s.table == Raw {
+		add(others, Src)
+	}
+	return c
+}

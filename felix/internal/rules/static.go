@@ -1,0 +1,218 @@
+package rules
+
+import (
+	"net/netip"
+
+	"calico.internal/felix/internal/desired"
+)
+
+// loopback is the network that no packet of a workload may come from or go to.
+var loopback = netip.MustParsePrefix("127.0.0.0/8")
+
+// vxlanPort is where VXLAN packets go; workloads must not send any.
+const vxlanPort = 4789
+
+// dnsPort is where the workloads' gateway answers names.
+const dnsPort = 53
+
+// Static are the chains of the frame: all but the dispatch chains of workloads. Those of
+// host endpoints are as they are without any.
+func (r *Renderer) Static(f Family) []Chain {
+	list := []Chain{
+		r.rawPrerouting(f), r.rawOutput(),
+		r.manglePrerouting(),
+		{ChainID: ChainID{NAT, chainPrerouting}, Rules: []Rule{{Action: jump(chainDNAT)}}},
+		{ChainID: ChainID{NAT, chainOutput}, Rules: []Rule{{Action: jump(chainDNAT)}}},
+		{ChainID: ChainID{NAT, chainPostrouting}, Rules: []Rule{{Action: jump(chainSNAT)}, {Action: jump(chainNATOutgoing)}}},
+		{ChainID: ChainID{NAT, chainDNAT}},
+		{ChainID: ChainID{NAT, chainSNAT}},
+		r.natOutgoing(f),
+		r.filterForward(), r.filterInput(), r.workloadToHost(f), r.filterOutput(),
+	}
+	return append(list, r.hostEndpoints(f, nil)...)
+}
+
+// Hooks are the rules that lead from chains that are not ours to ours.
+//
+// An allowed packet leaves the FORWARD chain by an accept inside cali-FORWARD, which
+// stands first, so that the policy DROP that Docker gives that chain does not meet it.
+// Where the allow action is Return, host rules behind the hook have a look at the packet
+// too, and a second hook at the end of FORWARD accepts what felix allowed.
+//
+// Docker puts its own jumps before everything when it starts, and accepts there what its
+// bridges send. Until the hook stands first again, the one in DOCKER-USER, the first
+// chain that Docker asks, keeps policy in force.
+func (r *Renderer) Hooks() []Hook {
+	hook := func(t Table, chain, to string) Hook {
+		return Hook{ChainID: ChainID{t, chain}, Rule: Rule{Action: jump(to)}, Position: r.cfg.HookPosition}
+	}
+	hooks := []Hook{
+		hook(Raw, "PREROUTING", chainPrerouting), hook(Raw, "OUTPUT", chainOutput),
+		hook(Mangle, "PREROUTING", chainPrerouting),
+		hook(NAT, "PREROUTING", chainPrerouting), hook(NAT, "OUTPUT", chainOutput), hook(NAT, "POSTROUTING", chainPostrouting),
+		hook(Filter, "INPUT", chainInput), hook(Filter, "FORWARD", chainForward), hook(Filter, "OUTPUT", chainOutput),
+	}
+	if r.cfg.FilterAllow == Return {
+		accept := Rule{Match: isSet(r.marks.accept), Action: do(Accept), Comment: "Allowed by policy"}
+		hooks = append(hooks, Hook{ChainID: ChainID{Filter, "FORWARD"}, Rule: accept, Position: Last})
+	}
+	if r.cfg.HookPosition == First {
+		docker := hook(Filter, "DOCKER-USER", chainForward)
+		docker.IfExists = true
+		hooks = append(hooks, docker)
+	}
+	return hooks
+}
+
+// fromWorkloads and toWorkloads make one rule per workload prefix.
+func (r *Renderer) fromWorkloads(rule Rule) []Rule {
+	return r.perPrefix(rule, func(m *Match, i Interface) { m.In = i })
+}
+
+func (r *Renderer) toWorkloads(rule Rule) []Rule {
+	return r.perPrefix(rule, func(m *Match, i Interface) { m.Out = i })
+}
+
+func (r *Renderer) perPrefix(rule Rule, set func(*Match, Interface)) []Rule {
+	var list []Rule
+	for _, p := range r.cfg.WorkloadPrefixes {
+		set(&rule.Match, Interface{Name: p, Prefix: true})
+		list = append(list, rule)
+	}
+	return list
+}
+
+// rawPrerouting is the first chain that a packet meets: bits that another program may
+// have set are cleared, and a workload's packet must come from where its source lives.
+func (r *Renderer) rawPrerouting(f Family) Chain {
+	c := Chain{ChainID: ChainID{Raw, chainPrerouting}}
+	c.add(Rule{Action: clearMark(r.marks.all())})
+	c.add(r.fromWorkloads(Rule{Action: setMark(r.marks.scratch0)})...)
+	fromWorkload := func(with func(*Match), comment string) {
+		rule := Rule{Match: isSet(r.marks.scratch0), Action: do(Drop), Comment: comment}
+		with(&rule.Match)
+		c.add(rule)
+	}
+	if f == V4 {
+		fromWorkload(func(m *Match) { m.Destination = Net{Prefix: loopback} }, "Workloads must not reach the host's loopback")
+		fromWorkload(func(m *Match) { m.Source = Net{Prefix: loopback} }, "Workloads must not reach the host's loopback")
+	}
+	fromWorkload(func(m *Match) { m.RPFilterFails = true }, "The source is not this workload's")
+	c.add(Rule{Match: isClear(r.marks.scratch0), Action: jump(chainFromHost)})
+	c.add(Rule{Match: isSet(r.marks.accept), Action: do(Accept)})
+	return c
+}
+
+func (r *Renderer) rawOutput() Chain {
+	c := Chain{ChainID: ChainID{Raw, chainOutput}}
+	c.add(
+		Rule{Action: clearMark(r.marks.all())},
+		Rule{Action: jump(chainToHost)},
+		Rule{Match: isSet(r.marks.accept), Action: do(Accept)},
+	)
+	return c
+}
+
+// manglePrerouting asks the host endpoints' policies before DNAT. A workload's packet is
+// not subject to them.
+func (r *Renderer) manglePrerouting() Chain {
+	c := Chain{ChainID: ChainID{Mangle, chainPrerouting}}
+	c.add(Rule{Match: Match{Conn: Established | Related}, Action: do(r.cfg.MangleAllow)})
+	c.add(Rule{Match: isSet(r.marks.accept), Action: do(r.cfg.MangleAllow)})
+	c.add(r.fromWorkloads(Rule{Action: do(r.cfg.MangleAllow)})...)
+	c.add(Rule{Action: jump(chainFromHost)})
+	c.add(Rule{Match: isSet(r.marks.accept), Action: do(r.cfg.MangleAllow), Comment: "Allowed by preDNAT policy"})
+	return c
+}
+
+// natOutgoing hides the addresses of pools that ask for it from the rest of the world.
+func (r *Renderer) natOutgoing(f Family) Chain {
+	c := Chain{ChainID: ChainID{NAT, chainNATOutgoing}}
+	c.add(Rule{
+		Match: Match{Sets: []Set{
+			{Name: SetName(f, desired.SetMasqPools), Side: Src},
+			{Name: SetName(f, desired.SetAllPools), Side: Dst, Not: true},
+		}},
+		Action: do(Masquerade),
+	})
+	return c
+}
+
+// filterForward polices forwarded packets: those of workloads by both ends' policies.
+func (r *Renderer) filterForward() Chain {
+	c := Chain{ChainID: ChainID{Filter, chainForward}}
+	c.add(Rule{Action: clearMark(r.marks.pass | r.marks.scratch0 | r.marks.scratch1)})
+	c.add(Rule{Match: isClear(r.marks.accept), Action: jump(chainFromHostForward)})
+	c.add(r.fromWorkloads(Rule{Action: jump(chainFromWorkload)})...)
+	c.add(r.toWorkloads(Rule{Action: jump(chainToWorkload)})...)
+	c.add(Rule{Action: jump(chainToHostForward)})
+	if r.cfg.FilterAllow == Accept {
+		c.add(r.fromWorkloads(Rule{Action: do(Accept), Comment: "Allowed by policy"})...)
+		c.add(r.toWorkloads(Rule{Action: do(Accept), Comment: "Allowed by policy"})...)
+		c.add(Rule{Match: isSet(r.marks.accept), Action: do(Accept), Comment: "Allowed by policy"})
+	}
+	return c
+}
+
+func (r *Renderer) filterInput() Chain {
+	c := Chain{ChainID: ChainID{Filter, chainInput}}
+	c.add(Rule{Match: isSet(r.marks.accept), Action: do(r.cfg.FilterAllow)})
+	c.add(r.fromWorkloads(Rule{Action: goTo(chainWorkloadToHost)})...)
+	c.add(Rule{Action: clearMark(r.marks.all())})
+	c.add(Rule{Action: jump(chainFromHost)})
+	c.add(Rule{Match: isSet(r.marks.accept), Action: do(r.cfg.FilterAllow), Comment: "Allowed by policy"})
+	return c
+}
+
+// icmpv6ForHost are the ICMPv6 messages without which IPv6 does not work between a
+// workload and its router: multicast listener query, report and done, router and
+// neighbour solicitation, neighbour advertisement.
+var icmpv6ForHost = []uint8{130, 131, 132, 133, 135, 136}
+
+// echoRequest is the ICMP type of a ping.
+func echoRequest(f Family) (desired.Protocol, uint8) {
+	if f == V6 {
+		return desired.ICMPv6, 128
+	}
+	return desired.ICMPv4, 8
+}
+
+// workloadToHost decides on packets from a workload to its own host: its egress policy
+// first; then ping and DNS to its gateway are allowed, and the rest gets the configured
+// action.
+func (r *Renderer) workloadToHost(f Family) Chain {
+	c := Chain{ChainID: ChainID{Filter, chainWorkloadToHost}}
+	if f == V6 {
+		for _, t := range icmpv6ForHost {
+			c.add(Rule{Match: Match{Protocol: desired.ICMPv6, ICMP: []ICMP{{Type: t}}}, Action: do(Accept)})
+		}
+	}
+	c.add(Rule{Action: jump(chainFromWorkload)})
+	for _, gw := range r.cfg.Gateways {
+		if !f.Of(gw) {
+			continue
+		}
+		to := Net{Prefix: gw}
+		echo, echoType := echoRequest(f)
+		c.add(Rule{Match: Match{Protocol: echo, Destination: to, ICMP: []ICMP{{Type: echoType}}}, Action: do(Accept), Comment: "Ping of the gateway"})
+		for _, proto := range []desired.Protocol{desired.UDP, desired.TCP} {
+			dns := Ports{Side: Dst, Ranges: []desired.PortRange{{First: dnsPort, Last: dnsPort}}}
+			c.add(Rule{Match: Match{Protocol: proto, Destination: to, Ports: []Ports{dns}}, Action: do(Accept), Comment: "DNS of the gateway"})
+		}
+	}
+	c.add(Rule{Action: do(r.cfg.EndpointToHost), Comment: "Endpoint to host"})
+	return c
+}
+
+func (r *Renderer) filterOutput() Chain {
+	c := Chain{ChainID: ChainID{Filter, chainOutput}}
+	c.add(Rule{Match: isSet(r.marks.accept), Action: do(r.cfg.FilterAllow)})
+	c.add(r.toWorkloads(Rule{Action: do(Return), Comment: "The host reaches its workloads"})...)
+	c.add(Rule{Action: clearMark(r.marks.all())})
+	c.add(Rule{Action: jump(chainToHost)})
+	c.add(Rule{Match: isSet(r.marks.accept), Action: do(r.cfg.FilterAllow), Comment: "Allowed by policy"})
+	return c
+}
+
+// add appends rules.
+func (c *Chain) add(rules ...Rule) { c.Rules = append(c.Rules, rules...) }

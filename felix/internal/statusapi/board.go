@@ -1,0 +1,84 @@
+// Package statusapi serves what felix knows and has programmed over gRPC. The daemon
+// posts a [State] after each pass; calls are answered from the last one, and so never
+// wait for a pass that takes long.
+package statusapi
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/reconcile"
+)
+
+// State is what felix knows at one moment. Nothing in it is modified once it is posted.
+type State struct {
+	Node      string
+	Version   string
+	Dataplane string
+	Started   time.Time
+	// InSync says that a whole snapshot of the store has been applied to the kernel.
+	InSync bool
+	// Seen is the revision of the store that felix has read, Revision the one whose state
+	// is in the kernel.
+	Seen, Revision int64
+	// Connected says whether the store answers.
+	Connected bool
+	// Fault is why the latest pass failed as a whole; empty when it did not.
+	Fault    string
+	Tables   []reconcile.Status
+	Problems []Problem
+	// Endpoints are the workload endpoints of this host.
+	Endpoints map[model.WorkloadEndpointKey]Endpoint
+}
+
+// Ready reports whether felix does all of its work.
+func (s *State) Ready() bool { return s.InSync && s.Connected && s.Fault == "" }
+
+// Problem is an object that is not as wanted.
+type Problem struct{ Object, Reason string }
+
+// Endpoint is the state of one workload endpoint.
+type Endpoint struct {
+	Interface string
+	Addresses []netip.Prefix
+	Profiles  []string
+	Policies  []string
+	// Why says what is missing; empty when the endpoint is in force.
+	Why string
+	// Up is false for an endpoint that gets no traffic by its own state.
+	Up bool
+}
+
+// InForce reports whether all of the endpoint is in the kernel.
+func (e Endpoint) InForce() bool { return e.Why == "" }
+
+// Board holds the last posted state and wakes up whoever waits for the next.
+type Board struct {
+	mu      sync.Mutex
+	state   *State
+	changed chan struct{}
+}
+
+// NewBoard starts with a state in which nothing is known yet.
+func NewBoard(first State) *Board {
+	return &Board{state: &first, changed: make(chan struct{})}
+}
+
+// Post replaces the state.
+func (b *Board) Post(s *State) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.state = s
+	close(b.changed)
+	b.changed = make(chan struct{})
+}
+
+// State returns the last posted state, and a channel that is closed when there is
+// another.
+func (b *Board) State() (*State, <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.state, b.changed
+}

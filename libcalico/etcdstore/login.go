@@ -1,0 +1,98 @@
+package etcdstore
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+)
+
+// authenticateMethod is the call that gets a token.
+const authenticateMethod = "/etcdserverpb.Auth/Authenticate"
+
+// login gets a token by user and password when the first call needs it, and a new one
+// when etcd has forgotten it. The client library would do so too, but only after
+// waiting for the server at start.
+type login struct {
+	username, password string
+
+	mu    sync.Mutex
+	token string
+	asked bool
+}
+
+// GetRequestMetadata adds the token to each call (credentials.PerRPCCredentials).
+func (l *login) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.token == "" {
+		return nil, nil
+	}
+	return map[string]string{rpctypes.TokenFieldNameGRPC: l.token}, nil
+}
+
+// RequireTransportSecurity is false: whether to use TLS is the operator's choice.
+func (l *login) RequireTransportSecurity() bool { return false }
+
+func (l *login) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	if l.username == "" || method == authenticateMethod {
+		return invoke(ctx, method, req, reply, cc, opts...)
+	}
+	if err := l.first(ctx, cc); err != nil {
+		return err
+	}
+	err := invoke(ctx, method, req, reply, cc, opts...)
+	if !isStaleToken(err) {
+		return err
+	}
+	if err := l.renew(ctx, cc); err != nil {
+		return err
+	}
+	return invoke(ctx, method, req, reply, cc, opts...)
+}
+
+// stream always gets a new token: a stream's token is checked again long after the
+// stream has begun.
+func (l *login) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	if l.username != "" {
+		if err := l.renew(ctx, cc); err != nil {
+			return nil, err
+		}
+	}
+	return open(ctx, desc, cc, method, opts...)
+}
+
+func (l *login) first(ctx context.Context, cc *grpc.ClientConn) error {
+	l.mu.Lock()
+	asked := l.asked
+	l.mu.Unlock()
+	if asked {
+		return nil
+	}
+	return l.renew(ctx, cc)
+}
+
+func (l *login) renew(ctx context.Context, cc *grpc.ClientConn) error {
+	resp, err := etcdserverpb.NewAuthClient(cc).Authenticate(ctx, &etcdserverpb.AuthenticateRequest{Name: l.username, Password: l.password})
+	if err != nil && !errors.Is(rpctypes.Error(err), rpctypes.ErrAuthNotEnabled) {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.asked, l.token = true, ""
+	if err == nil {
+		l.token = resp.Token
+	}
+	return nil
+}
+
+func isStaleToken(err error) bool {
+	if err == nil {
+		return false
+	}
+	err = rpctypes.Error(err)
+	return errors.Is(err, rpctypes.ErrInvalidAuthToken) || errors.Is(err, rpctypes.ErrAuthOldRevision) || errors.Is(err, rpctypes.ErrUserEmpty)
+}

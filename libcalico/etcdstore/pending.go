@@ -1,0 +1,134 @@
+package etcdstore
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"calico.internal/libcalico/store"
+)
+
+// pending is what a watch has learned and its receiver has not yet taken. It holds the
+// latest state of each path only, so that a slow receiver costs no more memory than
+// the watched keys themselves.
+type pending struct {
+	wake chan struct{}
+
+	mu       sync.Mutex
+	full     bool // puts are a snapshot
+	puts     map[string]store.KV
+	deletes  map[string]struct{}
+	revision int64
+	// news says that there is something to tell besides err.
+	news bool
+	err  error
+	// told is the text of the error that the receiver has seen last; empty when it
+	// thinks that all is well.
+	told string
+}
+
+func newPending() *pending {
+	return &pending{
+		wake:    make(chan struct{}, 1),
+		puts:    map[string]store.KV{},
+		deletes: map[string]struct{}{},
+	}
+}
+
+// snapshot replaces all that is pending.
+func (p *pending) snapshot(kvs []store.KV, revision int64) {
+	puts := make(map[string]store.KV, len(kvs))
+	for _, kv := range kvs {
+		puts[kv.Path] = kv
+	}
+	p.update(func() {
+		p.full, p.news, p.err = true, true, nil
+		p.puts, p.deletes, p.revision = puts, map[string]struct{}{}, revision
+	})
+}
+
+// add merges events, all of them complete revisions.
+func (p *pending) add(events []*mvccpb.Event, within ranges, revision int64) {
+	p.update(func() {
+		for _, e := range events {
+			path := string(e.Kv.Key)
+			if !within.hold(path) {
+				continue
+			}
+			p.news = true
+			if e.Type == mvccpb.PUT {
+				p.puts[path] = newKV(e.Kv)
+				delete(p.deletes, path)
+				continue
+			}
+			delete(p.puts, path)
+			if !p.full {
+				p.deletes[path] = struct{}{}
+			}
+		}
+		p.revision, p.err = revision, nil
+	})
+}
+
+// connected says that the watch is going on, with or without news.
+func (p *pending) connected(revision int64) {
+	p.update(func() { p.revision, p.err = max(p.revision, revision), nil })
+}
+
+// fail says that etcd is lost.
+func (p *pending) fail(err error) { p.update(func() { p.err = err }) }
+
+func (p *pending) update(change func()) {
+	p.mu.Lock()
+	change()
+	p.mu.Unlock()
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// deliver sends batches until ctx ends.
+func (p *pending) deliver(ctx context.Context, out chan<- store.Batch) {
+	for {
+		select {
+		case <-p.wake:
+		case <-ctx.Done():
+			return
+		}
+		for b, ok := p.next(); ok; b, ok = p.next() {
+			select {
+			case out <- b:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// next takes the next batch: news first, then a loss that the receiver does not know.
+func (p *pending) next() (b store.Batch, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.news, p.err == nil && p.told != "":
+		b = store.Batch{Snapshot: p.full, Revision: p.revision, Puts: p.sortedPuts(), Deletes: slices.Sorted(maps.Keys(p.deletes))}
+		p.full, p.news, p.told = false, false, ""
+		clear(p.puts)
+		clear(p.deletes)
+		return b, true
+	case p.err != nil && p.err.Error() != p.told:
+		p.told = p.err.Error()
+		return store.Batch{Err: p.err}, true
+	default:
+		return store.Batch{}, false
+	}
+}
+
+func (p *pending) sortedPuts() []store.KV {
+	return slices.SortedFunc(maps.Values(p.puts), func(a, b store.KV) int { return strings.Compare(a.Path, b.Path) })
+}

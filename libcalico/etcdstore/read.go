@@ -1,0 +1,192 @@
+package etcdstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/store"
+)
+
+// pageSize is the number of keys that a list reads at a time.
+const pageSize = 2000
+
+var readyPath = model.Paths(model.ReadyKey{})[0]
+
+// Entry is a stored resource.
+type Entry struct {
+	Key   model.Key
+	Value model.Resource
+	// Revision is the highest ModRevision of the resource's parts.
+	Revision int64
+}
+
+// Quarantined is a stored value that is not usable.
+type Quarantined = store.Quarantined
+
+// Get reads a resource. A value that cannot be decoded is an error; one that is merely
+// not valid is returned as it is.
+func (c *Client) Get(ctx context.Context, k model.Key) (Entry, error) {
+	stored, err := c.fetch(ctx, k)
+	if err == nil && len(stored[0].parts) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return Entry{}, fmt.Errorf("get %v: %w", k, err)
+	}
+	r, err := model.Decode(k, stored[0].values())
+	if err != nil {
+		return Entry{}, err
+	}
+	return Entry{Key: k, Value: r, Revision: stored[0].revision()}, nil
+}
+
+// List reads all resources of a kind that match (nil: all) at one revision, which it
+// returns, sorted by key. Values that cannot be used are listed apart.
+func (c *Client) List(ctx context.Context, kind model.Kind, match func(model.Key) bool) ([]Entry, int64, []Quarantined, error) {
+	prefixes := model.ListPrefixes(kind)
+	if prefixes == nil {
+		return nil, 0, nil, fmt.Errorf("list %q: unknown kind", kind)
+	}
+	kvs, at, err := c.scan(ctx, newRanges(prefixes))
+	if err != nil {
+		return nil, 0, nil, fmt.Errorf("list %s: %w", kind, err)
+	}
+	entries, bad := collect(kvs, func(k model.Key) bool { return k.Kind() == kind && (match == nil || match(k)) })
+	return entries, at.revision, bad, nil
+}
+
+// collect puts resources together from their parts.
+func collect(kvs []store.KV, match func(model.Key) bool) (entries []Entry, bad []Quarantined) {
+	found := map[model.Key]*object{}
+	for _, kv := range kvs {
+		k, ok := model.ParsePath(kv.Path)
+		if !ok || !match(k) {
+			continue
+		}
+		if found[k] == nil {
+			found[k] = &object{key: k, parts: map[string]store.KV{}}
+		}
+		found[k].parts[kv.Path] = kv
+	}
+	for k, o := range found {
+		r, err := store.Read(k, o.values())
+		if err != nil {
+			bad = append(bad, Quarantined{Key: k, Path: model.Paths(k)[0], Value: r, Err: err})
+			continue
+		}
+		entries = append(entries, Entry{Key: k, Value: r, Revision: o.revision()})
+	}
+	slices.SortFunc(entries, func(a, b Entry) int { return model.Compare(a.Key, b.Key) })
+	slices.SortFunc(bad, func(a, b Quarantined) int { return strings.Compare(a.Path, b.Path) })
+	return entries, bad
+}
+
+// object is a resource as it is stored.
+type object struct {
+	key   model.Key
+	parts map[string]store.KV
+}
+
+func (o *object) values() map[string][]byte {
+	values := make(map[string][]byte, len(o.parts))
+	for path, kv := range o.parts {
+		values[path] = kv.Value
+	}
+	return values
+}
+
+func (o *object) revision() (highest int64) {
+	for _, kv := range o.parts {
+		highest = max(highest, kv.ModRevision)
+	}
+	return highest
+}
+
+// fetch reads resources at one revision, each with the parts that it has.
+func (c *Client) fetch(ctx context.Context, keys ...model.Key) ([]object, error) {
+	var ops []clientv3.Op
+	objects := make([]object, len(keys))
+	for i, k := range keys {
+		objects[i] = object{key: k, parts: map[string]store.KV{}}
+		for _, path := range model.Paths(k) {
+			ops = append(ops, clientv3.OpGet(path))
+		}
+	}
+	if len(ops) == 0 {
+		return nil, errors.New("unknown kind of key")
+	}
+	var resp *clientv3.TxnResponse
+	err := c.do(ctx, 0, func(ctx context.Context) (err error) {
+		resp, err = c.etcd.Txn(ctx).Then(ops...).Commit()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	answers := resp.Responses
+	for i, k := range keys {
+		n := len(model.Paths(k))
+		objects[i].take(answers[:n])
+		answers = answers[n:]
+	}
+	return objects, nil
+}
+
+func (o *object) take(answers []*etcdserverpb.ResponseOp) {
+	for _, answer := range answers {
+		for _, kv := range answer.GetResponseRange().GetKvs() {
+			o.parts[string(kv.Key)] = newKV(kv)
+		}
+	}
+}
+
+func newKV(kv *mvccpb.KeyValue) store.KV {
+	return store.KV{Path: string(kv.Key), Value: kv.Value, ModRevision: kv.ModRevision}
+}
+
+// scan reads all keys in the ranges at one revision.
+func (c *Client) scan(ctx context.Context, rs ranges) (kvs []store.KV, at position, err error) {
+	for range 3 {
+		if kvs, at, err = c.scanOnce(ctx, rs); !errors.Is(err, rpctypes.ErrCompacted) {
+			break
+		}
+	}
+	return kvs, at, err
+}
+
+func (c *Client) scanOnce(ctx context.Context, rs ranges) (kvs []store.KV, at position, err error) {
+	for _, r := range rs {
+		for from, more := r.from, true; more; {
+			page, err := c.page(ctx, from, r.to, at.revision)
+			if err != nil {
+				return nil, position{}, err
+			}
+			if at.revision == 0 {
+				at = position{page.Header.ClusterId, page.Header.Revision}
+			}
+			for _, kv := range page.Kvs {
+				kvs = append(kvs, newKV(kv))
+				from = string(kv.Key) + "\x00"
+			}
+			more = page.More
+		}
+	}
+	return kvs, at, nil
+}
+
+func (c *Client) page(ctx context.Context, from, to string, revision int64) (resp *clientv3.GetResponse, err error) {
+	err = c.do(ctx, pageTimeout, func(ctx context.Context) (err error) {
+		resp, err = c.etcd.Get(ctx, from, clientv3.WithRange(to), clientv3.WithLimit(pageSize), clientv3.WithRev(revision))
+		return err
+	})
+	return resp, err
+}

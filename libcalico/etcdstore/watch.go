@@ -1,0 +1,323 @@
+package etcdstore
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"calico.internal/libcalico/store"
+)
+
+// DefaultAudit is how often a watch reads everything again, to find what it missed.
+const DefaultAudit = 5 * time.Minute
+
+// WatchOptions change how a watch works.
+type WatchOptions struct {
+	// Audit is the time between audits: 0 means [DefaultAudit], a negative one none.
+	Audit time.Duration
+	// probe and silence are for tests: after probe without a message the server is
+	// asked for one, after silence it counts as lost.
+	probe, silence time.Duration
+}
+
+const (
+	// A lost server is noticed within probe + silence, also when packets just vanish.
+	defaultProbe   = 2 * time.Second
+	defaultSilence = 8 * time.Second
+
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = time.Second
+)
+
+func (o WatchOptions) withDefaults() WatchOptions {
+	if o.Audit == 0 {
+		o.Audit = DefaultAudit
+	}
+	if o.probe == 0 {
+		o.probe, o.silence = defaultProbe, defaultSilence
+	}
+	return o
+}
+
+// Batch is one step of a watch.
+type Batch = store.Batch
+
+// KV is one value of etcd.
+type KV = store.KV
+
+var (
+	errCompacted = errors.New("the watched revision is compacted")
+	errForked    = errors.New("etcd's history is not the one that was watched")
+	errSilent    = errors.New("no answer in time")
+)
+
+// Watch sends a snapshot of all keys with one of the prefixes and then every change,
+// until ctx ends and the channel is closed. What comes while the receiver is busy is
+// merged into one batch; changes of one revision are never in two.
+//
+// When etcd is lost, a batch with Err is sent, and one without when it is back; the
+// changes of the meantime follow. A new snapshot is sent when the changes of the
+// meantime cannot be had (compaction, restored backup, another cluster), and at each
+// audit.
+//
+// All prefixes are watched by one watch over the range that covers them, because etcd
+// keeps a transaction together only within one; the user's role must allow reading
+// that range.
+func (c *Client) Watch(ctx context.Context, prefixes []string, opts WatchOptions) <-chan Batch {
+	out := make(chan Batch)
+	w := &watcher{
+		client:  c,
+		ranges:  newRanges(prefixes),
+		opts:    opts.withDefaults(),
+		pending: newPending(),
+	}
+	go w.run(ctx)
+	go func() {
+		defer close(out)
+		w.pending.deliver(ctx, out)
+	}()
+	return out
+}
+
+// watcher keeps one watch going. Its state belongs to the goroutine of run.
+type watcher struct {
+	client  *Client
+	ranges  ranges
+	opts    WatchOptions
+	pending *pending
+
+	// at is how far the watch has come; a zero revision means that a snapshot is needed.
+	at position
+	// progress says that the present session has heard from its watch.
+	progress bool
+}
+
+func (w *watcher) run(ctx context.Context) {
+	backoff := minBackoff
+	for ctx.Err() == nil {
+		w.progress = false
+		err := w.session(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if w.progress {
+			backoff = minBackoff
+		}
+		if errors.Is(err, errCompacted) || errors.Is(err, errForked) {
+			w.at = position{}
+		} else {
+			w.pending.fail(err)
+		}
+		if !pause(ctx, backoff) {
+			return
+		}
+		backoff = min(2*backoff, maxBackoff)
+	}
+}
+
+// pause waits for half to all of d, so that many agents do not come back at once.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d/2 + rand.N(d/2))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// session catches up and follows the changes until something goes wrong.
+func (w *watcher) session(ctx context.Context) error {
+	if w.at.revision == 0 {
+		if err := w.snapshot(ctx); err != nil {
+			return err
+		}
+	} else {
+		now, err := w.client.head(ctx)
+		if err != nil {
+			return err
+		}
+		if now.cluster != w.at.cluster || now.revision < w.at.revision {
+			return errForked
+		}
+	}
+	return w.follow(ctx)
+}
+
+// snapshot reads everything and hands it over.
+func (w *watcher) snapshot(ctx context.Context) error {
+	kvs, at, err := w.client.scan(ctx, w.ranges)
+	if err != nil {
+		return err
+	}
+	w.at = at
+	w.pending.snapshot(kvs, at.revision)
+	return nil
+}
+
+// follow opens a stream from the revision after w.at and takes in what it brings.
+func (w *watcher) follow(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	defer cancel()
+	stream, err := w.open(ctx)
+	if err != nil {
+		return w.client.explain(ctx, err)
+	}
+	messages, failed := receive(ctx, stream)
+
+	tick := time.NewTicker(w.opts.probe)
+	defer tick.Stop()
+	var audit <-chan time.Time
+	if w.opts.Audit > 0 {
+		// Agents that started together do not audit together.
+		timer := time.NewTicker(w.opts.Audit - rand.N(w.opts.Audit/10+1))
+		defer timer.Stop()
+		audit = timer.C
+	}
+	heard := time.Now()
+	var events []*mvccpb.Event
+	for {
+		select {
+		case m := <-messages:
+			heard = time.Now()
+			events = append(events, m.Events...)
+			if m.Fragment {
+				continue
+			}
+			if err := w.take(m, events); err != nil {
+				return err
+			}
+			events = nil
+		case err := <-failed:
+			return w.client.explain(ctx, err)
+		case <-tick.C:
+			quiet := time.Since(heard)
+			if quiet >= w.opts.silence {
+				return w.client.unavailable(w.client.where(), errSilent.Error(), errSilent)
+			}
+			if quiet >= w.opts.probe {
+				if err := stream.Send(progressRequest()); err != nil {
+					return w.client.explain(ctx, <-failed)
+				}
+			}
+		case <-audit:
+			if err := w.audit(ctx); err != nil {
+				return err
+			}
+			heard = time.Now()
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// audit reads everything again. What the stream still brings from before is older and
+// is dropped by take.
+func (w *watcher) audit(ctx context.Context) error {
+	before := w.at
+	if err := w.snapshot(ctx); err != nil {
+		return err
+	}
+	if w.at.cluster != before.cluster || w.at.revision < before.revision {
+		return errForked
+	}
+	return nil
+}
+
+func (w *watcher) open(ctx context.Context) (etcdserverpb.Watch_WatchClient, error) {
+	stream, err := etcdserverpb.NewWatchClient(w.client.etcd.ActiveConnection()).Watch(ctx, grpc.MaxCallRecvMsgSize(maxMessage))
+	if err != nil {
+		return nil, err
+	}
+	span := w.ranges.span()
+	return stream, stream.Send(&etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_CreateRequest{
+		CreateRequest: &etcdserverpb.WatchCreateRequest{
+			Key:            []byte(span.from),
+			RangeEnd:       []byte(span.to),
+			StartRevision:  w.at.revision + 1,
+			ProgressNotify: true,
+			Fragment:       true,
+		},
+	}})
+}
+
+// maxMessage limits what etcd may send at once; its own limit is that of a fragment.
+const maxMessage = 1<<31 - 1
+
+func progressRequest() *etcdserverpb.WatchRequest {
+	return &etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_ProgressRequest{
+		ProgressRequest: &etcdserverpb.WatchProgressRequest{},
+	}}
+}
+
+// receive reads the stream in a goroutine of its own until ctx ends.
+func receive(ctx context.Context, stream etcdserverpb.Watch_WatchClient) (<-chan *etcdserverpb.WatchResponse, <-chan error) {
+	messages, failed := make(chan *etcdserverpb.WatchResponse), make(chan error, 1)
+	go func() {
+		for {
+			m, err := stream.Recv()
+			if err != nil {
+				failed <- err
+				return
+			}
+			select {
+			case messages <- m:
+			case <-ctx.Done():
+				failed <- ctx.Err()
+				return
+			}
+		}
+	}()
+	return messages, failed
+}
+
+// take hands over the events of a complete message.
+func (w *watcher) take(m *etcdserverpb.WatchResponse, events []*mvccpb.Event) error {
+	switch {
+	case m.CompactRevision != 0:
+		return errCompacted
+	case m.Canceled:
+		return w.client.explain(context.Background(), cancelled(m.CancelReason))
+	case m.Header.GetClusterId() != w.at.cluster:
+		return errForked
+	}
+	if !w.progress {
+		w.progress = true
+		w.pending.connected(w.at.revision)
+	}
+	for len(events) > 0 && events[0].Kv.ModRevision <= w.at.revision {
+		events = events[1:]
+	}
+	if len(events) == 0 {
+		return nil
+	}
+	w.at.revision = events[len(events)-1].Kv.ModRevision
+	w.pending.add(events, w.ranges, w.at.revision)
+	return nil
+}
+
+// cancelled is the error of a watch that etcd has ended; of the reason only the text
+// comes over the wire.
+func cancelled(reason string) error {
+	code := codes.Unavailable
+	switch {
+	case strings.Contains(reason, "permission denied"):
+		code = codes.PermissionDenied
+	case strings.Contains(reason, "auth token"):
+		code = codes.Unauthenticated
+	}
+	if reason == "" {
+		reason = "no reason given"
+	}
+	return status.Error(code, "watch cancelled: "+reason)
+}

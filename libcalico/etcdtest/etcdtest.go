@@ -1,0 +1,83 @@
+// Package etcdtest runs real etcd servers for tests.
+//
+// A package that needs etcd starts one for all its tests,
+//
+//	func TestMain(m *testing.M) { os.Exit(etcdtest.Main(m)) }
+//
+// and gets it, empty, by [Shared]. A test that stops or pauses its server takes one of
+// its own by [Start].
+package etcdtest
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+// shared is the server of the test binary.
+var shared *Server
+
+// Main runs the tests of a package with a server for [Shared] and returns the exit
+// code.
+func Main(m *testing.M) int {
+	s, err := New()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer s.Close()
+	shared = s
+	return m.Run()
+}
+
+// Shared returns the package's server without any keys. Tests that use it must not run
+// in parallel, nor stop it.
+func Shared(tb testing.TB) *Server {
+	tb.Helper()
+	if shared == nil {
+		tb.Fatal("etcdtest: TestMain must call etcdtest.Main")
+	}
+	shared.Wipe(tb)
+	return shared
+}
+
+// Start runs a server for one test.
+func Start(tb testing.TB, opts ...Option) *Server {
+	tb.Helper()
+	s, err := New(opts...)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(s.Close)
+	return s
+}
+
+// Client connects to the server without the code under test. Its certificates and
+// users are not used.
+func (s *Server) Client(tb testing.TB) *clientv3.Client {
+	tb.Helper()
+	client, err := clientv3.New(clientv3.Config{Endpoints: s.Endpoints(), DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { client.Close() })
+	return client
+}
+
+// Wipe deletes all keys.
+func (s *Server) Wipe(tb testing.TB) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if _, err := s.Client(tb).Delete(ctx, "", clientv3.WithFromKey()); err != nil {
+		tb.Fatal("etcdtest: wipe: ", err)
+	}
+}
+
+// Env gives the environment variables by which programs find the server.
+func (s *Server) Env() []string { return []string{"ETCD_ENDPOINTS=" + s.Endpoint()} }

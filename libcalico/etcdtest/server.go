@@ -1,0 +1,294 @@
+package etcdtest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// startTimeout is how long a server may take to serve; a busy machine is slow.
+const startTimeout = 60 * time.Second
+
+// Server is an etcd of one member on loopback ports, with its data in a temporary
+// directory.
+type Server struct {
+	opts   options
+	dir    string
+	client string
+	peer   string
+	run    *process
+}
+
+// Option changes how a server is run.
+type Option func(*options)
+
+type options struct {
+	args   []string
+	host   string
+	scheme string
+}
+
+// EnableV2 also serves the v2 API.
+func EnableV2() Option { return Args("--enable-v2=true") }
+
+// Args adds arguments to etcd's command line.
+func Args(args ...string) Option {
+	return func(o *options) { o.args = append(o.args, args...) }
+}
+
+// Listen makes the server listen on another address than 127.0.0.1.
+func Listen(host string) Option { return func(o *options) { o.host = host } }
+
+// TLS makes the server serve https with the arguments' certificates.
+func TLS(certFile, keyFile string, args ...string) Option {
+	return func(o *options) {
+		o.scheme = "https"
+		o.args = append(o.args, "--cert-file="+certFile, "--key-file="+keyFile)
+		o.args = append(o.args, args...)
+	}
+}
+
+// New runs a server and waits until it serves. [Start] is what tests use.
+func New(opts ...Option) (*Server, error) {
+	if _, err := exec.LookPath("etcd"); err != nil {
+		return nil, errors.New("etcdtest: no etcd on this machine; apt-get install etcd-server")
+	}
+	dir, err := os.MkdirTemp("", "etcdtest-")
+	if err != nil {
+		return nil, fmt.Errorf("etcdtest: %w", err)
+	}
+	s := &Server{opts: options{host: "127.0.0.1", scheme: "http"}, dir: dir}
+	for _, opt := range opts {
+		opt(&s.opts)
+	}
+	// Somebody else may take a port between choosing and using it.
+	for attempt := 0; ; attempt++ {
+		if err = s.choosePorts(); err == nil {
+			err = s.start()
+		}
+		if err == nil {
+			return s, nil
+		}
+		if attempt == 4 || !strings.Contains(err.Error(), "address already in use") {
+			os.RemoveAll(dir)
+			return nil, err
+		}
+	}
+}
+
+func (s *Server) choosePorts() error {
+	addresses := make([]string, 2)
+	for i := range addresses {
+		l, err := net.Listen("tcp", net.JoinHostPort(s.opts.host, "0"))
+		if err != nil {
+			return fmt.Errorf("etcdtest: %w", err)
+		}
+		defer l.Close()
+		addresses[i] = l.Addr().String()
+	}
+	s.client, s.peer = addresses[0], addresses[1]
+	return nil
+}
+
+// Endpoint is the server's URL.
+func (s *Server) Endpoint() string { return s.opts.scheme + "://" + s.client }
+
+// Endpoints is the server's URL as a list.
+func (s *Server) Endpoints() []string { return []string{s.Endpoint()} }
+
+// Addr is the server's host and port.
+func (s *Server) Addr() string { return s.client }
+
+// PID is the server's process.
+func (s *Server) PID() int { return s.run.pid }
+
+// start runs etcd on the chosen ports and the present data.
+func (s *Server) start() error {
+	peer := "http://" + s.peer
+	args := append([]string{
+		"--name=test", "--data-dir=" + filepath.Join(s.dir, "data"),
+		"--listen-client-urls=" + s.Endpoint(), "--advertise-client-urls=" + s.Endpoint(),
+		"--listen-peer-urls=" + peer, "--initial-advertise-peer-urls=" + peer,
+		"--initial-cluster=test=" + peer, "--logger=zap", "--log-level=warn",
+	}, s.opts.args...)
+	run, err := startProcess("etcd", args...)
+	if err != nil {
+		return fmt.Errorf("etcdtest: %w", err)
+	}
+	s.run = run
+	if err := s.await(); err != nil {
+		run.kill()
+		return fmt.Errorf("etcdtest: %w\n%s", err, run.output.String())
+	}
+	return nil
+}
+
+// await polls until the server answers.
+func (s *Server) await() error {
+	ready := func() bool { return s.healthy() }
+	if s.opts.scheme == "https" {
+		ready = func() bool { return reachable(s.client) }
+	}
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	deadline := time.After(startTimeout)
+	for {
+		select {
+		case <-poll.C:
+			if ready() {
+				return nil
+			}
+		case <-s.run.done:
+			return errors.New("etcd ended at start")
+		case <-deadline:
+			return fmt.Errorf("etcd does not serve within %v", startTimeout)
+		}
+	}
+}
+
+func (s *Server) healthy() bool {
+	client := http.Client{Timeout: 2 * time.Second}
+	resp, err := client.Get(s.Endpoint() + "/health")
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return err == nil && bytes.Contains(body, []byte("true"))
+}
+
+func reachable(addr string) bool {
+	conn, err := net.DialTimeout("tcp", addr, time.Second)
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
+
+// Stop ends the server; its data stays.
+func (s *Server) Stop() {
+	if s.run != nil {
+		s.run.kill()
+	}
+}
+
+// Restart starts the server again on the same ports and data, ending it first when it
+// runs.
+func (s *Server) Restart() error {
+	s.Stop()
+	return s.start()
+}
+
+// RestartElsewhere runs the server on its data at another address, which it returns,
+// until the next Restart: it can be changed behind the back of its clients.
+func (s *Server) RestartElsewhere() (endpoint string, err error) {
+	s.Stop()
+	client, peer := s.client, s.peer
+	defer func() { s.client, s.peer = client, peer }()
+	if err := s.choosePorts(); err != nil {
+		return "", err
+	}
+	// The address of the member is part of its data.
+	s.peer = peer
+	return s.Endpoint(), s.start()
+}
+
+// Reset ends the server and starts a new, empty cluster on the same ports.
+func (s *Server) Reset() error {
+	s.Stop()
+	if err := os.RemoveAll(filepath.Join(s.dir, "data")); err != nil {
+		return fmt.Errorf("etcdtest: %w", err)
+	}
+	return s.start()
+}
+
+// Save ends the server, keeps a copy of its data for [Server.Restore], and starts it
+// again.
+func (s *Server) Save() error {
+	s.Stop()
+	if err := os.CopyFS(filepath.Join(s.dir, "saved"), os.DirFS(filepath.Join(s.dir, "data"))); err != nil {
+		return fmt.Errorf("etcdtest: save: %w", err)
+	}
+	return s.start()
+}
+
+// Restore ends the server and starts it with the data of [Server.Save]: a backup, as
+// older data in the same cluster.
+func (s *Server) Restore() error {
+	s.Stop()
+	data := filepath.Join(s.dir, "data")
+	if err := os.RemoveAll(data); err != nil {
+		return fmt.Errorf("etcdtest: restore: %w", err)
+	}
+	if err := os.CopyFS(data, os.DirFS(filepath.Join(s.dir, "saved"))); err != nil {
+		return fmt.Errorf("etcdtest: restore: %w", err)
+	}
+	if err := os.Chmod(data, 0o700); err != nil {
+		return fmt.Errorf("etcdtest: restore: %w", err)
+	}
+	return s.start()
+}
+
+// Pause makes the server stop answering while its connections stay.
+func (s *Server) Pause() error { return s.run.signal(syscall.SIGSTOP) }
+
+// Resume ends [Server.Pause].
+func (s *Server) Resume() error { return s.run.signal(syscall.SIGCONT) }
+
+// Close ends the server and removes its data.
+func (s *Server) Close() {
+	s.Stop()
+	os.RemoveAll(s.dir)
+}
+
+// process is a child that dies with the test binary.
+type process struct {
+	pid    int
+	output *bytes.Buffer // complete when done is closed
+	done   chan struct{}
+	cmd    *exec.Cmd
+}
+
+// startProcess starts the child from a thread that lives as long as the child:
+// Pdeathsig is about the thread, not the process.
+func startProcess(name string, args ...string) (*process, error) {
+	p := &process{output: &bytes.Buffer{}, done: make(chan struct{}), cmd: exec.Command(name, args...)}
+	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			// Its end is always a signal of ours; there is nothing to tell.
+			_ = p.cmd.Wait()
+		}
+		close(p.done)
+	}()
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	p.pid = p.cmd.Process.Pid
+	return p, nil
+}
+
+func (p *process) signal(sig syscall.Signal) error { return p.cmd.Process.Signal(sig) }
+
+// kill ends the child, also a paused one, and waits for it.
+func (p *process) kill() {
+	// It may have ended already.
+	_ = p.cmd.Process.Kill()
+	<-p.done
+}

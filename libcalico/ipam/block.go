@@ -1,0 +1,211 @@
+package ipam
+
+import (
+	"maps"
+	"math/bits"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"calico.internal/libcalico/model"
+)
+
+const affinityPrefix = "host:"
+
+// newBlock makes an empty block of a node.
+func newBlock(cidr netip.Prefix, node string, strict bool) *model.Block {
+	n := blockSize(cidr)
+	b := &model.Block{
+		CIDR:           cidr,
+		Affinity:       new(affinityPrefix + node),
+		StrictAffinity: strict,
+		Allocations:    make([]*int, n),
+		Unallocated:    make([]int, n),
+		Attributes:     []model.BlockAttributes{},
+	}
+	for i := range n {
+		b.Unallocated[i] = i
+	}
+	return b
+}
+
+// blockSize is the number of addresses of a block.
+func blockSize(cidr netip.Prefix) int { return 1 << (cidr.Addr().BitLen() - cidr.Bits()) }
+
+// cloneBlock copies a block, so that the copy can be changed.
+func cloneBlock(b *model.Block) *model.Block {
+	c := *b
+	c.Allocations = slices.Clone(b.Allocations) // what the pointers point at is never changed
+	c.Unallocated = slices.Clone(b.Unallocated)
+	c.Attributes = slices.Clone(b.Attributes) // nor are the maps
+	return &c
+}
+
+// nodeOf is the node that owns the block; empty when none does.
+func nodeOf(b *model.Block) string {
+	if b.Affinity == nil {
+		return ""
+	}
+	return strings.TrimPrefix(*b.Affinity, affinityPrefix)
+}
+
+func inUse(b *model.Block) int { return len(b.Allocations) - len(b.Unallocated) }
+
+// ordinalOf is the place of an address in a block.
+func ordinalOf(b *model.Block, a netip.Addr) (ordinal int, ok bool) {
+	if !b.CIDR.Contains(a) {
+		return 0, false
+	}
+	i := offset(b.CIDR.Addr(), a)
+	return int(i), i < uint64(len(b.Allocations))
+}
+
+// addrOf is the inverse of ordinalOf.
+func addrOf(b *model.Block, ordinal int) netip.Addr { return addTo(b.CIDR.Addr(), uint64(ordinal)) }
+
+// attributesOf returns who has an address of the block; ok is false when it is free.
+func attributesOf(b *model.Block, ordinal int) (attrs model.BlockAttributes, ok bool) {
+	i := b.Allocations[ordinal]
+	if i == nil {
+		return attrs, false
+	}
+	return b.Attributes[*i], true
+}
+
+func handleOf(a model.BlockAttributes) string {
+	if a.HandleID == nil {
+		return ""
+	}
+	return *a.HandleID
+}
+
+func ownerOf(a model.BlockAttributes) Owner {
+	return Owner{Handle: handleOf(a), Attrs: maps.Clone(a.Secondary)}
+}
+
+func attributesFor(o Owner) model.BlockAttributes {
+	a := model.BlockAttributes{Secondary: maps.Clone(o.Attrs)}
+	if o.Handle != "" {
+		a.HandleID = new(o.Handle)
+	}
+	return a
+}
+
+// take gives out a free address.
+func take(b *model.Block, ordinal int, o Owner) {
+	b.Allocations[ordinal] = new(intern(b, attributesFor(o)))
+	if i := slices.Index(b.Unallocated, ordinal); i >= 0 {
+		b.Unallocated = slices.Delete(b.Unallocated, i, i+1)
+	}
+}
+
+// giveBack frees an address; it is the last to be given out again.
+func giveBack(b *model.Block, ordinal int) {
+	b.Allocations[ordinal] = nil
+	b.Unallocated = append(b.Unallocated, ordinal)
+	sweep(b)
+}
+
+// setOwner changes who has an address.
+func setOwner(b *model.Block, ordinal int, o Owner) {
+	b.Allocations[ordinal] = new(intern(b, attributesFor(o)))
+	sweep(b)
+}
+
+// intern returns the place of the attributes in the block's list.
+func intern(b *model.Block, a model.BlockAttributes) int {
+	for i, have := range b.Attributes {
+		if handleOf(have) == handleOf(a) && maps.Equal(have.Secondary, a.Secondary) {
+			return i
+		}
+	}
+	b.Attributes = append(b.Attributes, a)
+	return len(b.Attributes) - 1
+}
+
+// sweep removes attributes that no address uses any more.
+func sweep(b *model.Block) {
+	used := make([]bool, len(b.Attributes))
+	for _, i := range b.Allocations {
+		if i != nil {
+			used[*i] = true
+		}
+	}
+	moved := make([]int, len(b.Attributes))
+	kept := 0
+	for i, u := range used {
+		if u {
+			b.Attributes[kept] = b.Attributes[i]
+			moved[i] = kept
+			kept++
+		}
+	}
+	if kept == len(b.Attributes) {
+		return
+	}
+	clear(b.Attributes[kept:])
+	b.Attributes = b.Attributes[:kept]
+	for ordinal, i := range b.Allocations {
+		if i != nil && moved[*i] != *i {
+			b.Allocations[ordinal] = new(moved[*i])
+		}
+	}
+}
+
+// free lists up to n free ordinals, the longest free first, without those that are
+// reserved; held is how many it passed over for that.
+func free(b *model.Block, n int, reserved []netip.Prefix) (ordinals []int, held int) {
+	for _, ordinal := range b.Unallocated {
+		if len(ordinals) == n {
+			break
+		}
+		if isReserved(addrOf(b, ordinal), reserved) {
+			held++
+			continue
+		}
+		ordinals = append(ordinals, ordinal)
+	}
+	return ordinals, held
+}
+
+func isReserved(a netip.Addr, reserved []netip.Prefix) bool {
+	return slices.ContainsFunc(reserved, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// addTo returns the address n after a.
+func addTo(a netip.Addr, n uint64) netip.Addr {
+	high, low := halves(a)
+	low, carry := bits.Add64(low, n, 0)
+	return join(high+carry, low, a.Is4())
+}
+
+// offset is the distance from one address to a later one, if that is below 2^64.
+func offset(from, to netip.Addr) uint64 {
+	_, low := halves(from)
+	_, low2 := halves(to)
+	return low2 - low
+}
+
+func halves(a netip.Addr) (high, low uint64) {
+	b := a.As16()
+	if a.Is4() {
+		clear(b[:12])
+	}
+	for i := range 8 {
+		high = high<<8 | uint64(b[i])
+		low = low<<8 | uint64(b[i+8])
+	}
+	return high, low
+}
+
+func join(high, low uint64, is4 bool) netip.Addr {
+	if is4 {
+		return netip.AddrFrom4([4]byte{byte(low >> 24), byte(low >> 16), byte(low >> 8), byte(low)})
+	}
+	var b [16]byte
+	for i := range 8 {
+		b[7-i] = byte(high >> (8 * i))
+		b[15-i] = byte(low >> (8 * i))
+	}
+	return netip.AddrFrom16(b)
+}

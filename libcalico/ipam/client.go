@@ -1,0 +1,175 @@
+package ipam
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/model"
+)
+
+// Client gives out and takes back addresses for one node. It may be used by several
+// goroutines, and a program that makes one client a node gets the most out of it:
+// calls that wait at the same time share a transaction. Every method returns soon
+// after its context has ended.
+type Client struct {
+	backend store
+	node    string
+	queue   *queue
+	now     func() time.Time
+
+	mu     sync.Mutex
+	spares map[netip.Prefix]spare // empty blocks that ReleaseSpareBlocks has seen
+}
+
+// store is all that a client needs of the store.
+type store interface {
+	backend
+	// held lists the blocks and the affinities in a range, of whatever node.
+	held(ctx context.Context, within netip.Prefix) (blocks []netip.Prefix, affinities []model.BlockAffinityKey, err error)
+	// eachBlock calls f for every stored block, at one revision; b is nil for a damaged
+	// one.
+	eachBlock(ctx context.Context, f func(cidr netip.Prefix, b *model.Block)) error
+}
+
+// New makes a client for the host that node names.
+func New(s *etcdstore.Client, node string) *Client { return newClient(etcd{s}, node) }
+
+func newClient(s store, node string) *Client {
+	return &Client{backend: s, node: node, queue: newQueue(s, node), now: time.Now, spares: map[netip.Prefix]spare{}}
+}
+
+// AutoAssign gives out as many addresses as are asked for, IPv4 before IPv6, or none.
+// The error is a [*PoolFullError] when there are too few, and Is [ErrNoPool] when no
+// pool can be used.
+func (c *Client) AutoAssign(ctx context.Context, r Request) ([]netip.Addr, error) {
+	if r.IPv4 < 0 || r.IPv6 < 0 {
+		return nil, fmt.Errorf("assign %d IPv4 and %d IPv6 addresses: negative number", r.IPv4, r.IPv6)
+	}
+	if r.IPv4+r.IPv6 == 0 {
+		return nil, nil
+	}
+	r.Owner = c.stamp(r.Owner)
+	r.Pools = slices.Clone(r.Pools)
+	op := &autoAssign{Request: r}
+	_, err := c.queue.do(ctx, &call{op: op, undo: func() []netip.Addr { return op.addrs }})
+	if err != nil {
+		return nil, fmt.Errorf("assign an address: %w", err)
+	}
+	return op.addrs, nil
+}
+
+// Assign gives out one certain address, which must be in an enabled pool
+// ([ErrNotInPool]) and free ([*InUseError]). If nobody has its block, the node claims
+// it; if another node has, the address is borrowed, unless strict affinity forbids it
+// ([ErrStrictAffinity]).
+func (c *Client) Assign(ctx context.Context, addr netip.Addr, o Owner) error {
+	o = c.stamp(o)
+	op := &assign{addr: addr.Unmap(), owner: o}
+	_, err := c.queue.do(ctx, &call{op: op, undo: func() []netip.Addr { return []netip.Addr{op.addr} }})
+	if err != nil {
+		return fmt.Errorf("assign: %w", err)
+	}
+	return nil
+}
+
+// stamp adds who asks and when.
+func (c *Client) stamp(o Owner) Owner {
+	attrs := map[string]string{AttrNode: c.node, AttrTimestamp: c.now().UTC().Format(time.RFC3339Nano)}
+	maps.Copy(attrs, o.Attrs)
+	return Owner{Handle: o.Handle, Attrs: attrs}
+}
+
+// SetOwner says more about who has addresses, all of which must be assigned
+// ([ErrNotAssigned]): they get the handle, unless it is empty, and the attributes, of
+// which an empty one is removed; other attributes stay. An address with another
+// handle is refused ([*InUseError]). It is done in one transaction with the other
+// writes; a condition of theirs that fails is an [*etcdstore.ConflictError].
+func (c *Client) SetOwner(ctx context.Context, addrs []netip.Addr, o Owner, also ...etcdstore.Write) (rev int64, err error) {
+	op := &changeOwner{addrs: unmap(addrs), owner: Owner{Handle: o.Handle, Attrs: maps.Clone(o.Attrs)}}
+	rev, err = c.queue.do(ctx, &call{op: op, also: also})
+	if err != nil {
+		return 0, fmt.Errorf("set the owner of addresses: %w", err)
+	}
+	return rev, nil
+}
+
+// addrsAtOnce is how many addresses one transaction frees; each may have a block and
+// a handle of its own.
+const addrsAtOnce = 40
+
+// Release frees addresses and returns those of them that nobody had.
+func (c *Client) Release(ctx context.Context, addrs ...netip.Addr) (notAssigned []netip.Addr, err error) {
+	for some := range slices.Chunk(unmap(addrs), addrsAtOnce) {
+		op := &release{addrs: some}
+		if _, err := c.queue.do(ctx, &call{op: op}); err != nil {
+			return notAssigned, fmt.Errorf("release addresses: %w", err)
+		}
+		notAssigned = append(notAssigned, op.notAssigned...)
+	}
+	return notAssigned, nil
+}
+
+func unmap(addrs []netip.Addr) []netip.Addr {
+	out := make([]netip.Addr, len(addrs))
+	for i, a := range addrs {
+		out[i] = a.Unmap()
+	}
+	return out
+}
+
+// ReleaseByHandle frees all addresses of a handle. An unknown handle is no error.
+func (c *Client) ReleaseByHandle(ctx context.Context, handle string) error {
+	_, err := c.ReleaseOf(ctx, handle)
+	return err
+}
+
+// ReleaseOf frees all addresses of a handle in one transaction with the other writes.
+// An unknown handle is no error; the writes are done all the same.
+func (c *Client) ReleaseOf(ctx context.Context, handle string, also ...etcdstore.Write) (rev int64, err error) {
+	for {
+		rev, err = c.queue.do(ctx, &call{op: &releaseHandle{handle: handle, whole: true}, also: also})
+		if errors.Is(err, errTooMany) { // no container has so many: free most of them before
+			_, err = c.queue.do(ctx, &call{op: &releaseHandle{handle: handle}})
+			if err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			return 0, fmt.Errorf("release handle %s: %w", handle, err)
+		}
+		return rev, nil
+	}
+}
+
+// Lookup tells who has an address ([ErrNotAssigned] if nobody does).
+func (c *Client) Lookup(ctx context.Context, addr netip.Addr) (Owner, error) {
+	addr = addr.Unmap()
+	var keys []model.Key
+	for bits := narrowest(addr); bits >= widest(addr); bits-- {
+		keys = append(keys, model.BlockKey{CIDR: netip.PrefixFrom(addr, bits).Masked()})
+	}
+	found, err := c.backend.read(ctx, keys)
+	if err != nil {
+		return Owner{}, fmt.Errorf("look up %s: %w", addr, err)
+	}
+	for _, k := range keys {
+		switch b := found[k].value.(type) {
+		case *model.Block:
+			if ordinal, ok := ordinalOf(b, addr); ok {
+				if attrs, taken := attributesOf(b, ordinal); taken {
+					return ownerOf(attrs), nil
+				}
+			}
+		case damaged:
+			return Owner{}, fmt.Errorf("look up %s: %v: %w", addr, k, ErrDamaged)
+		}
+	}
+	return Owner{}, fmt.Errorf("look up %s: %w", addr, ErrNotAssigned)
+}

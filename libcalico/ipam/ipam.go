@@ -1,0 +1,182 @@
+// Package ipam gives out addresses from the pools: to containers, and to whatever
+// else needs one.
+//
+// A pool is cut into blocks (/26 or /122, or as the pool says). A node claims whole
+// blocks, so that all its containers need one route, and gives out their addresses;
+// when no block is free it borrows single addresses from the blocks of others. The
+// values in the store are those of Calico v2.6: blocks, affinities (which node owns a
+// block) and handles (how many addresses an owner has in which block).
+//
+//	caller ─► op (pure: reads and changes copies) ─► batch ─► one transaction
+//	             ▲                                               │
+//	             └──────── cache of blocks and handles ◄─────────┘
+//
+// Each operation of [Client] is a pure function over copies of stored values
+// (assign.go, release.go, owner.go). A [Client] runs the operations that wait at the
+// same time one after the other over the same copies and commits them together, on the
+// condition that nothing it changes, or relies on, has changed in the store; when
+// something has, it reads that again and runs them anew. So blocks, affinities and
+// handles always agree, and callers on one node speed each other up instead of
+// colliding.
+package ipam
+
+import (
+	"errors"
+	"fmt"
+	"math/big"
+	"net/netip"
+	"strings"
+)
+
+// The attributes that an address can carry, besides its handle.
+const (
+	// AttrNode is the node that asked for the address.
+	AttrNode = "node"
+	// AttrTimestamp is when it did, in RFC 3339.
+	AttrTimestamp = "timestamp"
+	// AttrNetwork is the Docker network, AttrEndpoint Docker's endpoint, and
+	// AttrContainer the container that the address is for.
+	AttrNetwork   = "network"
+	AttrEndpoint  = "endpoint"
+	AttrContainer = "container"
+	// AttrType says what an address is for that belongs to no container, such as
+	// "ipipTunnelAddress".
+	AttrType = "type"
+)
+
+// Owner says who has an address.
+type Owner struct {
+	// Handle groups addresses that are released together; it may be empty.
+	Handle string
+	// Attrs are for whoever looks later. [AttrNode] and [AttrTimestamp] are filled in
+	// when an address is given out without them.
+	Attrs map[string]string
+}
+
+// Request asks for addresses of whatever value.
+type Request struct {
+	// IPv4 and IPv6 are how many of each.
+	IPv4, IPv6 int
+	// Pools are the pools to take from, in this order; of a family of which none is
+	// named, all enabled pools are used, in the order of their addresses.
+	Pools []netip.Prefix
+	Owner Owner
+}
+
+// What an operation can fail with, besides the end of its context and the errors of
+// the store. Use [errors.Is]; [*InUseError] and [*PoolFullError] tell more.
+var (
+	// ErrPoolFull says that no pool has enough free addresses.
+	ErrPoolFull = errors.New("no free address")
+	// ErrNoPool says that a pool that was asked for does not exist or is disabled, or
+	// that there is none.
+	ErrNoPool = errors.New("no usable IP pool")
+	// ErrNotInPool says that an address is in no enabled pool.
+	ErrNotInPool = errors.New("the address is not in an enabled IP pool")
+	// ErrInUse says that somebody else has the address.
+	ErrInUse = errors.New("the address is in use")
+	// ErrStrictAffinity says that the address belongs to a block of another node, which
+	// strict affinity reserves for that node.
+	ErrStrictAffinity = errors.New("the address is in a block of another node, and strict affinity is on")
+	// ErrNotAssigned says that nobody has the address.
+	ErrNotAssigned = errors.New("the address is not assigned")
+	// ErrBlockLimit says that the node has as many blocks as one may have.
+	ErrBlockLimit = errors.New("the node has as many blocks as maxBlocksPerHost allows")
+	// ErrDamaged says that a stored block contradicts itself.
+	ErrDamaged = errors.New("the block's stored value is damaged")
+	// ErrBusy says that other writers were always faster.
+	ErrBusy = errors.New("too many conflicting writes")
+)
+
+// InUseError says who has an address. It Is [ErrInUse].
+type InUseError struct {
+	Addr  netip.Addr
+	Owner Owner
+}
+
+// Error names the address and its owner.
+func (e *InUseError) Error() string {
+	return fmt.Sprintf("%s: %v by %s", e.Addr, ErrInUse, e.Owner)
+}
+
+// Unwrap returns [ErrInUse].
+func (e *InUseError) Unwrap() error { return ErrInUse }
+
+// String names the owner by its handle and attributes.
+func (o Owner) String() string {
+	var parts []string
+	if o.Handle != "" {
+		parts = append(parts, "handle "+o.Handle)
+	}
+	for _, name := range []string{AttrContainer, AttrEndpoint, AttrNetwork, AttrType, AttrNode, AttrTimestamp} {
+		if v := o.Attrs[name]; v != "" {
+			parts = append(parts, name+" "+v)
+		}
+	}
+	if parts == nil {
+		return "an unnamed owner"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// PoolFullError says which pools were asked for addresses in vain. It Is
+// [ErrPoolFull], and [ErrBlockLimit] when that limit was met.
+type PoolFullError struct {
+	Wanted int
+	IPv6   bool
+	Pools  []PoolFill
+	// Strict says that addresses in blocks of other nodes did not count, because
+	// strict affinity is on.
+	Strict bool
+	// Limit is the number of blocks that the node may have, if that was the reason.
+	Limit int
+}
+
+// PoolFill is how full a pool was found.
+type PoolFill struct {
+	Pool netip.Prefix
+	// Size is the number of the pool's addresses; InUse how many of them are taken;
+	// Blocks how many of its blocks are claimed.
+	Size   *big.Int
+	InUse  int
+	Blocks int
+	// Reserved is the number of free addresses that reservations hold back.
+	Reserved int
+}
+
+// Error names each pool and its use.
+func (e *PoolFullError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%v: asked for %d %s", ErrPoolFull, e.Wanted, familyName(e.IPv6))
+	for i, p := range e.Pools {
+		b.WriteString([]string{"; ", ", "}[min(i, 1)])
+		fmt.Fprintf(&b, "pool %s: %d of %s addresses in use, %d blocks claimed", p.Pool, p.InUse, p.Size, p.Blocks)
+		if p.Reserved > 0 {
+			fmt.Fprintf(&b, ", %d reserved", p.Reserved)
+		}
+	}
+	switch {
+	case e.Limit > 0:
+		fmt.Fprintf(&b, "; the node has %d blocks, which is as many as maxBlocksPerHost allows", e.Limit)
+	case e.Strict:
+		b.WriteString("; strict affinity keeps free addresses in blocks of other nodes for those")
+	default:
+		b.WriteString("; add a pool, or release addresses (calicoctl ipam check)")
+	}
+	return b.String()
+}
+
+// Unwrap returns what the error Is.
+func (e *PoolFullError) Unwrap() []error {
+	if e.Limit > 0 {
+		return []error{ErrPoolFull, ErrBlockLimit}
+	}
+	return []error{ErrPoolFull}
+}
+
+func familyName(ipv6 bool) string {
+	if ipv6 {
+		return "IPv6"
+	}
+	return "IPv4"
+}

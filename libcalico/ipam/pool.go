@@ -1,0 +1,201 @@
+package ipam
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"math/big"
+	"net/netip"
+	"slices"
+
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/selector"
+)
+
+// The block sizes of pools that name none, as prefix lengths.
+const (
+	defaultBlockBits4 = 26
+	defaultBlockBits6 = 122
+)
+
+// maxBlocks bounds the blocks of a pool that are ever looked at; only IPv6 pools that
+// are wider than /60 have more.
+const maxBlocks = 1 << 62
+
+// pool is an IP pool as its addresses are given out.
+type pool struct {
+	cidr      netip.Prefix
+	blockBits int
+	disabled  bool
+	selects   string // the nodes that may use it; empty means all
+	rev       int64
+}
+
+func newPool(p *model.IPPool, rev int64) pool {
+	bits := p.BlockSize
+	switch {
+	case bits > 0:
+	case p.CIDR.Addr().Is4():
+		bits = defaultBlockBits4
+	default:
+		bits = defaultBlockBits6
+	}
+	return pool{
+		cidr:      p.CIDR.Masked(),
+		blockBits: max(bits, p.CIDR.Bits()), // a pool below the size of a block is one block
+		disabled:  p.Disabled,
+		selects:   p.NodeSelector,
+		rev:       rev,
+	}
+}
+
+func (p pool) ipv6() bool { return p.cidr.Addr().Is6() }
+
+// size is the number of the pool's addresses.
+func (p pool) size() *big.Int { return sizeOf(p.cidr) }
+
+func sizeOf(p netip.Prefix) *big.Int {
+	return new(big.Int).Lsh(big.NewInt(1), uint(p.Addr().BitLen()-p.Bits()))
+}
+
+// blocks is the number of the pool's blocks, at most maxBlocks.
+func (p pool) blocks() uint64 {
+	if n := p.blockBits - p.cidr.Bits(); n < 62 {
+		return 1 << n
+	}
+	return maxBlocks
+}
+
+// block is the i-th block of the pool.
+func (p pool) block(i uint64) netip.Prefix {
+	shift := p.cidr.Addr().BitLen() - p.blockBits
+	high, low := halves(p.cidr.Addr())
+	addHigh, addLow := uint64(0), i<<shift
+	if shift > 0 {
+		addHigh = i >> (64 - shift)
+	}
+	if shift >= 64 {
+		addHigh, addLow = i<<(shift-64), 0
+	}
+	// The base has zeros where the index goes, so that nothing is carried.
+	return netip.PrefixFrom(join(high|addHigh, low|addLow, p.cidr.Addr().Is4()), p.blockBits)
+}
+
+// blockOf is the block that an address of the pool belongs to.
+func (p pool) blockOf(a netip.Addr) netip.Prefix {
+	return netip.PrefixFrom(a, p.blockBits).Masked()
+}
+
+func (p pool) owns(block netip.Prefix) bool {
+	return block.Bits() >= p.cidr.Bits() && p.cidr.Contains(block.Addr())
+}
+
+// walk visits all blocks of a pool once, in an order that depends on the node, so
+// that nodes seldom want the same one.
+type walk struct {
+	pool         pool
+	at, step, to uint64
+	left         uint64
+}
+
+// newWalk starts at an index made from the node's name and goes on, around the
+// pool's end, in steps that differ from node to node as well: in a pool with a long
+// run of taken blocks a node leaves the run at once. The number of blocks is a power
+// of two, so that any odd step visits all.
+func newWalk(p pool, node string) *walk {
+	sum := sha256.Sum256([]byte(node))
+	n := p.blocks()
+	return &walk{
+		pool: p,
+		at:   binary.BigEndian.Uint64(sum[:8]) % n,
+		step: binary.BigEndian.Uint64(sum[8:16])%n | 1,
+		to:   n,
+		left: n,
+	}
+}
+
+// next returns the next blocks, up to n; none when all were visited.
+func (w *walk) next(n int) []netip.Prefix {
+	var out []netip.Prefix
+	for ; w.left > 0 && len(out) < n; w.left-- {
+		out = append(out, w.pool.block(w.at))
+		w.at = (w.at + w.step) % w.to
+	}
+	return out
+}
+
+// environment is what the store says about how addresses are to be given out.
+type environment struct {
+	pools     []pool // sorted by address
+	config    model.IPAMConfig
+	configRev int64 // 0 when there is none
+	reserved  []netip.Prefix
+	// labels are the node's, read only when a pool selects nodes.
+	labels map[string]string
+	// affine are the blocks that the node owns according to its affinities.
+	affine []netip.Prefix
+}
+
+// choose returns the pools of a family that a request may use, in the order in which
+// they are to be used.
+func (e *environment) choose(wanted []netip.Prefix, ipv6 bool) ([]pool, error) {
+	var out []pool
+	named := false
+	for _, w := range wanted {
+		if w.Addr().Is6() != ipv6 {
+			continue
+		}
+		named = true
+		p, err := e.named(w)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	if named {
+		return out, nil
+	}
+	for _, p := range e.pools {
+		if p.ipv6() == ipv6 && !p.disabled && e.admits(p) {
+			out = append(out, p)
+		}
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%w: there is no enabled %s pool for this node; create one (calicoctl create), or enable one", ErrNoPool, familyName(ipv6))
+	}
+	return out, nil
+}
+
+// named finds a pool that a request names.
+func (e *environment) named(w netip.Prefix) (pool, error) {
+	i := slices.IndexFunc(e.pools, func(p pool) bool { return p.cidr == w.Masked() })
+	switch {
+	case i < 0:
+		return pool{}, fmt.Errorf("%w: pool %s does not exist", ErrNoPool, w)
+	case e.pools[i].disabled:
+		return pool{}, fmt.Errorf("%w: pool %s is disabled", ErrNoPool, w)
+	case !e.admits(e.pools[i]):
+		return pool{}, fmt.Errorf("%w: pool %s is not for this node (node selector %s)", ErrNoPool, w, e.pools[i].selects)
+	}
+	return e.pools[i], nil
+}
+
+// admits says whether the node may use a pool. A selector that cannot be read admits
+// nobody.
+func (e *environment) admits(p pool) bool {
+	if p.selects == "" {
+		return true
+	}
+	s, err := selector.Parse(p.selects)
+	return err == nil && s.Match(selector.Map(e.labels))
+}
+
+// poolOf is the pool that an address belongs to, the narrowest if there are several.
+func (e *environment) poolOf(a netip.Addr) (best pool, ok bool) {
+	for _, p := range e.pools {
+		if p.cidr.Contains(a) && (!ok || p.cidr.Bits() > best.cidr.Bits()) {
+			best, ok = p, true
+		}
+	}
+	return best, ok
+}

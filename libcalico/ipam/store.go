@@ -1,0 +1,252 @@
+package ipam
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/model"
+)
+
+// etcd is the [backend] over the real store.
+type etcd struct{ *etcdstore.Client }
+
+func (e etcd) commit(ctx context.Context, writes []etcdstore.Write) (int64, error) {
+	return e.Commit(ctx, writes...)
+}
+
+// damaged is the value of a key that cannot be used.
+type damaged struct{ kind model.Kind }
+
+func (d damaged) Kind() model.Kind { return d.kind }
+
+// txn reads in one transaction. When there is no connection yet, or no longer, it
+// waits for one as the operations of etcdstore do, and gives their account of what is
+// wrong.
+func (e etcd) txn(ctx context.Context, ops []clientv3.Op) (*clientv3.TxnResponse, error) {
+	resp, err := e.Raw().Txn(ctx).Then(ops...).Commit()
+	if err == nil {
+		return resp, nil
+	}
+	if err := e.Ping(ctx); err != nil {
+		return nil, err
+	}
+	if resp, err = e.Raw().Txn(ctx).Then(ops...).Commit(); err != nil {
+		return nil, fmt.Errorf("%w: %w", etcdstore.ErrUnavailable, err)
+	}
+	return resp, nil
+}
+
+func (e etcd) read(ctx context.Context, keys []model.Key) (known, error) {
+	out := known{}
+	if len(keys) == 0 {
+		return out, nil
+	}
+	ops := make([]clientv3.Op, len(keys))
+	for i, k := range keys {
+		ops[i] = clientv3.OpGet(model.Paths(k)[0])
+	}
+	resp, err := e.txn(ctx, ops)
+	if err != nil {
+		return nil, err
+	}
+	for i, k := range keys {
+		out[k] = stored{}
+		for _, kv := range resp.Responses[i].GetResponseRange().GetKvs() {
+			out[k] = stored{decode(k, string(kv.Key), kv.Value), kv.ModRevision}
+		}
+	}
+	return out, nil
+}
+
+// decode reads a value; one that cannot be used comes out as damaged.
+func decode(k model.Key, path string, value []byte) model.Resource {
+	r, err := model.Decode(k, map[string][]byte{path: value})
+	if err == nil {
+		err = model.Validate(k, r)
+	}
+	if err != nil {
+		return damaged{k.Kind()}
+	}
+	return r
+}
+
+func (e etcd) exist(ctx context.Context, blocks []netip.Prefix) ([]bool, error) {
+	ops := make([]clientv3.Op, len(blocks))
+	for i, cidr := range blocks {
+		ops[i] = clientv3.OpGet(blockPath(cidr), clientv3.WithCountOnly())
+	}
+	resp, err := e.txn(ctx, ops)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]bool, len(blocks))
+	for i := range blocks {
+		out[i] = resp.Responses[i].GetResponseRange().GetCount() > 0
+	}
+	return out, nil
+}
+
+func blockPath(cidr netip.Prefix) string { return model.Paths(model.BlockKey{CIDR: cidr})[0] }
+
+// nothingFree is how a block without free addresses is written.
+var nothingFree = []byte(`"unallocated":[]`)
+
+func (e etcd) room(ctx context.Context, blocks []netip.Prefix) (known, error) {
+	ops := make([]clientv3.Op, len(blocks))
+	for i, cidr := range blocks {
+		ops[i] = clientv3.OpGet(blockPath(cidr))
+	}
+	resp, err := e.txn(ctx, ops)
+	if err != nil {
+		return nil, err
+	}
+	out := known{}
+	for i, cidr := range blocks {
+		for _, kv := range resp.Responses[i].GetResponseRange().GetKvs() {
+			k := model.BlockKey{CIDR: cidr}
+			if bytes.Contains(kv.Value, nothingFree) {
+				out[k] = stored{nil, kv.ModRevision} // not worth decoding
+			} else {
+				out[k] = stored{decode(k, string(kv.Key), kv.Value), kv.ModRevision}
+			}
+		}
+	}
+	return out, nil
+}
+
+func (e etcd) environment(ctx context.Context, node string) (*environment, error) {
+	prefixes := append(slices.Clone(model.ListPrefixes(model.KindIPPool)), model.ListPrefixes(model.KindIPReservation)...)
+	for _, sample := range []string{"0.0.0.0/0", "::/0"} {
+		path := model.Paths(model.BlockAffinityKey{Node: node, CIDR: netip.MustParsePrefix(sample)})[0]
+		prefixes = append(prefixes, path[:strings.LastIndexByte(path, '/')+1])
+	}
+	ops := []clientv3.Op{clientv3.OpGet(model.Paths(model.IPAMConfigKey{})[0])}
+	for _, p := range prefixes {
+		ops = append(ops, clientv3.OpGet(p, clientv3.WithPrefix()))
+	}
+	resp, err := e.txn(ctx, ops)
+	if err != nil {
+		return nil, err
+	}
+	env := &environment{config: model.IPAMConfig{AutoAllocateBlocks: true}}
+	for _, r := range resp.Responses {
+		for _, kv := range r.GetResponseRange().GetKvs() {
+			env.add(node, string(kv.Key), kv.Value, kv.ModRevision)
+		}
+	}
+	slices.SortFunc(env.pools, func(a, b pool) int { return a.cidr.Compare(b.cidr) })
+	slices.SortFunc(env.affine, netip.Prefix.Compare)
+	return env, e.addLabels(ctx, env, node)
+}
+
+// add takes up one stored value. A pool that cannot be used gives out no addresses.
+func (env *environment) add(node, path string, value []byte, rev int64) {
+	k, ok := model.ParsePath(path)
+	if !ok {
+		return
+	}
+	if a, ok := k.(model.BlockAffinityKey); ok {
+		if a.Node == node {
+			env.affine = append(env.affine, a.CIDR)
+		}
+		return
+	}
+	switch r := decode(k, path, value).(type) {
+	case *model.IPPool:
+		env.pools = append(env.pools, newPool(r, rev))
+	case *model.IPReservation:
+		env.reserved = append(env.reserved, r.ReservedCIDRs...)
+	case *model.IPAMConfig:
+		env.config, env.configRev = *r, rev
+	case damaged:
+		if k.Kind() == model.KindIPAMConfig {
+			env.configRev = rev
+		}
+	}
+}
+
+// addLabels reads the node's labels if a pool asks for them.
+func (e etcd) addLabels(ctx context.Context, env *environment, node string) error {
+	if !slices.ContainsFunc(env.pools, func(p pool) bool { return p.selects != "" }) {
+		return nil
+	}
+	entry, err := e.Get(ctx, model.NodeKey{Name: node})
+	if err != nil {
+		return nil //nolint:nilerr // a node that is not there or not readable has no labels
+	}
+	if n, ok := entry.Value.(*model.Node); ok {
+		env.labels = n.Labels
+	}
+	return nil
+}
+
+// held reads keys only: it is for whoever deletes a pool.
+func (e etcd) held(ctx context.Context, within netip.Prefix) ([]netip.Prefix, []model.BlockAffinityKey, error) {
+	prefixes := append(slices.Clone(model.ListPrefixes(model.KindBlock)), model.ListPrefixes(model.KindBlockAffinity)...)
+	ops := make([]clientv3.Op, len(prefixes))
+	for i, p := range prefixes {
+		ops[i] = clientv3.OpGet(p, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	}
+	resp, err := e.txn(ctx, ops)
+	if err != nil {
+		return nil, nil, err
+	}
+	inside := func(p netip.Prefix) bool { return p.Bits() >= within.Bits() && within.Contains(p.Addr()) }
+	var blocks []netip.Prefix
+	var affinities []model.BlockAffinityKey
+	for _, r := range resp.Responses {
+		for _, kv := range r.GetResponseRange().GetKvs() {
+			switch k, _ := model.ParsePath(string(kv.Key)); k := k.(type) {
+			case model.BlockKey:
+				if inside(k.CIDR) {
+					blocks = append(blocks, k.CIDR)
+				}
+			case model.BlockAffinityKey:
+				if inside(k.CIDR) {
+					affinities = append(affinities, k)
+				}
+			}
+		}
+	}
+	return blocks, affinities, nil
+}
+
+// blockPage is how many blocks are read at a time, so that few are in memory.
+const blockPage = 500
+
+func (e etcd) eachBlock(ctx context.Context, f func(netip.Prefix, *model.Block)) error {
+	rev := int64(0)
+	for _, prefix := range model.ListPrefixes(model.KindBlock) {
+		end := clientv3.GetPrefixRangeEnd(prefix)
+		for from := prefix; from != ""; {
+			resp, err := e.txn(ctx, []clientv3.Op{
+				clientv3.OpGet(from, clientv3.WithRange(end), clientv3.WithLimit(blockPage), clientv3.WithRev(rev)),
+			})
+			if err != nil {
+				return err
+			}
+			if rev == 0 {
+				rev = resp.Header.Revision
+			}
+			page := resp.Responses[0].GetResponseRange()
+			from = ""
+			for _, kv := range page.GetKvs() {
+				if page.GetMore() {
+					from = string(kv.Key) + "\x00"
+				}
+				if k, ok := model.ParsePath(string(kv.Key)); ok && k.Kind() == model.KindBlock {
+					b, _ := decode(k, string(kv.Key), kv.Value).(*model.Block)
+					f(k.(model.BlockKey).CIDR, b)
+				}
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,114 @@
+// Package liveness shows the others that a program on this node lives: by a key that
+// vanishes when the program does.
+package liveness
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/version"
+)
+
+const (
+	// TTL is how long the key outlives a program that was killed.
+	TTL = 30 * time.Second
+
+	// poll is how often readiness is looked at, and how soon a lost key is tried again.
+	poll = time.Second
+)
+
+// Run keeps the program's liveness key until ctx ends, and then removes it. While etcd
+// is away it tries on. ready says whether the program does its work; a change of it is
+// stored within a second. The error is that of a key that cannot be.
+func Run(ctx context.Context, c *etcdstore.Client, node, program string, ready func() bool) error {
+	r := &reporter{
+		client: c, ready: ready,
+		key:   model.LivenessKey{Node: node, Program: program},
+		value: model.Liveness{Version: version.Version, Started: time.Now().UTC().Truncate(time.Second)},
+	}
+	if err := model.Validate(r.key, &r.value); err != nil {
+		return fmt.Errorf("liveness of %s: %w", program, err)
+	}
+	tick := time.NewTicker(poll)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		r.hold(ctx, tick.C)
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	return nil
+}
+
+type reporter struct {
+	client *etcdstore.Client
+	ready  func() bool
+	key    model.LivenessKey
+	value  model.Liveness
+}
+
+// hold has a lease and the key on it until either is lost or ctx ends.
+func (r *reporter) hold(ctx context.Context, tick <-chan time.Time) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	lease, err := r.grant(ctx)
+	if err != nil {
+		return
+	}
+	defer r.revoke(lease)
+	alive, err := r.client.Raw().KeepAlive(ctx, lease)
+	if err != nil {
+		return
+	}
+	written := false
+	for {
+		if ready := r.ready(); !written || ready != r.value.Ready {
+			r.value.Ready = ready
+			if written = r.write(ctx, lease) == nil; !written {
+				return
+			}
+		}
+		select {
+		case _, ok := <-alive:
+			if !ok {
+				return
+			}
+		case <-tick:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (r *reporter) grant(ctx context.Context) (clientv3.LeaseID, error) {
+	ctx, cancel := context.WithTimeout(ctx, TTL/3)
+	defer cancel()
+	resp, err := r.client.Raw().Grant(ctx, int64(TTL/time.Second))
+	if err != nil {
+		return 0, err
+	}
+	return resp.ID, nil
+}
+
+func (r *reporter) write(ctx context.Context, lease clientv3.LeaseID) error {
+	w, err := etcdstore.PutWrite(r.key, &r.value)
+	if err != nil {
+		return err
+	}
+	_, err = r.client.Commit(ctx, w.WithLease(lease))
+	return err
+}
+
+// revoke removes the key at once, so that the end of a program shows at once; when
+// etcd is away the lease runs out by itself.
+func (r *reporter) revoke(lease clientv3.LeaseID) {
+	ctx, cancel := context.WithTimeout(context.Background(), poll)
+	defer cancel()
+	_, _ = r.client.Raw().Revoke(ctx, lease)
+}

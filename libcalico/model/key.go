@@ -1,0 +1,179 @@
+package model
+
+import (
+	"net/netip"
+)
+
+// Kind names the type of a resource, spelled as in a v1 manifest where that has the
+// kind.
+type Kind string
+
+// The kinds of resource in the store.
+const (
+	KindWorkloadEndpoint Kind = "workloadEndpoint"
+	KindHostEndpoint     Kind = "hostEndpoint"
+	KindProfile          Kind = "profile"
+	KindPolicy           Kind = "policy"
+	KindTier             Kind = "tier"
+	KindIPPool           Kind = "ipPool"
+	KindIPReservation    Kind = "ipReservation"
+	KindNetworkSet       Kind = "networkSet"
+	KindNode             Kind = "node"
+	KindBGPPeer          Kind = "bgpPeer"
+	KindBGPConfig        Kind = "bgpConfig"
+	KindFelixConfig      Kind = "felixConfig"
+	KindReady            Kind = "ready"
+	KindBlock            Kind = "ipamBlock"
+	KindBlockAffinity    Kind = "ipamBlockAffinity"
+	KindHandle           Kind = "ipamHandle"
+	KindIPAMConfig       Kind = "ipamConfig"
+	KindDockerNetwork    Kind = "dockerNetwork"
+	KindLiveness         Kind = "liveness"
+	KindFelixStatus      Kind = "felixStatus"
+	KindEndpointStatus   Kind = "endpointStatus"
+)
+
+// Key identifies one resource. Every key type is a comparable struct of the
+// resource's identifiers, so that a Key can index a map.
+type Key interface {
+	// Kind is the kind of the resource that the key names.
+	Kind() Kind
+	// String is the key as messages show it, such as "policy(name=frontend)".
+	String() string
+}
+
+// WorkloadEndpointKey names a container's interface.
+// Path: /calico/v1/host/<node>/workload/<orchestrator>/<workload>/endpoint/<name>.
+type WorkloadEndpointKey struct {
+	Node, Orchestrator, Workload, Name string
+}
+
+// HostEndpointKey names an interface of a host.
+// Path: /calico/v1/host/<node>/endpoint/<name>.
+type HostEndpointKey struct {
+	Node, Name string
+}
+
+// ProfileKey names a profile.
+// Paths: /calico/v1/policy/profile/<name>/{rules,tags,labels}.
+type ProfileKey struct {
+	Name string
+}
+
+// DefaultTier is the tier of a policy that names none.
+const DefaultTier = "default"
+
+// PolicyKey names a policy; an empty Tier stands for [DefaultTier] and is written
+// so by [NewPolicyKey].
+// Path: /calico/v1/policy/tier/<tier>/policy/<name>.
+type PolicyKey struct {
+	Tier, Name string
+}
+
+// TierKey names a tier. Path: /calico/v1/policy/tier/<name>/metadata.
+type TierKey struct {
+	Name string
+}
+
+// IPPoolKey names a pool by its range.
+// Path: /calico/v1/ipam/<v4|v6>/pool/<address>-<bits>.
+type IPPoolKey struct {
+	CIDR netip.Prefix
+}
+
+// IPReservationKey names a reservation. Path: /calico/v1/ipreservations/<name>.
+type IPReservationKey struct {
+	Name string
+}
+
+// NetworkSetKey names a set of networks. Path: /calico/v1/netset/<name>.
+type NetworkSetKey struct {
+	Name string
+}
+
+// NodeKey names a host. Paths: /calico/v1/host/<node>/{metadata,bird_ip} and
+// /calico/bgp/v1/host/<node>/{ip_addr_v4,ip_addr_v6,network_v4,network_v6,as_num}.
+type NodeKey struct {
+	Name string
+}
+
+// BGPPeerKey names a BGP peer: of every node when Node is empty, else of that node.
+// Paths: /calico/bgp/v1/global/peer_<v4|v6>/<ip> and
+// /calico/bgp/v1/host/<node>/peer_<v4|v6>/<ip>.
+type BGPPeerKey struct {
+	Node string
+	IP   netip.Addr
+}
+
+// BGPConfigKey names one raw BGP setting: global when Node is empty, else of that
+// node. Names are "as_num", "node_mesh" and "loglevel"; a node's as_num belongs to
+// its [NodeKey].
+// Paths: /calico/bgp/v1/global/<name> and /calico/bgp/v1/host/<node>/<name>.
+type BGPConfigKey struct {
+	Node, Name string
+}
+
+// FelixConfigKey names one raw felix parameter: global when Node is empty, else of
+// that node. Paths: /calico/v1/config/<name> and /calico/v1/host/<node>/config/<name>.
+type FelixConfigKey struct {
+	Node, Name string
+}
+
+// ReadyKey is the flag that says that the store has been initialised.
+// Path: /calico/v1/Ready.
+type ReadyKey struct{}
+
+// BlockKey names a block of addresses.
+// Path: /calico/ipam/v2/assignment/<ipv4|ipv6>/block/<address>-<bits>.
+type BlockKey struct {
+	CIDR netip.Prefix
+}
+
+// BlockAffinityKey says that a block belongs to a node.
+// Path: /calico/ipam/v2/host/<node>/<ipv4|ipv6>/block/<address>-<bits>.
+type BlockAffinityKey struct {
+	Node string
+	CIDR netip.Prefix
+}
+
+// HandleKey names the owner of a group of addresses.
+// Path: /calico/ipam/v2/handle/<id>.
+type HandleKey struct {
+	ID string
+}
+
+// IPAMConfigKey names the one IPAM configuration. Path: /calico/ipam/v2/config.
+type IPAMConfigKey struct{}
+
+// DockerNetworkKey names a Docker network that uses the calico driver.
+// Path: /calico/docker/v1/network/<name>.
+type DockerNetworkKey struct {
+	Name string
+}
+
+// LivenessKey is the leased key by which a program on a node shows that it lives.
+// Path: /calico/status/v1/host/<node>/<program>.
+type LivenessKey struct {
+	Node, Program string
+}
+
+// FelixStatusKey is felix's report about a node. Last selects the copy without a
+// lease. Paths: /calico/felix/v1/host/<node>/{status,last_reported_status}.
+type FelixStatusKey struct {
+	Node string
+	Last bool
+}
+
+// EndpointStatusKey is felix's report about one workload endpoint.
+// Path: /calico/felix/v1/host/<node>/workload/<orchestrator>/<workload>/endpoint/<name>.
+type EndpointStatusKey struct {
+	Node, Orchestrator, Workload, Name string
+}
+
+// NewPolicyKey is the key of a policy; an empty tier means [DefaultTier].
+func NewPolicyKey(tier, name string) PolicyKey {
+	if tier == "" {
+		tier = DefaultTier
+	}
+	return PolicyKey{Tier: tier, Name: name}
+}

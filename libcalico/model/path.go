@@ -1,0 +1,169 @@
+package model
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Prefixes of the key tree, for lists and watches.
+const (
+	Root         = "/calico/"
+	PrefixV1     = "/calico/v1/"
+	PrefixBGP    = "/calico/bgp/v1/"
+	PrefixIPAM   = "/calico/ipam/v2/"
+	PrefixDocker = "/calico/docker/v1/"
+	PrefixStatus = "/calico/status/v1/"
+	PrefixFelix  = "/calico/felix/v1/"
+)
+
+// Paths lists the etcd paths that hold the resource of a key, in a fixed order. A
+// path of an optional part is listed too.
+func Paths(k Key) []string {
+	l := layoutOf(k)
+	if l == nil {
+		return nil
+	}
+	return l.paths(k)
+}
+
+// ListPrefixes lists the shortest etcd prefixes under which all resources of a kind
+// stand (other kinds may stand there too; ParsePath tells them apart).
+func ListPrefixes(kind Kind) []string {
+	l := layoutOfKind(kind)
+	if l == nil {
+		return nil
+	}
+	return slices.Clone(l.prefixes)
+}
+
+// ParsePath says which resource an etcd path holds, or a part of which. ok is false
+// for a path that is not of this tree; [PathFault] tells why when it looks like one.
+func ParsePath(path string) (k Key, ok bool) {
+	k, _, ok = parsePath(path)
+	return k, ok
+}
+
+// PathFault says what is wrong with a path that has the shape of a resource's but
+// identifiers that cannot be read, such as a pool's path without an address. It is
+// nil for a good path and for one that has nothing to do with this tree.
+func PathFault(path string) error {
+	_, kind, ok := parsePath(path)
+	if ok || kind == "" {
+		return nil
+	}
+	return fmt.Errorf("%s: not the path of any %s", strconv.Quote(path), kind)
+}
+
+// parsePath finds the first shape that the path has. kind is set when there is one,
+// also if its identifiers cannot be read.
+func parsePath(path string) (k Key, kind Kind, ok bool) {
+	if !strings.HasPrefix(path, Root) {
+		return nil, "", false
+	}
+	segments := strings.Split(path, "/")
+	for _, s := range shapesBySize[len(segments)] {
+		raw, match := s.pattern.match(segments)
+		if !match {
+			continue
+		}
+		ids, good := unescapeAll(raw)
+		if good {
+			k, ok = s.key(ids)
+		}
+		return k, s.kind, ok
+	}
+	return nil, "", false
+}
+
+// pattern is a path with "{}" in place of each identifier, split at its slashes.
+type pattern []string
+
+const hole = "{}"
+
+func newPattern(s string) pattern { return strings.Split(s, "/") }
+
+// fill puts the identifiers into the holes.
+func (p pattern) fill(ids []string) string {
+	var b strings.Builder
+	next := 0
+	for i, segment := range p {
+		if i > 0 {
+			b.WriteByte('/')
+		}
+		if segment == hole {
+			segment = escape(ids[next])
+			next++
+		}
+		b.WriteString(segment)
+	}
+	return b.String()
+}
+
+// match gives what stands in the holes.
+func (p pattern) match(segments []string) (ids []string, ok bool) {
+	for i, segment := range p {
+		switch {
+		case segment == hole && segments[i] == "":
+			return nil, false
+		case segment == hole:
+			ids = append(ids, segments[i])
+		case segment != segments[i]:
+			return nil, false
+		}
+	}
+	return ids, true
+}
+
+// escape makes a name one path segment. Only what would break the path is changed,
+// as v2.6 did.
+func escape(name string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(name, "%", "%25"), "/", "%2F")
+}
+
+// unescape is the inverse of escape; it takes no other spelling, so that a resource
+// has one path only.
+func unescape(segment string) (name string, ok bool) {
+	name = strings.ReplaceAll(strings.ReplaceAll(segment, "%2F", "/"), "%25", "%")
+	return name, escape(name) == segment
+}
+
+func unescapeAll(segments []string) (names []string, ok bool) {
+	names = make([]string, len(segments))
+	for i, segment := range segments {
+		if names[i], ok = unescape(segment); !ok {
+			return nil, false
+		}
+	}
+	return names, true
+}
+
+// cidrSegment is a prefix as a path segment: "10.65.0.0-16".
+func cidrSegment(p netip.Prefix) string {
+	return p.Addr().String() + "-" + strconv.Itoa(p.Bits())
+}
+
+// parseCIDRSegment is the inverse of cidrSegment. Bits below the prefix length are
+// kept, so that the resource can be named and refused.
+func parseCIDRSegment(s string, ipv6 bool) (netip.Prefix, bool) {
+	address, length, found := strings.Cut(s, "-")
+	a, good := parseAddrSegment(address, ipv6)
+	bits, err := strconv.Atoi(length)
+	if !found || !good || err != nil {
+		return netip.Prefix{}, false
+	}
+	p := netip.PrefixFrom(a, bits)
+	return p, p.IsValid() && cidrSegment(p) == s
+}
+
+// parseAddrSegment reads an address of the given family in its one canonical
+// spelling.
+func parseAddrSegment(s string, ipv6 bool) (netip.Addr, bool) {
+	a, err := netip.ParseAddr(s)
+	if err != nil || a.Zone() != "" || a.Is4In6() || a.Is6() != ipv6 || a.String() != s {
+		return netip.Addr{}, false
+	}
+	return a, true
+}

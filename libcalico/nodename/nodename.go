@@ -1,0 +1,52 @@
+// Package nodename says what this host is called in the datastore. All programs on a
+// host must agree on that, and HOSTNAME is no help: inside a container it is the
+// container's, and on the host a shell's.
+package nodename
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+
+	"calico.internal/libcalico/model"
+)
+
+// File is where start-up writes the name for programs that are started without it.
+const File = "/var/run/calico/nodename"
+
+// Resolve returns, of these, the first that says something: the name given explicitly
+// (a flag or the program's own variable), NODENAME, the file [File], the host's name
+// in lower case.
+func Resolve(explicit string, getenv func(string) string) (string, error) {
+	return resolve(explicit, getenv, File, os.Hostname)
+}
+
+func resolve(explicit string, getenv func(string) string, file string, hostname func() (string, error)) (string, error) {
+	if name := strings.TrimSpace(explicit); name != "" {
+		return check(name, "the node name that was given")
+	}
+	if name := strings.TrimSpace(getenv("NODENAME")); name != "" {
+		return check(name, "the node name in NODENAME")
+	}
+	content, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("node name: %w", err)
+	}
+	if name := strings.TrimSpace(string(content)); name != "" {
+		return check(name, "the node name in "+file)
+	}
+	name, err := hostname()
+	if err != nil {
+		return "", fmt.Errorf("node name: %w", err)
+	}
+	return check(strings.ToLower(strings.TrimSpace(name)), "the host's name")
+}
+
+func check(name, origin string) (string, error) {
+	for _, fault := range model.Faults(model.Validate(model.NodeKey{Name: name}, &model.Node{})) {
+		return "", fmt.Errorf("%s, %q, cannot be used: it %s; set NODENAME", origin, name, fault.Reason)
+	}
+	return name, nil
+}

@@ -1,0 +1,364 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// The default back-off of an object that failed.
+const (
+	defaultMinBackoff = 500 * time.Millisecond
+	defaultMaxBackoff = 30 * time.Second
+)
+
+// Options says how a [Table] handles its objects.
+type Options[K comparable, V any] struct {
+	// Name is what errors and status call the table.
+	Name string
+	// Compare orders keys.
+	Compare func(a, b K) int
+	// Equal says whether a value outside needs no change to be the desired one.
+	Equal func(desired, actual V) bool
+	// FailClosed, when not nil, gives the value that stands in for one that the target
+	// refused, until that is tried again: a chain that drops everything in place of one
+	// whose rules are not understood. ok is false where there is none.
+	FailClosed func(K, V) (v V, ok bool)
+	// MinBackoff and MaxBackoff bound the wait before an object that failed is tried
+	// again (0 means 500 ms and 30 s). A new value is tried at once.
+	MinBackoff, MaxBackoff time.Duration
+}
+
+// Table brings the objects of one target to their desired state. A pass over a
+// table in which little changed costs little, whatever its size. A Table belongs to
+// one goroutine.
+type Table[K comparable, V any] struct {
+	opts    Options[K, V]
+	target  Target[K, V]
+	desired map[K]V
+	actual  map[K]V // valid while listed; without the keys in unknown
+	listed  bool
+	// dirty holds the keys whose desired and actual state may differ.
+	dirty map[K]struct{}
+	// unknown holds the keys whose actual state is not known since they failed.
+	unknown map[K]struct{}
+	failed  map[K]*failure
+	last    PassStatus // since the latest sets
+}
+
+// failure is what is known of an object that the target refused.
+type failure struct {
+	err     error
+	tries   int
+	since   time.Time
+	retryAt time.Time
+}
+
+// NewTable makes a table with nothing desired. Its first pass lists the target.
+func NewTable[K comparable, V any](target Target[K, V], opts Options[K, V]) *Table[K, V] {
+	if opts.MinBackoff <= 0 {
+		opts.MinBackoff = defaultMinBackoff
+	}
+	if opts.MaxBackoff <= 0 {
+		opts.MaxBackoff = max(defaultMaxBackoff, opts.MinBackoff)
+	}
+	return &Table[K, V]{
+		opts:    opts,
+		target:  target,
+		desired: map[K]V{},
+		dirty:   map[K]struct{}{},
+		unknown: map[K]struct{}{},
+		failed:  map[K]*failure{},
+	}
+}
+
+// Name is the table's name from its [Options].
+func (t *Table[K, V]) Name() string { return t.opts.Name }
+
+// Set makes the object desired. A value other than before is tried at once, even
+// when the old one failed.
+func (t *Table[K, V]) Set(k K, v V) {
+	if old, ok := t.desired[k]; ok && t.opts.Equal(v, old) {
+		return
+	}
+	t.desired[k] = v
+	t.changed(k)
+}
+
+// Delete makes the object not desired.
+func (t *Table[K, V]) Delete(k K) {
+	if _, ok := t.desired[k]; !ok {
+		return
+	}
+	delete(t.desired, k)
+	t.changed(k)
+}
+
+func (t *Table[K, V]) changed(k K) {
+	t.dirty[k] = struct{}{}
+	if f := t.failed[k]; f != nil {
+		f.retryAt, f.tries = time.Time{}, 0
+	}
+}
+
+// Desired returns the desired value of an object.
+func (t *Table[K, V]) Desired(k K) (V, bool) {
+	v, ok := t.desired[k]
+	return v, ok
+}
+
+// Resync forgets what is there, so that the next pass lists it and repairs what
+// others changed.
+func (t *Table[K, V]) Resync() {
+	t.listed = false
+	t.actual = nil
+	clear(t.unknown)
+}
+
+// ApplySets creates and replaces what is desired and not there. An error that is
+// [ErrPartial] concerns single objects; after any other the next pass lists again.
+func (t *Table[K, V]) ApplySets(ctx context.Context) error {
+	return t.pass(ctx, true, false)
+}
+
+// ApplyDeletes removes what is there and not desired.
+func (t *Table[K, V]) ApplyDeletes(ctx context.Context) error {
+	return t.pass(ctx, false, true)
+}
+
+// Apply does both in one call of the target.
+func (t *Table[K, V]) Apply(ctx context.Context) error {
+	return t.pass(ctx, true, true)
+}
+
+func (t *Table[K, V]) pass(ctx context.Context, sets, deletes bool) error {
+	start := time.Now()
+	set, deleted, err := t.reconcile(ctx, sets, deletes)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", t.opts.Name, err)
+	}
+	if sets {
+		t.last = PassStatus{At: start}
+	}
+	t.last.Took += time.Since(start)
+	t.last.Set += set
+	t.last.Deleted += deleted
+	t.last.Err = errors.Join(t.last.Err, err)
+	return err
+}
+
+func (t *Table[K, V]) reconcile(ctx context.Context, sets, deletes bool) (set, deleted int, err error) {
+	if err := t.list(ctx); err != nil {
+		return 0, 0, err
+	}
+	c := t.changes(time.Now(), sets, deletes)
+	if c.Empty() {
+		return 0, 0, nil
+	}
+	set, deleted, err = t.apply(ctx, c)
+	if !sets || t.opts.FailClosed == nil || !errors.Is(err, ErrPartial) {
+		return set, deleted, err
+	}
+	standIns := t.changes(time.Now(), true, false)
+	if standIns.Empty() {
+		return set, deleted, err
+	}
+	_, _, err2 := t.apply(ctx, standIns)
+	return set, deleted, errors.Join(err, err2)
+}
+
+// apply hands changes to the target and notes what became of them.
+func (t *Table[K, V]) apply(ctx context.Context, c Changes[K, V]) (set, deleted int, err error) {
+	err = t.target.Apply(ctx, c)
+	if err != nil && !IsPartial(err) {
+		t.Resync()
+		return 0, 0, fmt.Errorf("apply: %w", err)
+	}
+	failed := map[K]error{}
+	collect(err, failed)
+	set, deleted = t.applied(c, failed)
+	if len(failed) == 0 {
+		return set, deleted, nil
+	}
+	return set, deleted, fmt.Errorf("apply: %w", err)
+}
+
+// list fills the cache of what is there, if it is not known.
+func (t *Table[K, V]) list(ctx context.Context) error {
+	if t.listed {
+		return nil
+	}
+	actual, err := t.target.List(ctx)
+	if err != nil {
+		return fmt.Errorf("list: %w", err)
+	}
+	if actual == nil {
+		actual = map[K]V{}
+	}
+	t.actual, t.listed = actual, true
+	clear(t.unknown)
+	clear(t.dirty)
+	for k := range t.desired {
+		if !t.settled(k) {
+			t.dirty[k] = struct{}{}
+		}
+	}
+	for k := range t.actual {
+		if _, ok := t.desired[k]; !ok {
+			t.dirty[k] = struct{}{}
+		}
+	}
+	for k := range t.failed {
+		if t.settled(k) {
+			delete(t.failed, k)
+		}
+	}
+	return nil
+}
+
+// settled says that an object is known to be as desired.
+func (t *Table[K, V]) settled(k K) bool {
+	if _, ok := t.unknown[k]; ok || !t.listed {
+		return false
+	}
+	want, wanted := t.desired[k]
+	have, there := t.actual[k]
+	if !wanted || !there {
+		return wanted == there
+	}
+	return t.opts.Equal(want, have)
+}
+
+// changes collects what is due, from the objects that may differ.
+func (t *Table[K, V]) changes(now time.Time, sets, deletes bool) Changes[K, V] {
+	var c Changes[K, V]
+	for k := range t.dirty {
+		if t.settled(k) {
+			delete(t.dirty, k)
+			delete(t.failed, k)
+			continue
+		}
+		want, wanted := t.desired[k]
+		if wanted && !sets || !wanted && !deletes {
+			continue
+		}
+		if f := t.failed[k]; f != nil && now.Before(f.retryAt) {
+			if want, wanted = t.standIn(k, want, wanted); !wanted {
+				continue
+			}
+		}
+		if wanted {
+			c.Set = append(c.Set, Item[K, V]{k, want})
+		} else {
+			c.Delete = append(c.Delete, k)
+		}
+	}
+	c.sort(t.opts.Compare)
+	return c
+}
+
+// standIn is the fail-closed value of an object that waits to be tried again, if
+// there is one and it is not in place already.
+func (t *Table[K, V]) standIn(k K, want V, wanted bool) (V, bool) {
+	if !wanted || t.opts.FailClosed == nil || t.closed(k) {
+		return want, false
+	}
+	return t.opts.FailClosed(k, want)
+}
+
+// applied notes the outcome of a call of the target.
+func (t *Table[K, V]) applied(c Changes[K, V], failed map[K]error) (set, deleted int) {
+	for _, item := range c.Set {
+		if failed[item.Key] == nil {
+			t.actual[item.Key] = item.Value
+			t.succeeded(item.Key)
+			set++
+		}
+	}
+	for _, k := range c.Delete {
+		if failed[k] == nil {
+			delete(t.actual, k)
+			t.succeeded(k)
+			deleted++
+		}
+	}
+	for k, err := range failed {
+		t.quarantine(k, err)
+	}
+	return set, deleted
+}
+
+// succeeded clears an object's failure, unless only its stand-in was applied.
+func (t *Table[K, V]) succeeded(k K) {
+	delete(t.unknown, k)
+	if t.settled(k) {
+		delete(t.dirty, k)
+		delete(t.failed, k)
+	}
+}
+
+// quarantine forgets the actual state of an object that failed and puts its next
+// try off, twice as long each time.
+func (t *Table[K, V]) quarantine(k K, err error) {
+	now := time.Now()
+	f := t.failed[k]
+	if f == nil {
+		f = &failure{since: now}
+		t.failed[k] = f
+	}
+	wait := t.opts.MaxBackoff
+	if f.tries < 16 {
+		wait = min(wait, t.opts.MinBackoff<<f.tries)
+	}
+	f.err, f.retryAt = err, now.Add(wait)
+	f.tries++
+	delete(t.actual, k)
+	t.unknown[k] = struct{}{}
+	t.dirty[k] = struct{}{}
+}
+
+// InForce says that an object is known to be as desired, be that present or absent.
+func (t *Table[K, V]) InForce(k K) bool { return t.settled(k) }
+
+// Outstanding says that some object's actual state is not known, or that something
+// desired is not set, so that there may still be references to what an earlier table
+// is about to delete. An object whose stand-in is in place ([Options].FailClosed) does
+// not count.
+func (t *Table[K, V]) Outstanding() bool {
+	if !t.listed || len(t.unknown) > 0 {
+		return true
+	}
+	for k := range t.dirty {
+		if _, wanted := t.desired[k]; wanted && !t.settled(k) && !t.closed(k) {
+			return true
+		}
+	}
+	return false
+}
+
+// closed says that the stand-in of a failed object is in place.
+func (t *Table[K, V]) closed(k K) bool {
+	want, wanted := t.desired[k]
+	if t.failed[k] == nil || !wanted || t.opts.FailClosed == nil {
+		return false
+	}
+	v, ok := t.opts.FailClosed(k, want)
+	if !ok {
+		return false
+	}
+	_, unknown := t.unknown[k]
+	have, there := t.actual[k]
+	return !unknown && there && t.opts.Equal(v, have)
+}
+
+// NextRetry is when the first of the failed objects is due again; ok is false when
+// none waits.
+func (t *Table[K, V]) NextRetry() (at time.Time, ok bool) {
+	for _, f := range t.failed {
+		if !ok || f.retryAt.Before(at) {
+			at, ok = f.retryAt, true
+		}
+	}
+	return at, ok
+}

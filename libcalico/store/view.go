@@ -1,0 +1,294 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+
+	"calico.internal/libcalico/model"
+)
+
+// Options say what a view holds.
+type Options struct {
+	// Filter chooses the resources to hold; nil means all.
+	Filter func(model.Key) bool
+	// KeepLastGood makes a policy or profile whose stored value has become unusable
+	// keep its last usable one.
+	KeepLastGood bool
+}
+
+// Event says that a resource changed.
+type Event struct {
+	Key model.Key
+	// Value is nil when the resource was deleted or is not usable.
+	Value model.Resource
+	// Revision is the one at which the resource changed.
+	Revision int64
+	// Err says why the latest stored value is not usable. Value may then be the last
+	// usable one (see [Options]).
+	Err error
+}
+
+// View holds the resources of a datastore as of one revision. It belongs to one
+// goroutine.
+type View struct {
+	opts      Options
+	objects   map[model.Key]*object
+	badPaths  map[string]error
+	bad       map[model.Key]struct{}
+	revision  int64
+	inSync    bool
+	connected bool
+}
+
+// object is one resource: its parts as stored and what they mean.
+type object struct {
+	parts map[string]KV
+	// decoded is what the stored parts say, as far as they can be read; value is what
+	// the view holds: the same, or the last good one, or nil.
+	decoded, value model.Resource
+	err            error
+}
+
+// New makes an empty view.
+func New(opts Options) *View {
+	return &View{
+		opts:     opts,
+		objects:  map[model.Key]*object{},
+		badPaths: map[string]error{},
+		bad:      map[model.Key]struct{}{},
+	}
+}
+
+// Get returns a resource; ok is false when there is none that can be used.
+func (v *View) Get(k model.Key) (r model.Resource, ok bool) {
+	o := v.objects[k]
+	if o == nil || o.value == nil {
+		return nil, false
+	}
+	return o.value, true
+}
+
+// InSync says whether the view has had its first snapshot.
+func (v *View) InSync() bool { return v.inSync }
+
+// Revision is the datastore's revision that the view shows.
+func (v *View) Revision() int64 { return v.revision }
+
+// Connected says whether the datastore could be reached at the last batch.
+func (v *View) Connected() bool { return v.connected }
+
+// Quarantined lists the stored values that are not usable, in the order of their
+// paths.
+func (v *View) Quarantined() []Quarantined {
+	list := make([]Quarantined, 0, len(v.bad)+len(v.badPaths))
+	for k := range v.bad {
+		o := v.objects[k]
+		list = append(list, Quarantined{Key: k, Path: firstPath(o), Value: o.decoded, Err: o.err})
+	}
+	for path, err := range v.badPaths {
+		list = append(list, Quarantined{Path: path, Err: err})
+	}
+	slices.SortFunc(list, func(a, b Quarantined) int { return strings.Compare(a.Path, b.Path) })
+	return list
+}
+
+func firstPath(o *object) string {
+	return slices.Min(slices.Collect(maps.Keys(o.parts)))
+}
+
+// Apply takes a batch in and tells which resources changed, in an order that depends
+// on their keys alone. A resource whose meaning is the same as before gives no event.
+func (v *View) Apply(b Batch) []Event {
+	if b.Err != nil {
+		v.connected = false
+		return nil
+	}
+	changed := map[model.Key]struct{}{}
+	if b.Snapshot {
+		v.dropMissing(b.Puts, changed)
+	}
+	for _, path := range b.Deletes {
+		v.deletePart(path, changed)
+	}
+	for _, kv := range b.Puts {
+		v.putPart(kv, changed)
+	}
+	v.revision, v.connected = b.Revision, true
+	v.inSync = v.inSync || b.Snapshot
+	return v.events(changed, b.Revision)
+}
+
+// dropMissing deletes what a snapshot does not hold.
+func (v *View) dropMissing(puts []KV, changed map[model.Key]struct{}) {
+	kept := make(map[string]struct{}, len(puts))
+	for _, kv := range puts {
+		kept[kv.Path] = struct{}{}
+	}
+	for path := range v.badPaths {
+		if _, ok := kept[path]; !ok {
+			delete(v.badPaths, path)
+		}
+	}
+	for k, o := range v.objects {
+		for path := range o.parts {
+			if _, ok := kept[path]; !ok {
+				delete(o.parts, path)
+				changed[k] = struct{}{}
+			}
+		}
+	}
+}
+
+func (v *View) deletePart(path string, changed map[model.Key]struct{}) {
+	delete(v.badPaths, path)
+	k, ok := model.ParsePath(path)
+	if !ok {
+		return
+	}
+	o := v.objects[k]
+	if o == nil {
+		return
+	}
+	if _, ok := o.parts[path]; ok {
+		delete(o.parts, path)
+		changed[k] = struct{}{}
+	}
+}
+
+func (v *View) putPart(kv KV, changed map[model.Key]struct{}) {
+	k, ok := model.ParsePath(kv.Path)
+	if !ok {
+		if err := model.PathFault(kv.Path); err != nil {
+			v.badPaths[kv.Path] = err
+		}
+		return
+	}
+	if v.opts.Filter != nil && !v.opts.Filter(k) {
+		return
+	}
+	o := v.objects[k]
+	if o == nil {
+		o = &object{parts: make(map[string]KV, 1)}
+		v.objects[k] = o
+	}
+	old, had := o.parts[kv.Path]
+	o.parts[kv.Path] = kv
+	if !had || !bytes.Equal(old.Value, kv.Value) {
+		changed[k] = struct{}{}
+	}
+}
+
+// events re-reads the changed resources.
+func (v *View) events(changed map[model.Key]struct{}, revision int64) []Event {
+	var events []Event
+	for _, k := range sortKeys(changed) {
+		if e, ok := v.refresh(k, revision); ok {
+			events = append(events, e)
+		}
+	}
+	return events
+}
+
+// refresh makes an object's value follow its parts; ok is false when nothing that
+// others can see has changed.
+func (v *View) refresh(k model.Key, revision int64) (e Event, ok bool) {
+	o := v.objects[k]
+	delete(v.bad, k)
+	if len(o.parts) == 0 {
+		delete(v.objects, k)
+		return Event{Key: k, Revision: revision}, o.value != nil || o.err != nil
+	}
+	before, errBefore := o.value, o.err
+	o.decoded, o.err = read(k, o.parts)
+	switch {
+	case o.err == nil:
+		o.value = o.decoded
+	case !v.keepsLastGood(k):
+		o.value = nil
+	}
+	if o.err != nil {
+		v.bad[k] = struct{}{}
+	}
+	if sameError(errBefore, o.err) && sameResource(before, o.value) {
+		return Event{}, false
+	}
+	return Event{Key: k, Value: o.value, Revision: o.revision(), Err: o.err}, true
+}
+
+func (v *View) keepsLastGood(k model.Key) bool {
+	return v.opts.KeepLastGood && (k.Kind() == model.KindPolicy || k.Kind() == model.KindProfile)
+}
+
+func (o *object) revision() (highest int64) {
+	for _, kv := range o.parts {
+		highest = max(highest, kv.ModRevision)
+	}
+	return highest
+}
+
+// read decodes and checks a resource. The resource is returned also when only the
+// check failed.
+func read(k model.Key, parts map[string]KV) (model.Resource, error) {
+	values := make(map[string][]byte, len(parts))
+	for path, kv := range parts {
+		values[path] = kv.Value
+	}
+	return Read(k, values)
+}
+
+// Read decodes a resource from its stored parts and checks it. When only the check
+// fails, the resource is returned together with the error.
+func Read(k model.Key, parts map[string][]byte) (model.Resource, error) {
+	r, err := model.Decode(k, parts)
+	if err != nil {
+		return nil, err
+	}
+	if err := model.Validate(k, r); err != nil {
+		return r, fmt.Errorf("%v is not valid: %w", k, err)
+	}
+	return r, nil
+}
+
+func sameError(a, b error) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	return a.Error() == b.Error()
+}
+
+func sameResource(a, b model.Resource) bool {
+	if a == nil || b == nil {
+		return a == nil && b == nil
+	}
+	return reflect.DeepEqual(a, b)
+}
+
+// sortKeys puts keys into the order of [model.Compare], with one path made per key.
+func sortKeys(set map[model.Key]struct{}) []model.Key {
+	type keyed struct {
+		key  model.Key
+		path string
+		rank int
+	}
+	ranks := map[model.Kind]int{}
+	for i, kind := range model.Kinds() {
+		ranks[kind] = i
+	}
+	list := make([]keyed, 0, len(set))
+	for k := range set {
+		list = append(list, keyed{k, model.Paths(k)[0], ranks[k.Kind()]})
+	}
+	slices.SortFunc(list, func(a, b keyed) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), strings.Compare(a.path, b.path))
+	})
+	keys := make([]model.Key, len(list))
+	for i, item := range list {
+		keys[i] = item.key
+	}
+	return keys
+}

@@ -1,0 +1,251 @@
+// Package daemon builds the plugin from its parts and runs it.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+
+	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/grpcsock"
+	libipam "calico.internal/libcalico/ipam"
+	"calico.internal/libcalico/liveness"
+	"calico.internal/libcalico/logattr"
+	"calico.internal/libcalico/nodename"
+	"calico.internal/libcalico/version"
+	"calico.internal/libnetwork-plugin/internal/address"
+	"calico.internal/libnetwork-plugin/internal/config"
+	"calico.internal/libnetwork-plugin/internal/dockerapi"
+	"calico.internal/libnetwork-plugin/internal/felix"
+	"calico.internal/libnetwork-plugin/internal/ipam"
+	"calico.internal/libnetwork-plugin/internal/network"
+	"calico.internal/libnetwork-plugin/internal/registry"
+	"calico.internal/libnetwork-plugin/internal/revive"
+	"calico.internal/libnetwork-plugin/internal/sandbox"
+	"calico.internal/libnetwork-plugin/internal/scope"
+	"calico.internal/libnetwork-plugin/internal/statusapi"
+	"calico.internal/libnetwork-plugin/internal/sweep"
+	"calico.internal/libnetwork-plugin/internal/veth"
+	libnetworkv1 "calico.internal/proto/libnetwork/v1"
+)
+
+// program is the plugin's name among this host's programs.
+const program = "libnetwork"
+
+// Run serves Docker's engine until ctx ends. An error says what keeps it from starting.
+func Run(ctx context.Context, cfg config.Config, getenv func(string) string, log *slog.Logger) error {
+	d, err := build(cfg, getenv, log)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	return d.run(ctx)
+}
+
+// daemon is the plugin's parts.
+type daemon struct {
+	cfg       config.Config
+	log       *slog.Logger
+	node      string
+	store     *etcdstore.Client
+	links     *veth.Links
+	engine    *dockerapi.Client
+	felixConn *grpc.ClientConn
+	scope     *scope.Keeper
+	registry  *registry.Registry
+	sweeper   *sweep.Sweeper
+	reviver   *revive.Reviver
+	plugins   []*plugin
+	status    *statusapi.Server
+	etcd      *etcdWatch
+}
+
+// build makes all parts, in the order in which data flows through them.
+func build(cfg config.Config, getenv func(string) string, log *slog.Logger) (*daemon, error) {
+	d := &daemon{cfg: cfg, log: log}
+	if err := d.open(getenv); err != nil {
+		d.close()
+		return nil, err
+	}
+	waiter := felix.New(d.felixConn, d.felixSocket(), cfg.FelixTimeout)
+	book := address.New(libipam.New(d.store, d.node), d.store, d.links, d.node, log)
+	d.scope = scope.New(d.engine, cfg.Scope, log, cfg.StateDir, cfg.RunDir)
+	d.registry = registry.New(d.store, d.engine, d.node, network.Name, log)
+	d.sweeper = sweep.New(book, d.links, d.engine, sweep.Grace, sweep.Every, log)
+	d.reviver = revive.New(d.engine, waiter.Ready, d.registry.Has, log)
+	d.etcd = newEtcdWatch(d.store, d.etcdUp, log)
+	driver := network.New(network.Config{
+		Node: d.node, InterfacePrefix: cfg.InterfacePrefix, CreateProfiles: cfg.CreateProfiles,
+		LabelEndpoints: cfg.LabelEndpoints, LabelTimeout: cfg.LabelTimeout, MTU: cfg.MTU,
+	}, network.Parts{
+		Store: d.store, Book: book, Registry: d.registry, Links: d.links, Felix: waiter, Engine: d.engine,
+		Scope: d.scope, Sandboxes: sandbox.New(), Log: log,
+	})
+	d.plugins = []*plugin{
+		newPlugin(network.Name, "NetworkDriver", driver.Register, log),
+		newPlugin(ipam.Name, "IpamDriver", ipam.New(book, ipam.StoredPools(d.store), hostNameservers).Register, log),
+	}
+	d.status = statusapi.New(statusapi.Sources{
+		Node: d.node, Started: time.Now(), Scope: d.scope.Current, DatastoreConnected: d.etcd.connected,
+		EngineConnected: d.engine.Connected, Networks: d.registry.Known, Endpoints: book.Endpoints,
+	})
+	return d, nil
+}
+
+// open opens what is outside of the process. It waits for nothing.
+func (d *daemon) open(getenv func(string) string) (err error) {
+	if d.node, err = nodename.Resolve(d.cfg.Node, getenv); err != nil {
+		return err
+	}
+	etcd, err := etcdstore.ConfigFromEnv(getenv)
+	if err != nil {
+		return err
+	}
+	if d.store, err = etcdstore.New(etcd); err != nil {
+		return err
+	}
+	if d.engine, err = dockerapi.New(d.cfg.DockerHost); err != nil {
+		return err
+	}
+	if d.links, err = veth.New(); err != nil {
+		return err
+	}
+	d.felixConn, err = grpcsock.Dial(d.felixSocket())
+	return err
+}
+
+// close closes what is open; what it cannot close ends with the process.
+func (d *daemon) close() {
+	if d.felixConn != nil {
+		_ = d.felixConn.Close()
+	}
+	if d.links != nil {
+		d.links.Close()
+	}
+	if d.engine != nil {
+		d.engine.Close()
+	}
+	if d.store != nil {
+		_ = d.store.Close()
+	}
+}
+
+func (d *daemon) felixSocket() string { return filepath.Join(d.cfg.RunDir, "felix.sock") }
+
+// run runs all tasks. The first that fails ends the others.
+func (d *daemon) run(ctx context.Context) error {
+	if err := d.listen(); err != nil {
+		return err
+	}
+	hs := health.NewServer()
+	tasks, ctx := errgroup.WithContext(ctx)
+	tasks.Go(func() error { return d.serveStatus(ctx, hs) })
+	tasks.Go(func() error { return d.etcd.run(ctx, hs) })
+	tasks.Go(func() error { d.engine.Watch(ctx, d); return nil })
+	tasks.Go(func() error { return d.sweeper.Run(ctx) })
+	if d.cfg.StartContainers {
+		tasks.Go(func() error { return d.reviver.Run(ctx) })
+	}
+	tasks.Go(func() error {
+		return liveness.Run(ctx, d.store, d.node, program, d.etcd.connected)
+	})
+	for _, p := range d.plugins {
+		tasks.Go(func() error { return p.serve(ctx) })
+	}
+	tasks.Go(func() error { return d.publish(ctx) })
+	return tasks.Wait()
+}
+
+// listen makes Docker's sockets, still without their names.
+func (d *daemon) listen() error {
+	if err := os.MkdirAll(d.cfg.PluginDir, 0o755); err != nil {
+		return fmt.Errorf("folder of Docker's plugins: %w", err)
+	}
+	for i, p := range d.plugins {
+		if err := p.listen(d.cfg.PluginDir); err != nil {
+			for _, made := range d.plugins[:i] {
+				err = errors.Join(err, made.socket.Close())
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// publish makes Docker's sockets appear. etcd is given a moment to answer first, but
+// not having one is no reason to be absent: an engine that finds nobody waits 15
+// seconds at each call, one that is told what is wrong goes on at once.
+func (d *daemon) publish(ctx context.Context) error {
+	d.etcd.wait(ctx)
+	for _, p := range d.plugins {
+		if err := p.socket.Publish(); err != nil {
+			return err
+		}
+	}
+	d.log.Info("serving Docker's engine", logattr.Node, d.node, logattr.Dir, d.cfg.PluginDir,
+		"scope", d.scope.Current(), logattr.Version, version.Version)
+	return nil
+}
+
+// serveStatus serves this host's other programs.
+func (d *daemon) serveStatus(ctx context.Context, hs *health.Server) error {
+	return grpcsock.Serve(ctx, filepath.Join(d.cfg.RunDir, program+".sock"), hs, func(s *grpc.Server) {
+		libnetworkv1.RegisterLibnetworkServer(s, d.status)
+	})
+}
+
+// EngineUp brings everything in line with an engine that has come up.
+func (d *daemon) EngineUp(ctx context.Context) {
+	scope := d.scope.Refresh(ctx)
+	d.log.Info("Docker's engine answers", "scope", scope)
+	d.sync(ctx)
+	d.reviver.Kick()
+}
+
+// etcdUp makes up for what could not be written while etcd was away.
+func (d *daemon) etcdUp(ctx context.Context) {
+	if d.engine.Connected() {
+		d.sync(ctx)
+	}
+}
+
+// sync brings etcd in line with the engine.
+func (d *daemon) sync(ctx context.Context) {
+	if err := d.registry.Sync(ctx); err != nil {
+		d.log.Warn("names of networks are not up to date", logattr.Err, err)
+	}
+	d.sweeper.Kick()
+}
+
+// NetworkChanged learns the name of a new network, which the engine does not tell when
+// it has it created.
+func (d *daemon) NetworkChanged(ctx context.Context, e dockerapi.Event) {
+	err := d.registry.Changed(ctx, e)
+	if err != nil {
+		name, _ := e.Network()
+		d.log.Warn("name of network is not written to etcd", logattr.Network, name, logattr.Err, err)
+	}
+}
+
+// EngineDown notes that the engine does not answer.
+func (d *daemon) EngineDown(err error) {
+	d.log.Warn("Docker's engine does not answer: names and labels of containers are not known until it does", logattr.Err, err)
+}
+
+// hostNameservers lists those of the host's resolver.
+func hostNameservers() []netip.Addr {
+	text, err := os.ReadFile("/etc/resolv.conf")
+	if err != nil {
+		return nil
+	}
+	return ipam.Nameservers(string(text))
+}

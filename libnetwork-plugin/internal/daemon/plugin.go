@@ -1,0 +1,50 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"calico.internal/libnetwork-plugin/internal/httpapi"
+)
+
+// drainLimit is how long calls in progress are given when the process ends.
+const drainLimit = 5 * time.Second
+
+// plugin is one of the sockets that Docker knows us by.
+type plugin struct {
+	name   string
+	server *httpapi.Server
+	socket *httpapi.Socket
+}
+
+// newPlugin makes a plugin whose calls register answers.
+func newPlugin(name, implements string, register func(*httpapi.Server), log *slog.Logger) *plugin {
+	p := &plugin{name: name, server: httpapi.New(name, implements, log)}
+	register(p.server)
+	return p
+}
+
+// listen makes the plugin's socket, to be published later.
+func (p *plugin) listen(dir string) (err error) {
+	p.socket, err = httpapi.Listen(filepath.Join(dir, p.name+".sock"))
+	return err
+}
+
+// serve answers calls until ctx ends, and finishes those in progress.
+func (p *plugin) serve(ctx context.Context) error {
+	served := make(chan error, 1)
+	go func() { served <- p.server.Serve(p.socket) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	err := p.socket.Close()
+	<-served
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainLimit)
+	defer cancel()
+	p.server.Drain(limited)
+	return err
+}

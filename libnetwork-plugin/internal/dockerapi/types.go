@@ -1,0 +1,89 @@
+package dockerapi
+
+// Info is what the engine says about itself.
+type Info struct {
+	ServerVersion string
+	// ClusterStore is the address of the store that spreads networks over engines up to
+	// 20.10; empty without one, and always from 23.0 on.
+	ClusterStore string
+}
+
+// Network is a network of the engine.
+type Network struct {
+	ID       string `json:"Id"`
+	Name     string
+	Driver   string
+	Scope    string
+	Internal bool
+	Options  map[string]string
+	Labels   map[string]string
+	IPAM     struct {
+		Driver string
+		Config []struct {
+			Subnet string
+		}
+	}
+	// Containers lists the endpoints: by container id, or by "ep-" and the endpoint's
+	// id while the container's start is under way. Lists of networks leave it empty.
+	Containers map[string]NetworkEndpoint
+}
+
+// NetworkEndpoint is an endpoint as its network lists it.
+type NetworkEndpoint struct {
+	// Name is the container's name.
+	Name       string
+	EndpointID string
+}
+
+// Container is a container as the list of containers shows it.
+type Container struct {
+	ID string `json:"Id"`
+	// Names are the container's names with a leading slash.
+	Names           []string
+	Labels          map[string]string
+	State           string
+	NetworkSettings struct {
+		Networks map[string]Attachment
+	}
+}
+
+// Attachment is a container's connection to one network. EndpointID and the
+// addresses are empty while the container does not run.
+type Attachment struct {
+	NetworkID         string
+	EndpointID        string
+	IPAddress         string
+	GlobalIPv6Address string
+}
+
+// Details is what only the inspection of a single container shows. See the package
+// comment for when it must not be asked for.
+type Details struct {
+	ID    string `json:"Id"`
+	Name  string
+	State struct {
+		Status     string
+		Error      string
+		FinishedAt string
+	}
+	HostConfig struct {
+		RestartPolicy struct {
+			Name string
+		}
+	}
+}
+
+// Event is a change of a network.
+type Event struct {
+	// Action is "create", "destroy", "connect" or "disconnect".
+	Action string
+	Actor  struct {
+		ID         string
+		Attributes map[string]string
+	}
+}
+
+// Network returns the name and the driver of the network that the event is about.
+func (e Event) Network() (name, driver string) {
+	return e.Actor.Attributes["name"], e.Actor.Attributes["type"]
+}

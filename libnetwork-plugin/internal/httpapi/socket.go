@@ -1,0 +1,105 @@
+package httpapi
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// ErrInUse says that another process answers on a socket.
+var ErrInUse = errors.New("socket is in use")
+
+// Socket is a unix socket that appears under its name only when it is published, so
+// that whoever finds it finds somebody who answers.
+type Socket struct {
+	net.Listener
+	path string
+	// made is the socket as it was made, by which it is known again at the end.
+	made os.FileInfo
+	// dir holds the socket until it is published.
+	dir string
+}
+
+// Listen makes a socket that only its owner can use. A socket at path on which nobody
+// answers is replaced when this one is published; any other file there is refused.
+func Listen(path string) (*Socket, error) {
+	if err := checkFree(path); err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(path), ".new")
+	if err != nil {
+		return nil, fmt.Errorf("make socket %s: %w", path, err)
+	}
+	s, err := listenIn(dir, path)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("make socket %s: %w", path, err), os.RemoveAll(dir))
+	}
+	return s, nil
+}
+
+// listenIn makes the socket in dir, under a name that Docker does not look for.
+func listenIn(dir, path string) (*Socket, error) {
+	file := filepath.Join(dir, "s")
+	l, err := net.Listen("unix", file)
+	if err != nil {
+		return nil, err
+	}
+	// By the time it is closed, the file has another name.
+	l.(*net.UnixListener).SetUnlinkOnClose(false)
+	err = os.Chmod(file, 0o600)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	made, err := os.Lstat(file)
+	if err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return &Socket{Listener: l, path: path, made: made, dir: dir}, nil
+}
+
+// Publish makes the socket appear under its name, in one step.
+func (s *Socket) Publish() error {
+	if err := os.Rename(filepath.Join(s.dir, "s"), s.path); err != nil {
+		return fmt.Errorf("publish socket %s: %w", s.path, err)
+	}
+	return os.Remove(s.dir)
+}
+
+// Close stops listening and removes the socket, unless another process has put its own
+// in the place.
+func (s *Socket) Close() error {
+	err := s.Listener.Close()
+	if errors.Is(err, net.ErrClosed) {
+		err = nil
+	}
+	if now, statErr := os.Lstat(s.path); statErr == nil && os.SameFile(now, s.made) {
+		err = errors.Join(err, os.Remove(s.path))
+	}
+	return errors.Join(err, os.RemoveAll(s.dir))
+}
+
+// checkFree finds out whether a socket may be made at path.
+func checkFree(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return fmt.Errorf("%s is not a socket: remove it", path)
+	}
+	conn, err := net.DialTimeout("unix", path, time.Second)
+	if err != nil {
+		return nil // Left by a process that has gone.
+	}
+	if err := conn.Close(); err != nil {
+		return err
+	}
+	return fmt.Errorf("%s: %w: another plugin answers there; stop it first", path, ErrInUse)
+}

@@ -1,0 +1,72 @@
+// Package statusapi tells the other programs of this host what the plugin does (edge:
+// gRPC).
+package statusapi
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/version"
+	"calico.internal/libnetwork-plugin/internal/endpoint"
+	"calico.internal/libnetwork-plugin/internal/registry"
+	libnetworkv1 "calico.internal/proto/libnetwork/v1"
+)
+
+// Sources are where the answers come from.
+type Sources struct {
+	Node    string
+	Started time.Time
+	// Scope is what Docker was told.
+	Scope func() string
+	// DatastoreConnected and EngineConnected tell whether etcd and the engine answer.
+	DatastoreConnected, EngineConnected func() bool
+	// Networks lists those that the plugin has met.
+	Networks func() []registry.Network
+	// Endpoints lists this node's.
+	Endpoints func(context.Context) (map[string]*model.WorkloadEndpoint, error)
+}
+
+// Server answers calico.libnetwork.v1.
+type Server struct {
+	libnetworkv1.UnimplementedLibnetworkServer
+
+	from Sources
+}
+
+// New returns a server.
+func New(from Sources) *Server { return &Server{from: from} }
+
+// Status tells what the plugin told Docker and what it serves. Without etcd the
+// endpoints are not counted.
+func (s *Server) Status(ctx context.Context, _ *libnetworkv1.StatusRequest) (*libnetworkv1.StatusResponse, error) {
+	resp := &libnetworkv1.StatusResponse{
+		Node:               s.from.Node,
+		Version:            version.Version,
+		Started:            timestamppb.New(s.from.Started),
+		Scope:              s.from.Scope(),
+		DatastoreConnected: s.from.DatastoreConnected(),
+		EngineConnected:    s.from.EngineConnected(),
+	}
+	counts := make(map[string]int32)
+	if resp.DatastoreConnected {
+		endpoints, err := s.from.Endpoints(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, ep := range endpoints {
+			counts[ep.Annotations[endpoint.NetworkID]]++
+		}
+	}
+	for _, n := range s.from.Networks() {
+		resp.Networks = append(resp.Networks, &libnetworkv1.Network{Name: n.Name, Id: n.ID, Endpoints: counts[n.ID]})
+	}
+	slices.SortFunc(resp.Networks, func(a, b *libnetworkv1.Network) int {
+		return cmp.Or(cmp.Compare(a.GetName(), b.GetName()), cmp.Compare(a.GetId(), b.GetId()))
+	})
+	return resp, nil
+}
