@@ -197,8 +197,8 @@ size_of() { docker image inspect --format '{{.Size}}' "$1" | awk '{ printf "%.0f
 docker_build() {
 	local tag=$1 context=$2
 	shift 2
-	# The classic builder is in every engine that the project knows; buildx need not be installed.
-	DOCKER_BUILDKIT=0 docker build --force-rm --tag "$tag" "$@" "$context" >"$scratch/log" 2>&1 || {
+	# The classic builder does not need buildx, which is a package of its own.
+	DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-0} docker build --force-rm --tag "$tag" "$@" "$context" >"$scratch/log" 2>&1 || {
 		cat "$scratch/log" >&2
 		say "docker could not build $tag: its output is above" >&2
 		return 1
@@ -227,7 +227,7 @@ build_image() {
 			;;
 		BASE)
 			base=$(id_of "calico/base:$version")
-			arguments+=(--build-arg BASE="$base")
+			arguments+=(--build-arg BASE="calico/base:$version")
 			;;
 		esac
 	done
@@ -272,6 +272,14 @@ parallel() {
 	[ -z "$failed" ]
 }
 
+# stop ends all jobs with everything that they have started.
+stop() {
+	local job
+	for job in $(jobs -rp); do kill -TERM -- "-$job" || true; done
+	wait
+	exit 130
+}
+
 is_wanted() { [[ " base ${wanted[*]} " == *" $1 "* ]]; }
 
 main() {
@@ -283,7 +291,7 @@ main() {
 	trap 'rm -rf "$scratch"' EXIT
 	# Each job in a process group of its own, so that all of it can be stopped.
 	set -m
-	trap 'for job in $(jobs -rp); do kill -TERM -- "-$job"; done; wait; exit 130' INT TERM
+	trap stop INT TERM
 	for name in "${all_images[@]}"; do
 		is_wanted "$name" || continue
 		[ ! -e "$here/$name/packages" ] || rootfs+=("$name")

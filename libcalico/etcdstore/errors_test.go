@@ -11,6 +11,7 @@ import (
 	"errors"
 	"math/big"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,7 +31,7 @@ func open(tb testing.TB, cfg etcdstore.Config) *etcdstore.Client {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { c.Close() })
+	tb.Cleanup(func() { _ = c.Close() })
 	return c
 }
 
@@ -55,7 +56,7 @@ func TestNothingListens(t *testing.T) {
 		t.Fatal(err)
 	}
 	endpoint := "http://" + l.Addr().String()
-	l.Close()
+	_ = l.Close()
 	c := open(t, etcdstore.Config{Endpoints: []string{endpoint}})
 	start := time.Now()
 	err = c.Ping(context.Background())
@@ -76,6 +77,17 @@ func TestUnknownHost(t *testing.T) {
 	wantError(t, c.Ping(context.Background()), etcdstore.ErrUnavailable, "etcd.invalid", "ETCD_ENDPOINTS")
 }
 
+func TestOneOfTwoEndpointsIsDead(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.Start(t)
+	c := open(t, etcdstore.Config{Endpoints: []string{"http://127.0.0.1:1", s.Endpoint()}})
+	if err := c.Ping(context.Background()); err != nil {
+		t.Error(err)
+	}
+	f := follow(t, c, etcdstore.WatchOptions{}, "/calico/")
+	f.until("snapshot", soon, func() bool { return f.snapshots == 1 && f.losses == 0 })
+}
+
 // The server accepts connections and says nothing.
 func TestSilentServer(t *testing.T) {
 	t.Parallel()
@@ -83,7 +95,7 @@ func TestSilentServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	c := open(t, etcdstore.Config{Endpoints: []string{"http://" + l.Addr().String()}})
 	start := time.Now()
 	wantError(t, c.Ping(context.Background()), etcdstore.ErrUnavailable, "no answer")
@@ -178,7 +190,7 @@ func rootClient(tb testing.TB, s *etcdtest.Server) *clientv3.Client {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { raw.Close() })
+	tb.Cleanup(func() { _ = raw.Close() })
 	return raw
 }
 
@@ -285,7 +297,7 @@ func (a *authority) leaf(name string, notAfter time.Time, ip string) {
 	a.tb.Helper()
 	a.issue(name, &x509.Certificate{
 		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: notAfter,
-		IPAddresses: []net.IP{net.ParseIP(ip)}, KeyUsage: x509.KeyUsageDigitalSignature,
+		IPAddresses: []net.IP{netip.MustParseAddr(ip).AsSlice()}, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	})
 }

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 )
 
 // authenticateMethod is the call that gets a token.
@@ -19,19 +20,27 @@ const authenticateMethod = "/etcdserverpb.Auth/Authenticate"
 type login struct {
 	username, password string
 
+	renewing sync.Mutex // one at a time
+
 	mu    sync.Mutex
 	token string
 	asked bool
 }
 
 // GetRequestMetadata adds the token to each call (credentials.PerRPCCredentials).
-func (l *login) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+// Asking for a new one goes without: etcd would refuse the old token there too.
+func (l *login) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
+	call, _ := credentials.RequestInfoFromContext(ctx)
+	if token, _ := l.current(); token != "" && call.Method != authenticateMethod {
+		return map[string]string{rpctypes.TokenFieldNameGRPC: token}, nil
+	}
+	return nil, nil
+}
+
+func (l *login) current() (token string, asked bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.token == "" {
-		return nil, nil
-	}
-	return map[string]string{rpctypes.TokenFieldNameGRPC: l.token}, nil
+	return l.token, l.asked
 }
 
 // RequireTransportSecurity is false: whether to use TLS is the operator's choice.
@@ -41,14 +50,18 @@ func (l *login) unary(ctx context.Context, method string, req, reply any, cc *gr
 	if l.username == "" || method == authenticateMethod {
 		return invoke(ctx, method, req, reply, cc, opts...)
 	}
-	if err := l.first(ctx, cc); err != nil {
-		return err
+	token, asked := l.current()
+	if !asked {
+		if err := l.renew(ctx, cc, token); err != nil {
+			return err
+		}
+		token, _ = l.current()
 	}
 	err := invoke(ctx, method, req, reply, cc, opts...)
 	if !isStaleToken(err) {
 		return err
 	}
-	if err := l.renew(ctx, cc); err != nil {
+	if err := l.renew(ctx, cc, token); err != nil {
 		return err
 	}
 	return invoke(ctx, method, req, reply, cc, opts...)
@@ -58,34 +71,28 @@ func (l *login) unary(ctx context.Context, method string, req, reply any, cc *gr
 // stream has begun.
 func (l *login) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	if l.username != "" {
-		if err := l.renew(ctx, cc); err != nil {
+		token, _ := l.current()
+		if err := l.renew(ctx, cc, token); err != nil {
 			return nil, err
 		}
 	}
 	return open(ctx, desc, cc, method, opts...)
 }
 
-func (l *login) first(ctx context.Context, cc *grpc.ClientConn) error {
-	l.mu.Lock()
-	asked := l.asked
-	l.mu.Unlock()
-	if asked {
+// renew gets a token in place of an old one, unless another call has just done so.
+func (l *login) renew(ctx context.Context, cc *grpc.ClientConn, old string) error {
+	l.renewing.Lock()
+	defer l.renewing.Unlock()
+	if token, asked := l.current(); asked && token != old {
 		return nil
 	}
-	return l.renew(ctx, cc)
-}
-
-func (l *login) renew(ctx context.Context, cc *grpc.ClientConn) error {
 	resp, err := etcdserverpb.NewAuthClient(cc).Authenticate(ctx, &etcdserverpb.AuthenticateRequest{Name: l.username, Password: l.password})
 	if err != nil && !errors.Is(rpctypes.Error(err), rpctypes.ErrAuthNotEnabled) {
 		return err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.asked, l.token = true, ""
-	if err == nil {
-		l.token = resp.Token
-	}
+	l.asked, l.token = true, resp.GetToken()
 	return nil
 }
 

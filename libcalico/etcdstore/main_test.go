@@ -22,7 +22,7 @@ func newClient(tb testing.TB, s *etcdtest.Server) *etcdstore.Client {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { c.Close() })
+	tb.Cleanup(func() { _ = c.Close() })
 	return c
 }
 

@@ -194,7 +194,7 @@ func (w *watcher) follow(ctx context.Context) error {
 			if m.Fragment {
 				continue
 			}
-			if err := w.take(m, events); err != nil {
+			if err := w.take(ctx, m, events); err != nil {
 				return err
 			}
 			events = nil
@@ -282,12 +282,12 @@ func receive(ctx context.Context, stream etcdserverpb.Watch_WatchClient) (<-chan
 }
 
 // take hands over the events of a complete message.
-func (w *watcher) take(m *etcdserverpb.WatchResponse, events []*mvccpb.Event) error {
+func (w *watcher) take(ctx context.Context, m *etcdserverpb.WatchResponse, events []*mvccpb.Event) error {
 	switch {
 	case m.CompactRevision != 0:
 		return errCompacted
 	case m.Canceled:
-		return w.client.explain(context.Background(), cancelled(m.CancelReason))
+		return w.client.explain(ctx, cancelled(m.CancelReason))
 	case m.Header.GetClusterId() != w.at.cluster:
 		return errForked
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"calico.internal/libcalico/etcdstore"
@@ -176,7 +177,7 @@ func TestWatchMergesWhatWaits(t *testing.T) {
 	}
 }
 
-func TestWatchBigSnapshotAndFragments(t *testing.T) {
+func TestWatchBigSnapshot(t *testing.T) {
 	s := etcdtest.Shared(t)
 	c, raw := newClient(t, s), s.Client(t)
 	want := map[string]string{}
@@ -195,26 +196,70 @@ func TestWatchBigSnapshotAndFragments(t *testing.T) {
 	if f.snapshots != 1 || f.changes != 0 {
 		t.Errorf("%d snapshots, %d changes", f.snapshots, f.changes)
 	}
+}
 
-	// One response with more than etcd sends at once: a transaction of 128 values of
-	// 10 kB is one revision; many of them wait while the receiver does nothing.
-	value = strings.Repeat("y", 10_000)
-	for range 5 {
-		var pairs []string
-		for i := range 128 {
-			path := fmt.Sprintf("/calico/k%05d", i)
-			pairs = append(pairs, path, value)
-			want[path] = value
+// What a watch missed may be more than etcd sends at once: it comes in fragments, and
+// none is handed over before the last.
+func TestWatchPutsFragmentsTogether(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.Start(t)
+	c := newClient(t, s)
+	rev := put(t, s.Client(t), "/calico/a", "0", "/calico/z", "0")
+	f := follow(t, c, etcdstore.WatchOptions{}, "/calico/")
+	f.untilState(soon, map[string]string{"/calico/a": "0", "/calico/z": "0"})
+	s.Stop()
+	f.until("loss", soon, func() bool { return f.last.Err != nil })
+	other := elsewhere(t, s)
+	value := strings.Repeat("y", 10_000)
+	for i := range 5 {
+		pairs := []string{"/calico/a", fmt.Sprint(i), "/calico/z", fmt.Sprint(i)}
+		for k := range 120 {
+			pairs = append(pairs, fmt.Sprintf("/calico/k%03d", k), value)
 		}
-		put(t, raw, pairs...)
+		put(t, other, pairs...)
 	}
-	f.untilState(time.Minute, want)
+	if !comesInFragments(t, other, rev+1) {
+		t.Error("etcd does not send fragments; the test proves nothing")
+	}
+	if err := s.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	f.until("all changes", soon, func() bool {
+		if f.state["/calico/a"] != f.state["/calico/z"] {
+			t.Fatal("half a transaction")
+		}
+		return f.state["/calico/a"] == "4" && len(f.state) == 122
+	})
 	if f.snapshots != 1 {
 		t.Errorf("%d snapshots", f.snapshots)
 	}
 }
 
+func comesInFragments(tb testing.TB, raw *clientv3.Client, from int64) bool {
+	tb.Helper()
+	stream, err := etcdserverpb.NewWatchClient(raw.ActiveConnection()).Watch(ctxOf(tb))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	err = stream.Send(&etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_CreateRequest{
+		CreateRequest: &etcdserverpb.WatchCreateRequest{Key: []byte("/calico/"), RangeEnd: []byte("/calico0"), StartRevision: from, Fragment: true},
+	}})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for {
+		m, err := stream.Recv()
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if m.Fragment || len(m.Events) > 0 {
+			return m.Fragment
+		}
+	}
+}
+
 func TestWatchSurvivesARestart(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t)
 	c, raw := newClient(t, s), s.Client(t)
 	put(t, raw, "/calico/a", "1", "/calico/b", "1")
@@ -241,6 +286,7 @@ func TestWatchSurvivesARestart(t *testing.T) {
 }
 
 func TestWatchStartsBeforeEtcd(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t)
 	put(t, s.Client(t), "/calico/a", "1")
 	s.Stop()
@@ -255,6 +301,7 @@ func TestWatchStartsBeforeEtcd(t *testing.T) {
 
 // The server is frozen, but its connections stand: nobody refuses anything.
 func TestWatchNoticesAFrozenServer(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t)
 	c, raw := newClient(t, s), s.Client(t)
 	put(t, raw, "/calico/a", "1")
@@ -305,6 +352,7 @@ func TestWatchIsPatientWhenNothingHappens(t *testing.T) {
 }
 
 func TestWatchAfterCompaction(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t)
 	c, raw := newClient(t, s), s.Client(t)
 	put(t, raw, "/calico/a", "1", "/calico/b", "1")
@@ -343,11 +391,12 @@ func elsewhere(tb testing.TB, s *etcdtest.Server) *clientv3.Client {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { raw.Close() })
+	tb.Cleanup(func() { _ = raw.Close() })
 	return raw
 }
 
 func TestWatchAfterReset(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t)
 	c := newClient(t, s)
 	put(t, s.Client(t), "/calico/a", "1")
@@ -361,6 +410,7 @@ func TestWatchAfterReset(t *testing.T) {
 }
 
 func TestWatchAfterARestoredBackup(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t)
 	c := newClient(t, s)
 	put(t, s.Client(t), "/calico/a", "1")
@@ -410,6 +460,7 @@ func TestWatchAudits(t *testing.T) {
 
 // While etcd is away, the client tries again about once a second, not in a loop.
 func TestWatchDoesNotSpinWhileEtcdIsAway(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t)
 	c := newClient(t, s)
 	f := follow(t, c, etcdstore.WatchOptions{}, "/calico/")
@@ -427,7 +478,7 @@ func TestWatchDoesNotSpinWhileEtcdIsAway(t *testing.T) {
 			if err != nil {
 				return
 			}
-			conn.Close()
+			_ = conn.Close()
 			attempts <- struct{}{}
 		}
 	})
@@ -441,7 +492,7 @@ func TestWatchDoesNotSpinWhileEtcdIsAway(t *testing.T) {
 			waiting = false
 		}
 	}
-	listener.Close()
+	_ = listener.Close()
 	server.Wait()
 	if n := len(attempts); n == 0 || n > 20 {
 		t.Errorf("%d attempts to connect in 5 s", n)
@@ -452,13 +503,14 @@ func TestWatchDoesNotSpinWhileEtcdIsAway(t *testing.T) {
 }
 
 func TestWatchWithoutPermission(t *testing.T) {
+	t.Parallel()
 	s := etcdtest.Start(t)
 	enableAuth(t, s)
 	c, err := etcdstore.New(etcdstore.Config{Endpoints: s.Endpoints(), Username: "reader", Password: "secret"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	f := follow(t, c, etcdstore.WatchOptions{}, "/calico/ipam/")
 	f.until("refusal", soon, func() bool { return f.losses > 0 })
 	if !errors.Is(f.last.Err, etcdstore.ErrUnauthorized) {

@@ -3,6 +3,7 @@ package etcdstore
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -153,7 +154,7 @@ func single(op string, k model.Key, err error) error {
 	if err == nil {
 		return nil
 	}
-	if conflict, ok := err.(*ConflictError); ok && len(conflict.Errs) == 1 {
+	if conflict, ok := errors.AsType[*ConflictError](err); ok && len(conflict.Errs) == 1 {
 		err = conflict.Errs[0]
 	}
 	return fmt.Errorf("%s %v: %w", op, k, err)

@@ -65,7 +65,7 @@ func (s *Server) Client(tb testing.TB) *clientv3.Client {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	tb.Cleanup(func() { client.Close() })
+	tb.Cleanup(func() { _ = client.Close() })
 	return client
 }
 

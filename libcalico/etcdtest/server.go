@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -71,33 +73,49 @@ func New(opts ...Option) (*Server, error) {
 	for _, opt := range opts {
 		opt(&s.opts)
 	}
+	if err := s.choosePorts(); err != nil {
+		s.remove()
+		return nil, err
+	}
 	// Somebody else may take a port between choosing and using it.
 	for attempt := 0; ; attempt++ {
-		if err = s.choosePorts(); err == nil {
-			err = s.start()
-		}
+		err := s.start()
 		if err == nil {
 			return s, nil
 		}
-		if attempt == 4 || !strings.Contains(err.Error(), "address already in use") {
-			os.RemoveAll(dir)
+		if attempt == 4 || !portTaken(err) {
+			s.remove()
+			return nil, err
+		}
+		if err := s.choosePorts(); err != nil {
+			s.remove()
 			return nil, err
 		}
 	}
 }
 
-func (s *Server) choosePorts() error {
-	addresses := make([]string, 2)
-	for i := range addresses {
-		l, err := net.Listen("tcp", net.JoinHostPort(s.opts.host, "0"))
-		if err != nil {
-			return fmt.Errorf("etcdtest: %w", err)
-		}
-		defer l.Close()
-		addresses[i] = l.Addr().String()
+func portTaken(err error) bool { return strings.Contains(err.Error(), "address already in use") }
+
+// Ports are taken from below the range from which Linux takes those of outgoing
+// connections, so that a stopped server finds its port free again.
+const firstPort, lastPort = 12000, 32000
+
+func (s *Server) choosePorts() (err error) {
+	if s.client, err = freeAddr(s.opts.host); err != nil {
+		return err
 	}
-	s.client, s.peer = addresses[0], addresses[1]
-	return nil
+	s.peer, err = freeAddr(s.opts.host)
+	return err
+}
+
+func freeAddr(host string) (string, error) {
+	for range 100 {
+		addr := net.JoinHostPort(host, strconv.Itoa(firstPort+rand.IntN(lastPort-firstPort)))
+		if l, err := net.Listen("tcp", addr); err == nil {
+			return addr, l.Close()
+		}
+	}
+	return "", fmt.Errorf("etcdtest: no free port on %s", host)
 }
 
 // Endpoint is the server's URL.
@@ -162,7 +180,7 @@ func (s *Server) healthy() bool {
 	if err != nil {
 		return false
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }()
 	body, err := io.ReadAll(resp.Body)
 	return err == nil && bytes.Contains(body, []byte("true"))
 }
@@ -172,8 +190,7 @@ func reachable(addr string) bool {
 	if err != nil {
 		return false
 	}
-	conn.Close()
-	return true
+	return conn.Close() == nil
 }
 
 // Stop ends the server; its data stays.
@@ -249,8 +266,11 @@ func (s *Server) Resume() error { return s.run.signal(syscall.SIGCONT) }
 // Close ends the server and removes its data.
 func (s *Server) Close() {
 	s.Stop()
-	os.RemoveAll(s.dir)
+	s.remove()
 }
+
+// remove is for the end, when nobody can do anything about a failure.
+func (s *Server) remove() { _ = os.RemoveAll(s.dir) }
 
 // process is a child that dies with the test binary.
 type process struct {

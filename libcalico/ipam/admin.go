@@ -50,13 +50,12 @@ func (c *Client) Usage(ctx context.Context) ([]PoolUsage, error) {
 		out[i] = PoolUsage{Pool: p.cidr, Disabled: p.disabled, Size: p.size()}
 	}
 	orphans := PoolUsage{Size: new(big.Int)}
-	err = c.backend.eachBlock(ctx, func(cidr netip.Prefix, b *model.Block) {
-		u := usageOf(cidr, b)
+	err = c.backend.eachBlock(ctx, func(u BlockUsage) {
 		into := &orphans
-		if p, ok := env.poolOf(cidr.Addr()); ok {
+		if p, ok := env.poolOf(u.CIDR.Addr()); ok {
 			into = &out[slices.IndexFunc(env.pools, func(q pool) bool { return q.cidr == p.cidr })]
 		} else {
-			orphans.Size.Add(orphans.Size, sizeOf(cidr))
+			orphans.Size.Add(orphans.Size, sizeOf(u.CIDR))
 		}
 		into.Blocks = append(into.Blocks, u)
 		into.InUse += u.InUse
@@ -71,21 +70,6 @@ func (c *Client) Usage(ctx context.Context) ([]PoolUsage, error) {
 		slices.SortFunc(u.Blocks, func(a, b BlockUsage) int { return a.CIDR.Compare(b.CIDR) })
 	}
 	return out, nil
-}
-
-func usageOf(cidr netip.Prefix, b *model.Block) BlockUsage {
-	u := BlockUsage{CIDR: cidr, Size: blockSize(cidr), Damaged: b == nil}
-	if b == nil {
-		return u
-	}
-	u.Node, u.InUse = nodeOf(b), inUse(b)
-	for ordinal := range b.Allocations {
-		attrs, taken := attributesOf(b, ordinal)
-		if node := attrs.Secondary[AttrNode]; taken && node != "" && node != u.Node {
-			u.Borrowed++
-		}
-	}
-	return u
 }
 
 // giveUpBlock ends a node's ownership of a block: an empty one is deleted, one with

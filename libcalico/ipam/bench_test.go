@@ -35,8 +35,9 @@ func BenchmarkAssignRelease(b *testing.B) {
 		b.Run(tc.name, func(b *testing.B) {
 			w := newWorld(b, "10.0.0.0/16")
 			var clients []*Client
+			counted := &countingStore{store: etcd{w.store}}
 			for i := range tc.hosts {
-				c := w.node(fmt.Sprint("host", i))
+				c := newClient(counted, fmt.Sprint("host", i))
 				w.release(c, w.assign(c, 1, "")...)
 				clients = append(clients, c)
 			}
@@ -61,12 +62,14 @@ func BenchmarkAssignRelease(b *testing.B) {
 				})
 			}
 			b.ResetTimer()
+			counted.commits.Store(0)
 			for n := range b.N {
 				work <- n
 			}
 			close(work)
 			wg.Wait()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "cycles/s")
+			b.ReportMetric(2*float64(b.N)/float64(counted.commits.Load()), "calls/txn")
 		})
 	}
 }

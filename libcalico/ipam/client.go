@@ -33,9 +33,8 @@ type store interface {
 	backend
 	// held lists the blocks and the affinities in a range, of whatever node.
 	held(ctx context.Context, within netip.Prefix) (blocks []netip.Prefix, affinities []model.BlockAffinityKey, err error)
-	// eachBlock calls f for every stored block, at one revision; b is nil for a damaged
-	// one.
-	eachBlock(ctx context.Context, f func(cidr netip.Prefix, b *model.Block)) error
+	// eachBlock calls f for every stored block, at one revision.
+	eachBlock(ctx context.Context, f func(BlockUsage)) error
 }
 
 // New makes a client for the host that node names.

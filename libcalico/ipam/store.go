@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"calico.internal/libcalico/etcdstore"
@@ -219,34 +220,63 @@ func (e etcd) held(ctx context.Context, within netip.Prefix) ([]netip.Prefix, []
 }
 
 // blockPage is how many blocks are read at a time, so that few are in memory.
-const blockPage = 500
+const blockPage = 250
 
-func (e etcd) eachBlock(ctx context.Context, f func(netip.Prefix, *model.Block)) error {
-	rev := int64(0)
-	for _, prefix := range model.ListPrefixes(model.KindBlock) {
-		end := clientv3.GetPrefixRangeEnd(prefix)
-		for from := prefix; from != ""; {
-			resp, err := e.txn(ctx, []clientv3.Op{
-				clientv3.OpGet(from, clientv3.WithRange(end), clientv3.WithLimit(blockPage), clientv3.WithRev(rev)),
-			})
-			if err != nil {
-				return err
-			}
-			if rev == 0 {
-				rev = resp.Header.Revision
-			}
-			page := resp.Responses[0].GetResponseRange()
-			from = ""
-			for _, kv := range page.GetKvs() {
-				if page.GetMore() {
-					from = string(kv.Key) + "\x00"
-				}
-				if k, ok := model.ParsePath(string(kv.Key)); ok && k.Kind() == model.KindBlock {
-					b, _ := decode(k, string(kv.Key), kv.Value).(*model.Block)
-					f(k.(model.BlockKey).CIDR, b)
-				}
+// eachBlock reads the next page while f looks at the one before.
+func (e etcd) eachBlock(ctx context.Context, f func(BlockUsage)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	pages := make(chan blocksPage)
+	go func() {
+		defer close(pages)
+		rev := int64(0)
+		for _, prefix := range model.ListPrefixes(model.KindBlock) {
+			rev = e.readPages(ctx, prefix, rev, pages)
+		}
+	}()
+	for p := range pages {
+		if p.err != nil {
+			return p.err
+		}
+		for _, kv := range p.kvs {
+			if k, _ := model.ParsePath(string(kv.Key)); k != nil && k.Kind() == model.KindBlock {
+				f(summarize(k.(model.BlockKey).CIDR, string(kv.Key), kv.Value))
 			}
 		}
 	}
 	return nil
+}
+
+type blocksPage struct {
+	kvs []*mvccpb.KeyValue
+	err error
+}
+
+// readPages reads all keys with a prefix, at a revision that it returns (0: now).
+func (e etcd) readPages(ctx context.Context, prefix string, rev int64, out chan<- blocksPage) int64 {
+	end := clientv3.GetPrefixRangeEnd(prefix)
+	for from := prefix; ; {
+		resp, err := e.txn(ctx, []clientv3.Op{
+			clientv3.OpGet(from, clientv3.WithRange(end), clientv3.WithLimit(blockPage), clientv3.WithRev(rev)),
+		})
+		var page blocksPage
+		if page.err = err; err == nil {
+			page.kvs = resp.Responses[0].GetResponseRange().GetKvs()
+		}
+		select {
+		case out <- page:
+		case <-ctx.Done():
+			return rev
+		}
+		if err != nil {
+			return rev
+		}
+		if rev == 0 {
+			rev = resp.Header.Revision
+		}
+		if !resp.Responses[0].GetResponseRange().GetMore() {
+			return rev
+		}
+		from = string(page.kvs[len(page.kvs)-1].Key) + "\x00"
+	}
 }

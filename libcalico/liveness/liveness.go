@@ -55,13 +55,13 @@ type reporter struct {
 
 // hold has a lease and the key on it until either is lost or ctx ends.
 func (r *reporter) hold(ctx context.Context, tick <-chan time.Time) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	lease, err := r.grant(ctx)
 	if err != nil {
 		return
 	}
-	defer r.revoke(lease)
+	defer r.revoke(context.WithoutCancel(ctx), lease)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	alive, err := r.client.Raw().KeepAlive(ctx, lease)
 	if err != nil {
 		return
@@ -107,8 +107,8 @@ func (r *reporter) write(ctx context.Context, lease clientv3.LeaseID) error {
 
 // revoke removes the key at once, so that the end of a program shows at once; when
 // etcd is away the lease runs out by itself.
-func (r *reporter) revoke(lease clientv3.LeaseID) {
-	ctx, cancel := context.WithTimeout(context.Background(), poll)
+func (r *reporter) revoke(ctx context.Context, lease clientv3.LeaseID) {
+	ctx, cancel := context.WithTimeout(ctx, poll)
 	defer cancel()
 	_, _ = r.client.Raw().Revoke(ctx, lease)
 }

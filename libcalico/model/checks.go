@@ -3,7 +3,6 @@ package model
 import (
 	"encoding/json"
 	"math"
-	"net"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -81,7 +80,7 @@ func (f *faults) order(order *float64) {
 func checkProfile(f *faults, k ProfileKey, p *Profile) {
 	f.meta(p.Meta)
 	f.path("metadata.name", k.Name)
-	f.labels("metadata.labels", p.Labels)
+	f.labels(p.Labels)
 	for i, tag := range p.Tags {
 		f.name(indexed("metadata.tags", i), tag)
 	}
@@ -125,7 +124,7 @@ func (f *faults) policyTypes(p *Policy) {
 func checkNetworkSet(f *faults, k NetworkSetKey, s *NetworkSet) {
 	f.meta(s.Meta)
 	f.path("metadata.name", k.Name)
-	f.labels("metadata.labels", s.Labels)
+	f.labels(s.Labels)
 	for i, p := range s.Nets {
 		f.cidr(indexed("spec.nets", i), p)
 	}
@@ -191,7 +190,7 @@ func (f *faults) encapsulation(p *IPPool) {
 func checkNode(f *faults, k NodeKey, n *Node) {
 	f.meta(n.Meta)
 	f.name("metadata.name", k.Name)
-	f.labels("metadata.labels", n.Labels)
+	f.labels(n.Labels)
 	f.nodeAddress("4", n.IPv4, n.IPv4Net, 4)
 	f.nodeAddress("6", n.IPv6, n.IPv6Net, 6)
 	if n.ASNumber != nil {
@@ -229,7 +228,7 @@ func checkHostEndpoint(f *faults, k HostEndpointKey, e *HostEndpoint) {
 	f.meta(e.Meta)
 	f.name("metadata.node", k.Node)
 	f.path("metadata.name", k.Name)
-	f.labels("metadata.labels", e.Labels)
+	f.labels(e.Labels)
 	f.profiles(e.Profiles)
 	f.ports(e.Ports)
 	f.unless(e.Interface == "" || e.Interface == "*" || isInterface(e.Interface), "spec.interfaceName", e.Interface, interfaceRule)
@@ -265,7 +264,7 @@ func checkWorkloadEndpoint(f *faults, k WorkloadEndpointKey, e *WorkloadEndpoint
 	f.path("metadata.orchestrator", k.Orchestrator)
 	f.path("metadata.workload", k.Workload)
 	f.path("metadata.name", k.Name)
-	f.labels("metadata.labels", e.Labels)
+	f.labels(e.Labels)
 	f.profiles(e.Profiles)
 	f.ports(e.Ports)
 	f.unless(isInterface(e.Interface), "spec.interfaceName", e.Interface, interfaceRule)
@@ -275,8 +274,7 @@ func checkWorkloadEndpoint(f *faults, k WorkloadEndpointKey, e *WorkloadEndpoint
 		f.add("spec.state", e.State, "must be active or inactive")
 	}
 	if e.MAC != "" {
-		mac, err := net.ParseMAC(e.MAC)
-		f.unless(err == nil && len(mac) == 6, "spec.mac", e.MAC, "not a MAC address")
+		f.unless(isMAC(e.MAC), "spec.mac", e.MAC, "not a MAC address such as ee:ee:ee:ee:ee:ee")
 	}
 	f.workloadAddresses(e)
 }

@@ -58,9 +58,8 @@ func encodeJSON(v any) ([][]byte, error) {
 }
 
 func fillEmpty(v reflect.Value) {
-	for i := range v.NumField() {
-		field := v.Field(i)
-		if strings.Contains(v.Type().Field(i).Tag.Get("json"), ",omit") || !field.CanSet() {
+	for info, field := range v.Fields() {
+		if strings.Contains(info.Tag.Get("json"), ",omit") || !field.CanSet() {
 			continue
 		}
 		switch {
@@ -100,8 +99,8 @@ func dropEmpty(v reflect.Value) {
 			v.SetZero()
 		}
 	case reflect.Struct:
-		for i := range v.NumField() {
-			if field := v.Field(i); field.CanSet() {
+		for _, field := range v.Fields() {
+			if field.CanSet() {
 				dropEmpty(field)
 			}
 		}

@@ -50,9 +50,10 @@ func Validate(k Key, r Resource) error {
 // Faults lists the field errors inside an error, such as what [Validate] returned and
 // others have wrapped.
 func Faults(err error) []*FieldError {
-	switch e := err.(type) {
-	case *FieldError:
-		return []*FieldError{e}
+	if f, ok := err.(*FieldError); ok { //nolint:errorlint // walks the tree itself, to find all of them
+		return []*FieldError{f}
+	}
+	switch e := any(err).(type) {
 	case interface{ Unwrap() []error }:
 		var list []*FieldError
 		for _, part := range e.Unwrap() {
@@ -99,7 +100,8 @@ func (f *faults) selector(field, s string) {
 
 // labels checks labels of an object. Their number is limited so that one object
 // cannot take an agent's memory and time.
-func (f *faults) labels(field string, labels map[string]string) {
+func (f *faults) labels(labels map[string]string) {
+	const field = "metadata.labels"
 	if len(labels) > maxLabels {
 		f.add(field, len(labels), "more than "+strconv.Itoa(maxLabels)+" labels")
 		return
@@ -111,7 +113,7 @@ func (f *faults) labels(field string, labels map[string]string) {
 }
 
 func (f *faults) meta(m Meta) {
-	f.labels("metadata.labels", m.V3Labels)
+	f.labels(m.V3Labels)
 	size := 0
 	for _, name := range sortedKeys(m.Annotations) {
 		f.unless(isAnnotationName(name), "metadata.annotations", name, annotationNameRule)

@@ -3,6 +3,7 @@ package model
 import (
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 )
@@ -66,6 +67,14 @@ func isLabelValue(s string) bool {
 func isAnnotationName(s string) bool {
 	return s != "" && len(s) <= maxLabelName && !strings.ContainsFunc(s, func(r rune) bool {
 		return unicode.IsSpace(r) || !unicode.IsPrint(r)
+	})
+}
+
+func isMAC(s string) bool {
+	octets := strings.Split(s, ":")
+	return len(octets) == 6 && !slices.ContainsFunc(octets, func(octet string) bool {
+		_, err := strconv.ParseUint(octet, 16, 8)
+		return err != nil || len(octet) != 2
 	})
 }
 

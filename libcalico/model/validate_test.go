@@ -236,6 +236,8 @@ func TestValidateResources(t *testing.T) {
 		wep("endpoint: interface ..", func(e *model.WorkloadEndpoint) { e.Interface = ".." }, "spec.interfaceName"),
 		wep("endpoint: no interface", func(e *model.WorkloadEndpoint) { e.Interface = "" }, "spec.interfaceName"),
 		wep("endpoint: MAC", func(e *model.WorkloadEndpoint) { e.MAC = "ee:ee:ee:ee:ee:ee:ee:ee" }, "spec.mac"),
+		wep("endpoint: MAC with a sign", func(e *model.WorkloadEndpoint) { e.MAC = "+e:ee:ee:ee:ee:ee" }, "spec.mac"),
+		wep("endpoint: MAC in upper case", func(e *model.WorkloadEndpoint) { e.MAC = "EE:EE:EE:00:00:01" }),
 		wep("endpoint: a subnet", func(e *model.WorkloadEndpoint) { e.IPv4Nets = nets("10.0.0.0/24") }, "spec.ipNetworks[0]"),
 		wep("endpoint: families", func(e *model.WorkloadEndpoint) { e.IPv4Nets, e.IPv6Nets = e.IPv6Nets, e.IPv4Nets }, "spec.ipNetworks[0]", "spec.ipNetworks[1]"),
 		wep("endpoint: NAT", func(e *model.WorkloadEndpoint) {

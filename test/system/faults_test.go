@@ -42,7 +42,7 @@ func felixStopped(t *testing.T, l *lab.Lab) {
 		_, err := h.On(t.Context(), "docker start late")
 		return err
 	})
-	if err := reach(t, h, "late", address(t, l.Hosts[1], "C")); err != nil {
+	if err := reach(t, h, "late", address(t, l.Hosts[1], "workload-C")); err != nil {
 		t.Errorf("late does not reach C after felix continued: %v", err)
 	}
 }
@@ -50,14 +50,14 @@ func felixStopped(t *testing.T, l *lab.Lab) {
 // nodeKilled: all programs of a host die at once. The kernel goes on as it was.
 func nodeKilled(t *testing.T, l *lab.Lab) {
 	h := l.Hosts[0]
-	c, d := address(t, l.Hosts[1], "C"), address(t, l.Hosts[1], "D")
+	c, d := address(t, l.Hosts[1], "workload-C"), address(t, l.Hosts[1], "workload-D")
 	on(t, h, "docker kill -s KILL calico-node")
 	for range 5 {
-		if err := reach(t, h, "A", c); err != nil {
+		if err := reach(t, h, "workload-A", c); err != nil {
 			t.Errorf("A does not reach C while calico-node is dead: %v", err)
 		}
 	}
-	if reach(t, h, "A", d) == nil {
+	if reach(t, h, "workload-A", d) == nil {
 		t.Error("A reaches D while calico-node is dead")
 	}
 	if out := on(t, l.Hosts[1], "ip route"); !strings.Contains(out, "via "+h.IP) {
@@ -71,10 +71,10 @@ func nodeKilled(t *testing.T, l *lab.Lab) {
 		}
 		return err
 	})
-	if err := reach(t, h, "A", c); err != nil {
+	if err := reach(t, h, "workload-A", c); err != nil {
 		t.Errorf("A does not reach C after calico-node came back: %v", err)
 	}
-	if reach(t, h, "A", d) == nil {
+	if reach(t, h, "workload-A", d) == nil {
 		t.Error("A reaches D after calico-node came back")
 	}
 }

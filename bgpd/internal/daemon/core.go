@@ -38,8 +38,8 @@ type core struct {
 	started time.Time
 	kick    chan struct{}
 	timer   *time.Timer
-	// fail ends run with the reason, fatal.
-	fail  context.CancelCauseFunc
+	// end ends run; fatal is why, when it was not told to.
+	end   context.CancelFunc
 	fatal error
 	// ready is what the liveness key and onReady tell.
 	ready   atomic.Bool
@@ -139,7 +139,7 @@ func (c *core) prepare(ctx context.Context) {
 // abort ends the program with a reason.
 func (c *core) abort(err error) {
 	c.fatal = err
-	c.fail(err)
+	c.end()
 }
 
 // work does the jobs in the inbox.
@@ -272,7 +272,7 @@ func (c *core) open(ctx context.Context) (err error) {
 	c.resolveDue = true
 	c.speaker, err = gobgp.New(ctx, gobgp.Options{
 		Log:        c.cfg.Log,
-		Socket:     filepath.Join(c.cfg.RunDir, gobgpSocket),
+		Socket:     c.gobgpSocket(),
 		Restarting: len(have) > 0,
 		Notify:     notify,
 	})
@@ -285,6 +285,9 @@ func (c *core) open(ctx context.Context) (err error) {
 	}
 	return nil
 }
+
+// gobgpSocket is where GoBGP's own API is served.
+func (c *core) gobgpSocket() string { return filepath.Join(c.cfg.RunDir, "gobgp.sock") }
 
 // lookAtHosts tells the engine all single addresses that others have routes to.
 func (c *core) lookAtHosts(ctx context.Context) error {

@@ -5,8 +5,10 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"time"
 
@@ -22,9 +24,6 @@ import (
 
 // program is the name of the liveness key.
 const program = "bgpd"
-
-// gobgpSocket is the socket of GoBGP's own API in the run directory.
-const gobgpSocket = "gobgp.sock"
 
 const (
 	// audit is how often everything in the kernel and in GoBGP is compared.
@@ -68,19 +67,14 @@ func Run(ctx context.Context, cfg Config) error {
 	tasks.Go(func() error { return followFile(ctx, cfg.File, cfg.Log, c.onFile) })
 	tasks.Go(func() error { return c.run(ctx) })
 	cfg.Log.Info("started", logattr.Version, version.String(), logattr.Node, cfg.Node, logattr.File, cfg.File)
-	if err := tasks.Wait(); err != nil && ctx.Err() == nil {
-		return err
-	} else if err != nil {
-		return context.Cause(ctx)
-	}
-	return nil
+	return tasks.Wait()
 }
 
 // run is the one goroutine.
 func (c *core) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	c.fail = cancel
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	c.end = cancel
 	err := reconcile.Run(ctx, reconcile.Ordered{c.pipeline}, reconcile.Loop{
 		Kick:       c.kick,
 		Resync:     audit,
@@ -90,10 +84,10 @@ func (c *core) run(ctx context.Context) error {
 		Done:       c.done,
 	})
 	c.stopTimer()
-	if cause := context.Cause(ctx); c.fatal != nil {
-		return cause
+	if c.speaker != nil {
+		_ = os.Remove(c.gobgpSocket())
 	}
-	return err
+	return errors.Join(c.fatal, err)
 }
 
 // prefixesOf lists what is watched in etcd: everybody's blocks, everybody's addresses,

@@ -30,6 +30,8 @@ type pipeline struct {
 	speaker *gobgp.Speaker
 	// wanted are the adverts that are wanted once their blackhole stands.
 	wanted map[netip.Prefix]calc.Advert
+	// reported is the latest pass of each table that was logged.
+	reported map[string]time.Time
 }
 
 var _ reconcile.Reconciler = (*pipeline)(nil)
@@ -40,6 +42,7 @@ func equal[T comparable](a, b T) bool { return a == b }
 func (p *pipeline) connect(fib *kernel.FIB, speaker *gobgp.Speaker) {
 	p.speaker = speaker
 	p.wanted = map[netip.Prefix]calc.Advert{}
+	p.reported = map[string]time.Time{}
 	p.routes = reconcile.NewTable(fib, reconcile.Options[netip.Prefix, calc.Route]{
 		Name: "routes", Compare: netip.Prefix.Compare, Equal: calc.Route.Equal,
 	})
@@ -179,7 +182,12 @@ func (p *pipeline) report(log *slog.Logger) {
 		return
 	}
 	for _, t := range p.tables() {
-		if pass := t.Status().Pass; pass.Set+pass.Deleted > 0 {
+		pass := t.Status().Pass
+		if p.reported[t.Name()].Equal(pass.At) {
+			continue
+		}
+		p.reported[t.Name()] = pass.At
+		if pass.Set+pass.Deleted > 0 {
 			log.Info("applied", logattr.Table, t.Name(), logattr.Set, pass.Set, logattr.Deleted, pass.Deleted, logattr.Took, pass.Took.Round(10*time.Microsecond))
 		}
 	}

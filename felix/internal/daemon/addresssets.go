@@ -101,17 +101,20 @@ func (d *dataplane) kernelMembers(id desired.SetID, m desired.Member) []ipsets.M
 	return nil
 }
 
-// closeBrokenSets is the step between members and chains: where a set could not be
-// filled as wanted, the chains that name it are closed, because a rule over too few or too
-// many addresses can allow what it should deny.
-func (d *dataplane) closeBrokenSets() {
-	broken := map[string]bool{}
+// setFaults says of each set that is not as wanted why.
+func (d *dataplane) setFaults() map[string]string {
+	out := map[string]string{}
 	for _, failed := range d.members.Status().Failed {
-		set, _, _ := strings.Cut(failed.Key, " ")
-		broken[set] = true
+		set, member, _ := strings.Cut(failed.Key, " ")
+		out[set] = member + ": " + failed.Err.Error()
 	}
 	for _, failed := range d.sets.Status().Failed {
-		broken[failed.Key] = true
+		out[failed.Key] = failed.Err.Error()
 	}
-	d.filters.closeBySets(broken)
+	return out
 }
+
+// closeBrokenSets is the step between members and chains: where a set could not be
+// filled as wanted, the chains that name it are closed, because a rule over too few or too
+// many addresses can allow what it should deny. It reports whether any chain changed.
+func (d *dataplane) closeBrokenSets() (changed bool) { return d.filters.closeBySets(d.setFaults()) }

@@ -133,7 +133,7 @@ func (d *dataplane) open(ctx context.Context) error {
 	d.neighbours = reconcile.NewTable(d.netlink.Neighbours(), options[routes.NeighKey, routes.MAC]("neighbours", routes.NeighKey.Compare))
 	d.routes = reconcile.NewTable(d.handover, options[routes.Key, routes.Route]("routes", routes.Key.Compare))
 	d.order = reconcile.Ordered{
-		d.sets, d.members, gate(d.closeBrokenSets), d.chains, d.addresses, d.sysctls, d.neighbours, d.routes,
+		d.sets, d.members, gate(func() { d.closeBrokenSets() }), d.chains, d.addresses, d.sysctls, d.neighbours, d.routes,
 	}
 	return nil
 }
@@ -166,17 +166,15 @@ func (d *dataplane) openChains(ctx context.Context) error {
 	for _, f := range d.families {
 		targets[f] = map[rules.Table]*iptables.Target{}
 		for _, t := range rules.Tables {
-			target, err := d.iptables.Target(f, t)
-			if err == nil {
-				_, err = target.List(ctx)
-			}
-			if err != nil {
+			if targets[f][t], err = d.iptables.Target(f, t); err != nil {
 				return fmt.Errorf("IPv%d table %s of iptables cannot be used: %w", f, t, err)
 			}
-			targets[f][t] = target
 		}
 	}
 	d.chains = newChains(targets)
+	if err := d.chains.read(ctx); err != nil {
+		return fmt.Errorf("iptables cannot be used: %w", err)
+	}
 	return nil
 }
 
@@ -278,7 +276,10 @@ func (d *dataplane) configure(cfg *config.Config) error {
 // pass brings the kernel to what is desired.
 func (d *dataplane) pass(ctx context.Context) error {
 	err := d.order.Apply(ctx)
-	d.handover.finish()
+	if d.closeBrokenSets() {
+		// A set was mended by what was deleted last.
+		err = errors.Join(err, d.order.Apply(ctx))
+	}
 	return err
 }
 

@@ -14,8 +14,8 @@ type filters struct {
 	chains *chains
 	// users are the chains that name sets.
 	users map[chainKey]setUser
-	// broken are the sets by which chains are closed at the moment.
-	broken map[string]bool
+	// broken are the sets by which chains are closed at the moment, with the reason.
+	broken map[string]string
 	// unprintable says of chains why they cannot be printed.
 	unprintable map[chainKey]error
 }
@@ -32,7 +32,7 @@ type setUser struct {
 }
 
 func newFilters(c *chains) *filters {
-	return &filters{chains: c, users: map[chainKey]setUser{}, broken: map[string]bool{}, unprintable: map[chainKey]error{}}
+	return &filters{chains: c, users: map[chainKey]setUser{}, broken: map[string]string{}, unprintable: map[chainKey]error{}}
 }
 
 func (f *filters) table(k chainKey) *chainTable { return f.chains.tables[k.family][k.Table] }
@@ -79,24 +79,38 @@ func (f *filters) close(k chainKey) {
 	f.table(k).Set(k.Name, iptables.FailClosed(k.family, k.Table, k.Name))
 }
 
-func (f *filters) isClosed(sets []string) bool {
-	return slices.ContainsFunc(sets, func(name string) bool { return f.broken[name] })
+func (f *filters) isClosed(sets []string) bool { return f.brokenOf(sets) != "" }
+
+// brokenOf is the first broken set of a list, or empty.
+func (f *filters) brokenOf(sets []string) string {
+	for _, name := range sets {
+		if _, broken := f.broken[name]; broken {
+			return name
+		}
+	}
+	return ""
 }
 
 // closeBySets closes the chains that name a broken set, and opens those that no longer
-// do.
-func (f *filters) closeBySets(broken map[string]bool) {
-	if maps.Equal(broken, f.broken) {
-		return
-	}
+// do. It reports whether any changed.
+func (f *filters) closeBySets(broken map[string]string) (changed bool) {
+	before := f.broken
 	f.broken = broken
+	if sameKeys(before, broken) {
+		return false
+	}
 	for k, u := range f.users {
 		if f.isClosed(u.sets) {
 			f.close(k)
-			continue
+		} else {
+			f.table(k).Set(k.Name, u.chain)
 		}
-		f.table(k).Set(k.Name, u.chain)
 	}
+	return true
+}
+
+func sameKeys(a, b map[string]string) bool {
+	return maps.EqualFunc(a, b, func(_, _ string) bool { return true })
 }
 
 // closedBySet lists the chains that are closed because of a set, with the set.
@@ -106,10 +120,8 @@ func (f *filters) closedBySet() map[chainKey]string {
 		return out
 	}
 	for k, u := range f.users {
-		for _, name := range u.sets {
-			if f.broken[name] {
-				out[k] = name
-			}
+		if name := f.brokenOf(u.sets); name != "" {
+			out[k] = name
 		}
 	}
 	return out

@@ -53,8 +53,23 @@ func chainTableName(f rules.Family, t rules.Table) string {
 // Name names the group in errors.
 func (c *chains) Name() string { return "chains" }
 
-// ApplySets writes all that differs.
+// ApplySets sets what differs.
 func (c *chains) ApplySets(ctx context.Context) error {
+	return c.eachFamily(func(f rules.Family) error { return c.applyFamily(ctx, f) })
+}
+
+// read reads the tables, before anything is desired.
+func (c *chains) read(ctx context.Context) error {
+	return c.eachFamily(func(f rules.Family) error {
+		var errs []error
+		for _, t := range rules.Tables {
+			errs = append(errs, c.tables[f][t].ApplySets(ctx))
+		}
+		return errors.Join(errs...)
+	})
+}
+
+func (c *chains) eachFamily(do func(rules.Family) error) error {
 	var (
 		wg   sync.WaitGroup
 		mu   sync.Mutex
@@ -62,7 +77,7 @@ func (c *chains) ApplySets(ctx context.Context) error {
 	)
 	for f := range c.tables {
 		wg.Go(func() {
-			err := c.applyFamily(ctx, f)
+			err := do(f)
 			mu.Lock()
 			defer mu.Unlock()
 			errs = append(errs, err)

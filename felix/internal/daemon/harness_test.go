@@ -10,7 +10,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -156,7 +159,21 @@ func (h *host) start(params ...string) {
 	for _, p := range params {
 		cmd.Env = append(cmd.Env, "FELIX_"+p)
 	}
-	h.felix = h.StartCommand(cmd)
+	h.felix = startOnOwnThread(h.Host, cmd)
+}
+
+// startOnOwnThread starts a process from a thread that lives as long as the process: it is
+// to die with its parent, and to the kernel that is the thread.
+func startOnOwnThread(h *nettest.Host, cmd *exec.Cmd) *nettest.Process {
+	started := make(chan *nettest.Process)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		p := h.StartCommand(cmd)
+		started <- p
+		<-p.Done()
+	}()
+	return <-started
 }
 
 // startInSync starts felix and waits until it has programmed everything.
@@ -297,17 +314,21 @@ func (w *world) canReach(from, to *endpoint) {
 // cannotReach fails the test when anything passes.
 func (w *world) cannotReach(from, to *endpoint) {
 	w.Helper()
+	var wg sync.WaitGroup
 	for _, a := range []netip.Addr{to.addr, to.addr6} {
-		if _, err := from.Ping(a, noAnswer); !errors.Is(err, nettest.ErrNoAnswer) {
-			w.Errorf("%s pings %s: %v", from.Name, a, err)
-		}
-		if err := from.UDP(netip.AddrPortFrom(a, udpPort), noAnswer); !errors.Is(err, nettest.ErrNoAnswer) {
-			w.Errorf("%s reaches %s by UDP: %v", from.Name, a, err)
-		}
-		if err := from.TCP(netip.AddrPortFrom(a, tcpPort), noAnswer); !errors.Is(err, nettest.ErrNoAnswer) {
-			w.Errorf("%s reaches %s by TCP: %v", from.Name, a, err)
+		for what, probe := range map[string]func() error{
+			"pings":          func() error { _, err := from.Ping(a, noAnswer); return err },
+			"reaches by UDP": func() error { return from.UDP(netip.AddrPortFrom(a, udpPort), noAnswer) },
+			"reaches by TCP": func() error { return from.TCP(netip.AddrPortFrom(a, tcpPort), noAnswer) },
+		} {
+			wg.Go(func() {
+				if err := probe(); !errors.Is(err, nettest.ErrNoAnswer) {
+					w.Errorf("%s %s %s: %v", from.Name, what, a, err)
+				}
+			})
 		}
 	}
+	wg.Wait()
 }
 
 // dump is everything that felix keeps in the kernel of a host, without counters.
@@ -324,12 +345,18 @@ func (h *host) dump() string {
 			}
 		}
 	}
-	b.WriteString(h.Run("ipset", "save", "-sorted"))
-	b.WriteString(h.Run("ip", "-4", "route"))
-	b.WriteString(h.Run("ip", "-6", "route"))
+	b.WriteString(sorted(h.Run("ipset", "save")))
+	b.WriteString(sorted(h.Run("ip", "-4", "route")))
+	b.WriteString(sorted(h.Run("ip", "-6", "route")))
 	b.WriteString(h.Run("ip", "neigh", "show", "nud", "permanent"))
 	b.WriteString(h.Run("ip", "addr", "show", "dev", "lo"))
 	return b.String()
+}
+
+func sorted(text string) string {
+	lines := slices.Collect(strings.Lines(text))
+	slices.Sort(lines)
+	return strings.Join(lines, "")
 }
 
 // onVariants runs a test for both variants of iptables.

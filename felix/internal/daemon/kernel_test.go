@@ -1,11 +1,41 @@
 package daemon_test
 
 import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"calico.internal/felix/internal/iptables"
+	"calico.internal/libcalico/etcdtest"
 	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/nettest"
+	felixv1 "calico.internal/proto/felix/v1"
 )
+
+// opening is a policy that lets net1 reach net2.
+func (w *world) opening() int64 {
+	w.Helper()
+	return w.put(model.NewPolicyKey("", "open"), &model.Policy{
+		Selector: "has(net2)", Types: []string{model.PolicyTypeIngress},
+		InboundRules: []model.Rule{{Action: model.ActionAllow, Source: model.Match{Selector: "has(net1)"}}},
+	})
+}
+
+func (w *world) closing() int64 {
+	w.Helper()
+	return w.remove(model.NewPolicyKey("", "open"))
+}
 
 func TestNetworksAreSeparateUntilAPolicyOpensThem(t *testing.T) {
 	onVariants(t, func(t *testing.T, variant string) {
@@ -22,27 +52,678 @@ func TestNetworksAreSeparateUntilAPolicyOpensThem(t *testing.T) {
 		w.cannotReach(a, c)
 		w.cannotReach(c, a)
 
-		if got := h.Run("ip", "route"); !strings.Contains(got, "192.168.0.1 dev caliaaaa scope link") {
-			t.Errorf("routes are %s", got)
-		}
-		if got := h.Sysctl("net/ipv4/conf/caliaaaa/proxy_arp"); got != "1" {
-			t.Errorf("proxy_arp is %s", got)
-		}
-
-		rev := w.put(model.NewPolicyKey("", "open"), &model.Policy{
-			Selector: "has(net2)", Types: []string{model.PolicyTypeIngress},
-			InboundRules: []model.Rule{{Action: model.ActionAllow, Source: model.Match{Selector: "has(net1)"}}},
-		})
-		if err := h.wait(c, rev, patience); err != nil {
+		if err := h.wait(c, w.opening(), patience); err != nil {
 			t.Fatal(err)
 		}
 		w.canReach(a, c)
 		w.cannotReach(c, a)
-
-		rev = w.remove(model.NewPolicyKey("", "open"))
-		if err := h.wait(c, rev, patience); err != nil {
+		if err := h.wait(c, w.closing(), patience); err != nil {
 			t.Fatal(err)
 		}
 		w.cannotReach(a, c)
+	})
+}
+
+func TestNetworksAreSeparateAcrossHosts(t *testing.T) {
+	w := newWorld(t, nil)
+	h0, h1 := w.addHost(0, iptables.Legacy), w.addHost(1, iptables.NFT)
+	w.network("net1")
+	w.network("net2")
+	h0.startInSync()
+	h1.startInSync()
+	a := h0.container("aaaa", "net1", "192.168.0.1")
+	c := h1.container("cccc", "net1", "192.168.1.1")
+	d := h1.container("dddd", "net2", "192.168.1.2")
+	// What bgpd would do.
+	h0.Run("ip", "route", "add", "192.168.1.0/26", "via", h1.Addr(false).String())
+	h0.Run("ip", "-6", "route", "add", "fd00:80::1:0/122", "via", h1.Addr(true).String())
+	h1.Run("ip", "route", "add", "192.168.0.0/26", "via", h0.Addr(false).String())
+	h1.Run("ip", "-6", "route", "add", "fd00:80::0:0/122", "via", h0.Addr(true).String())
+
+	w.canReach(a, c)
+	if reply, err := a.Ping(c.addr, answer); err != nil || reply.TTL != 62 {
+		t.Errorf("the reply over two routers is %+v, %v", reply, err)
+	}
+	w.cannotReach(a, d)
+	if err := h1.wait(d, w.opening(), patience); err != nil {
+		t.Fatal(err)
+	}
+	w.canReach(a, d)
+	if err := h1.wait(d, w.closing(), patience); err != nil {
+		t.Fatal(err)
+	}
+	w.cannotReach(a, d)
+}
+
+func TestAnEndpointsKernelState(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.NFT)
+	w.network("net1")
+	h.startInSync()
+	a := h.container("aaaa", "net1", "192.168.0.1")
+	for what, c := range map[string]struct{ have, want string }{
+		"route":         {h.Run("ip", "route"), "192.168.0.1 dev caliaaaa scope link"},
+		"IPv6 route":    {h.Run("ip", "-6", "route"), "fd00:80::1 dev caliaaaa"},
+		"neighbour":     {h.Run("ip", "neigh"), "192.168.0.1 dev caliaaaa lladdr " + nettest.ContainerMAC + " PERMANENT"},
+		"gateway":       {h.Run("ip", "addr", "show", "lo"), "inet 169.254.1.1/32 scope link lo"},
+		"egress chain":  {h.dump(), ":cali-fw-caliaaaa"},
+		"ingress chain": {h.dump(), ":cali-tw-caliaaaa"},
+	} {
+		if !strings.Contains(c.have, c.want) {
+			t.Errorf("%s: %q is not in\n%s", what, c.want, c.have)
+		}
+	}
+	for name, want := range map[string]string{
+		"net/ipv4/conf/caliaaaa/proxy_arp": "1", "net/ipv4/neigh/caliaaaa/proxy_delay": "0", "net/ipv4/conf/caliaaaa/rp_filter": "0",
+		"net/ipv4/conf/caliaaaa/forwarding": "1", "net/ipv4/conf/caliaaaa/route_localnet": "0", "net/ipv6/conf/caliaaaa/accept_ra": "0",
+		"net/ipv6/conf/caliaaaa/proxy_ndp": "1", "net/ipv4/ip_forward": "1",
+	} {
+		if got := h.Sysctl(name); got != want {
+			t.Errorf("%s is %s, want %s", name, got, want)
+		}
+	}
+	// The gateway answers ARP and ping although this host has no default route.
+	if _, err := a.Ping(nettest.Gateway, answer); err != nil {
+		t.Error(err)
+	}
+	// The host reaches its container; the container does not reach the host.
+	h.ServeTCP(tcpPort)
+	if err := h.TCP(netip.AddrPortFrom(a.addr, tcpPort), answer); err != nil {
+		t.Error(err)
+	}
+	if err := a.TCP(netip.AddrPortFrom(h.Addr(false), tcpPort), noAnswer); !errors.Is(err, nettest.ErrNoAnswer) {
+		t.Errorf("the container reaches its host: %v", err)
+	}
+
+	list, err := h.client.ListEndpoints(t.Context(), &felixv1.ListEndpointsRequest{})
+	if err != nil || len(list.GetEndpoints()) != 1 || !list.GetEndpoints()[0].GetInForce() || list.GetEndpoints()[0].GetInterface() != "caliaaaa" {
+		t.Errorf("ListEndpoints: %v, %v", list, err)
+	}
+
+	w.remove(a.key)
+	nettest.Eventually(t, patience, func() error {
+		if have := h.dump(); strings.Contains(have, "caliaaaa") || strings.Contains(have, "192.168.0.1") {
+			return errors.New("still there: " + have)
+		}
+		return nil
+	})
+}
+
+func TestARestartWritesNothingAndLosesNothing(t *testing.T) {
+	onVariants(t, func(t *testing.T, variant string) {
+		w := newWorld(t, nil)
+		h := w.addHost(0, variant)
+		w.network("net1")
+		w.network("net2")
+		w.opening()
+		h.startInSync()
+		a := h.container("aaaa", "net1", "192.168.0.1")
+		b := h.container("bbbb", "net1", "192.168.0.2")
+		c := h.container("cccc", "net2", "192.168.0.3")
+		w.canReach(a, b)
+		w.canReach(a, c)
+		before, conns := h.dump(), h.Run("conntrack", "-L")
+		monitor := h.watchWrites()
+
+		ctx, stop := context.WithCancel(t.Context())
+		lost := make(chan int, 1)
+		go func() { lost <- pingUntil(ctx, a, b.addr) }()
+		for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+			if err := h.felix.Signal(sig); err != nil {
+				t.Fatal(err)
+			}
+			<-h.felix.Done()
+			h.startInSync()
+			h.await(a)
+		}
+		stop()
+		if n := <-lost; n > 0 {
+			t.Errorf("%d pings were lost", n)
+		}
+		if writes := monitor(); writes != "" {
+			t.Errorf("the restart wrote:\n%s", writes)
+		}
+		if d := cmp.Diff(before, h.dump()); d != "" {
+			t.Errorf("the restart changed the kernel: %s", d)
+		}
+		if !strings.Contains(conns, "src=192.168.0.1") || !strings.Contains(h.Run("conntrack", "-L"), "src=192.168.0.1") {
+			t.Error("tracked connections were removed")
+		}
+		w.cannotReach(c, a)
+	})
+}
+
+// pingUntil sends pings all the time and counts those that get no answer.
+func pingUntil(ctx context.Context, from *endpoint, to netip.Addr) (lost int) {
+	for ctx.Err() == nil {
+		if _, err := from.Ping(to, answer); err != nil {
+			lost++
+		}
+	}
+	return lost
+}
+
+// watchWrites starts to watch what is written to the host's rules and routes; the
+// function that it returns stops that and tells what was.
+func (h *host) watchWrites() func() string {
+	h.w.Helper()
+	mark := func() string {
+		if h.variant == iptables.Legacy {
+			// Every write to a legacy table sets all of its counters anew; the sum of the
+			// packets that the hooks saw would go back. What changes is found by the dump.
+			return ""
+		}
+		gen, err := h.TryRun("nft", "-a", "list", "ruleset")
+		if err != nil {
+			h.w.Fatal(err)
+		}
+		return withoutCounters(gen)
+	}
+	before := mark()
+	path := filepath.Join(h.runDir, "monitor")
+	out, err := os.Create(path)
+	if err != nil {
+		h.w.Fatal(err)
+	}
+	cmd := h.Command(context.Background(), "ip", "monitor", "route", "address")
+	cmd.Stdout = out
+	p := startOnOwnThread(h.Host, cmd)
+	return func() string {
+		p.Kill()
+		_ = out.Close()
+		text, err := os.ReadFile(path)
+		if err != nil {
+			h.w.Fatal(err)
+		}
+		// The handles of rules, and their order, are those of before.
+		return string(text) + cmp.Diff(before, mark())
+	}
+}
+
+func withoutCounters(ruleset string) string {
+	var b strings.Builder
+	for line := range strings.Lines(ruleset) {
+		before, rest, found := strings.Cut(line, "counter packets ")
+		if found {
+			_, handle, _ := strings.Cut(rest, "# handle")
+			line = before + "# handle" + handle
+		}
+		b.WriteString(line)
+	}
+	return b.String()
+}
+
+func TestDamageIsRepairedWithinASecond(t *testing.T) {
+	for _, variant := range []string{iptables.Legacy, iptables.NFT} {
+		ipt := "iptables-" + variant
+		for _, c := range []struct {
+			name    string
+			command []string
+		}{
+			{"flush of a chain", []string{ipt, "-w", "-F", "cali-tw-calicccc"}},
+			{"flush of the filter table", []string{ipt, "-w", "-F"}},
+			{"a hook is deleted", []string{"sh", "-c", ipt + " -w -D FORWARD 1"}},
+			{"all chains of the raw table", []string{"sh", "-c", ipt + " -w -t raw -F; " + ipt + " -w -t raw -X"}},
+			{"a rule is inserted before felix's", []string{ipt, "-w", "-I", "cali-tw-calicccc", "-j", "ACCEPT"}},
+			{"another one's rule comes before the hook", []string{ipt, "-w", "-I", "FORWARD", "-j", "RETURN"}},
+			{"IPv6: flush of the filter table", []string{"ip6tables-" + variant, "-w", "-F"}},
+			{"a set is flushed", []string{"sh", "-c", "ipset flush $(ipset list -n | grep cali4-s | head -1)"}},
+			{"a member is added", []string{"sh", "-c", "ipset add $(ipset list -n | grep cali4-s | head -1) 192.168.0.3"}},
+			{"a route is deleted", []string{"ip", "route", "del", "192.168.0.1"}},
+			{"a route leads elsewhere", []string{"ip", "route", "replace", "192.168.0.1", "dev", "calicccc"}},
+			{"an IPv6 route is deleted", []string{"ip", "-6", "route", "del", "fd00:80::1"}},
+			{"a route is put on a container's interface", []string{"ip", "route", "add", "10.9.9.9", "dev", "caliaaaa"}},
+			{"a neighbour entry is deleted", []string{"ip", "neigh", "del", "192.168.0.1", "dev", "caliaaaa"}},
+			{"a neighbour entry is changed", []string{"ip", "neigh", "replace", "192.168.0.1", "dev", "caliaaaa", "lladdr", "02:00:00:00:00:01", "nud", "permanent"}},
+			{"the gateway's address is deleted", []string{"ip", "addr", "del", "169.254.1.1/32", "dev", "lo"}},
+			{"an interface goes down and up", []string{"sh", "-c", "ip link set caliaaaa down; ip link set caliaaaa up"}},
+		} {
+			if variant == iptables.NFT && !strings.Contains(strings.Join(c.command, " "), variant) {
+				continue // once is enough
+			}
+			t.Run(variant+"/"+c.name, func(t *testing.T) { testRepair(t, variant, c.command) })
+		}
+	}
+}
+
+func testRepair(t *testing.T, variant string, command []string) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, variant)
+	w.network("net1")
+	w.network("net2")
+	w.opening()
+	h.startInSync()
+	a := h.container("aaaa", "net1", "192.168.0.1")
+	c := h.container("cccc", "net2", "192.168.0.3")
+	before := h.dump()
+	foreign := strings.Contains(strings.Join(command, " "), "RETURN")
+	h.Run(command[0], command[1:]...)
+	if damaged := h.dump(); damaged == before {
+		// Repaired before anybody could look, or no damage at all.
+		t.Log("the damage was not seen")
+	}
+	start := time.Now()
+	nettest.Eventually(t, patience, func() error {
+		now := h.dump()
+		if foreign {
+			now = strings.Replace(now, "-j cali-FORWARD\n-A FORWARD -j RETURN\n", "-j cali-FORWARD\n", 1)
+		}
+		if d := cmp.Diff(before, now); d != "" {
+			return errors.New(d)
+		}
+		return nil
+	})
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("the repair took %v", took)
+	} else {
+		t.Logf("repaired after %v", took)
+	}
+	w.canReach(a, c)
+	w.cannotReach(c, a)
+}
+
+func TestASettingIsRepaired(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.NFT)
+	w.network("net1")
+	h.startInSync()
+	h.container("aaaa", "net1", "192.168.0.1")
+	for name, bad := range map[string]string{
+		"net/ipv4/conf/caliaaaa/proxy_arp": "0", "net/ipv4/conf/caliaaaa/forwarding": "0", "net/ipv4/conf/caliaaaa/rp_filter": "1",
+		"net/ipv4/ip_forward": "0", "net/ipv6/conf/caliaaaa/proxy_ndp": "0",
+	} {
+		good := h.Sysctl(name)
+		h.SetSysctl(name, bad)
+		nettest.Eventually(t, time.Second, func() error {
+			if got := h.Sysctl(name); got != good {
+				return fmt.Errorf("%s is %s, want %s", name, got, good)
+			}
+			return nil
+		})
+	}
+}
+
+func TestKilledInAStormOfChangesTheNextStartPutsAllRight(t *testing.T) {
+	onVariants(t, func(t *testing.T, variant string) {
+		w := newWorld(t, nil)
+		h := w.addHost(0, variant)
+		w.network("net1")
+		h.startInSync()
+		a := h.container("aaaa", "net1", "192.168.0.1")
+		for round := range 6 {
+			stop := time.After(time.Duration(20+17*round) * time.Millisecond)
+			func() {
+				for i := 0; ; i++ {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					name := fmt.Sprintf("p%d", i%7)
+					if i%3 == 2 {
+						_, _ = w.store.Delete(t.Context(), model.NewPolicyKey("", name), 0)
+						continue
+					}
+					w.put(model.NewPolicyKey("", name), &model.Policy{
+						Selector: "all()", Types: []string{model.PolicyTypeEgress},
+						OutboundRules: []model.Rule{
+							{Action: model.ActionAllow, Protocol: "tcp", Destination: model.Match{Selector: fmt.Sprintf("role == 'r%d'", i%5), Ports: []model.Port{{First: uint16(1 + i%60000), Last: uint16(1 + i%60000)}}}},
+							{Action: model.ActionAllow},
+						},
+					})
+				}
+			}()
+			h.felix.Kill()
+			h.startInSync()
+			h.await(a)
+			restarted := h.dump()
+			fresh := w.fresh(h)
+			if d := cmp.Diff(fresh, restarted); d != "" {
+				t.Fatalf("round %d: a fresh start gives something else: %s", round, d)
+			}
+		}
+	})
+}
+
+// fresh is what felix makes of the datastore on a host where nothing was.
+func (w *world) fresh(h *host) string {
+	w.Helper()
+	h.felix.Kill()
+	if out, err := h.command("cleanup").CombinedOutput(); err != nil {
+		w.Fatalf("cleanup: %v: %s", err, out)
+	}
+	if left := h.dump(); strings.Contains(left, "cali-") || strings.Contains(left, "169.254.1.1") || strings.Contains(left, "dev cali") && strings.Contains(left, "192.168.") {
+		w.Fatalf("cleanup left %s", left)
+	}
+	h.startInSync()
+	return h.dump()
+}
+
+func TestAnAddressIsNotHandedOverWithItsConnections(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.NFT)
+	w.network("net1")
+	w.network("net2")
+	h.startInSync()
+	a := h.container("aaaa", "net1", "192.168.0.1")
+	b := h.container("bbbb", "net1", "192.168.0.2")
+	w.canReach(a, b)
+	has := func() bool { return strings.Contains(h.Run("conntrack", "-L"), "192.168.0.2") }
+	if !has() {
+		t.Fatal("the connection is not tracked")
+	}
+	b.Remove()
+	w.remove(b.key)
+	nettest.Eventually(t, patience, func() error {
+		if has() {
+			return errors.New("connections of the address are still tracked")
+		}
+		return nil
+	})
+	// The kernel is made to believe in a connection that the next owner would inherit.
+	h.Run("conntrack", "-I", "-p", "udp", "-s", "192.168.0.1", "-d", "192.168.0.2", "--sport", "7777", "--dport", "5000",
+		"--timeout", "600", "--status", "SEEN_REPLY,ASSURED")
+	next := h.container("next", "net2", "192.168.0.2")
+	w.cannotReach(a, next)
+	// One that felix knows to have had an owner elsewhere.
+	other := model.WorkloadEndpointKey{Node: "elsewhere", Orchestrator: "o", Workload: "w", Name: "e"}
+	w.put(other, &model.WorkloadEndpoint{State: "active", Interface: "caliother", IPv4Nets: []netip.Prefix{netip.MustParsePrefix("192.168.0.9/32")}})
+	w.remove(other)
+	h.Run("conntrack", "-I", "-p", "udp", "-s", "192.168.0.1", "-d", "192.168.0.9", "--sport", "7777", "--dport", "5000",
+		"--timeout", "600", "--status", "SEEN_REPLY,ASSURED")
+	h.container("moved", "net2", "192.168.0.9")
+	if strings.Contains(h.Run("conntrack", "-L"), "192.168.0.9") {
+		t.Error("the new owner inherited a connection")
+	}
+}
+
+func TestWaitEndpoint(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.NFT)
+	w.network("net1")
+	h.startInSync()
+	a := h.attach("aaaa", "net1", "192.168.0.1")
+	expect := func(err error, code codes.Code, text string) {
+		t.Helper()
+		if status.Code(err) != code || !strings.Contains(err.Error(), text) {
+			t.Errorf("got %v, want %v with %q", err, code, text)
+		}
+	}
+	const soon = 200 * time.Millisecond
+	expect(h.wait(a, 0, soon), codes.DeadlineExceeded, "etcd has no such endpoint")
+	expect(h.wait(a, 1<<40, soon), codes.DeadlineExceeded, "felix has read etcd up to revision")
+	other := *a
+	other.key.Node = "elsewhere"
+	expect(h.wait(&other, 0, soon), codes.InvalidArgument, "not of this host")
+
+	a.value.Interface = "calinothere"
+	rev := w.put(a.key, a.value)
+	expect(h.wait(a, rev, soon), codes.DeadlineExceeded, "interface calinothere does not exist")
+	a.value.Interface = "caliaaaa"
+	h.Run("ip", "link", "set", "caliaaaa", "down")
+	rev = w.put(a.key, a.value)
+	expect(h.wait(a, rev, soon), codes.DeadlineExceeded, "interface caliaaaa is down")
+	h.Run("ip", "link", "set", "caliaaaa", "up")
+	if err := h.wait(a, rev, patience); err != nil {
+		t.Error(err)
+	}
+
+	// A felix that hangs is the caller's deadline.
+	if err := h.felix.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	b := h.attach("bbbb", "net1", "192.168.0.2")
+	rev = w.put(b.key, b.value)
+	expect(h.wait(b, rev, soon), codes.DeadlineExceeded, "")
+	if got := h.Run("ip", "route"); strings.Contains(got, "calibbbb") {
+		t.Errorf("routes are %s", got)
+	}
+	if err := h.felix.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.wait(b, rev, patience); err != nil {
+		t.Error(err)
+	}
+	w.canReach(a, b)
+}
+
+func TestWithoutEtcdAllStaysAndItsReturnIsNoticed(t *testing.T) {
+	etcd := etcdtest.Start(t)
+	w := newWorld(t, etcd)
+	h := w.addHost(0, iptables.NFT)
+	w.network("net1")
+	w.network("net2")
+	h.startInSync()
+	a := h.container("aaaa", "net1", "192.168.0.1")
+	b := h.container("bbbb", "net1", "192.168.0.2")
+	c := h.container("cccc", "net2", "192.168.0.3")
+	etcd.Stop()
+	nettest.Eventually(t, patience, func() error {
+		if st, err := h.status(); err != nil || st.GetDatastoreConnected() {
+			return fmt.Errorf("status is %v, %v", st, err)
+		}
+		return nil
+	})
+	w.canReach(a, b)
+	w.cannotReach(a, c)
+	// Others' damage is still repaired.
+	h.Run("iptables-nft", "-F", "cali-tw-calibbbb")
+	nettest.Eventually(t, time.Second, func() error {
+		if !strings.Contains(h.Run("iptables-nft-save"), "-A cali-tw-calibbbb") {
+			return errors.New("not repaired")
+		}
+		return nil
+	})
+	if err := etcd.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	rev := w.opening()
+	if err := h.wait(c, rev, 2*time.Second); err != nil {
+		t.Error(err)
+	}
+	w.canReach(a, c)
+}
+
+func TestFelixWithoutEtcdFromTheStartTouchesNothing(t *testing.T) {
+	etcd := etcdtest.Start(t)
+	w := newWorld(t, etcd)
+	w.network("net1")
+	h := w.addHost(0, iptables.NFT)
+	etcd.Stop()
+	before := h.dump()
+	h.start()
+	nettest.Eventually(t, patience, func() error {
+		st, err := h.status()
+		if err == nil && st.GetInSync() {
+			err = errors.New("in sync with nothing")
+		}
+		return err
+	})
+	if d := cmp.Diff(before, h.dump()); d != "" {
+		t.Errorf("the kernel was touched: %s", d)
+	}
+	if err := etcd.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	h.awaitSync()
+}
+
+func TestNoForbiddenPacketPassesAtAColdStart(t *testing.T) {
+	onVariants(t, func(t *testing.T, variant string) {
+		w := newWorld(t, nil)
+		h := w.addHost(0, variant)
+		w.network("net1")
+		w.network("net2")
+		for i := range 100 {
+			w.put(model.NewPolicyKey("", fmt.Sprintf("p%03d", i)), &model.Policy{
+				Selector: "has(net2)", Types: []string{model.PolicyTypeIngress},
+				InboundRules: []model.Rule{{Action: model.ActionAllow, Protocol: "tcp", Source: model.Match{Nets: []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16")}}}},
+			})
+		}
+		a := h.attach("aaaa", "net1", "192.168.0.1")
+		b := h.attach("bbbb", "net1", "192.168.0.2")
+		c := h.attach("cccc", "net2", "192.168.0.3")
+		for _, e := range []*endpoint{a, b, c} {
+			w.put(e.key, e.value)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		passed := make(chan int, 1)
+		go func() {
+			n := 0
+			for ctx.Err() == nil {
+				if a.UDP(netip.AddrPortFrom(c.addr, udpPort), time.Millisecond) == nil {
+					n++
+				}
+			}
+			passed <- n
+		}()
+		h.startInSync()
+		h.await(c)
+		stop()
+		if n := <-passed; n > 0 {
+			t.Errorf("%d forbidden packets passed", n)
+		}
+		// The container's own attempts to find its gateway may take a second more.
+		nettest.Eventually(t, patience, func() error {
+			_, err := a.Ping(b.addr, noAnswer)
+			return err
+		})
+		w.canReach(a, b)
+		w.cannotReach(a, c)
+	})
+}
+
+func TestConfigurationChangesTakeEffectWhileFelixRuns(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.NFT)
+	w.network("net1")
+	h.startInSync()
+	a := h.container("aaaa", "net1", "192.168.0.1")
+	h.ServeTCP(tcpPort)
+	server := netip.AddrPortFrom(h.Addr(false), tcpPort)
+	if err := a.TCP(server, noAnswer); !errors.Is(err, nettest.ErrNoAnswer) {
+		t.Fatalf("the container reaches its host: %v", err)
+	}
+	param := model.FelixConfigKey{Name: "DefaultEndpointToHostAction"}
+	set := func(value string) {
+		t.Helper()
+		if err := h.wait(a, w.put(param, &model.Setting{Of: model.KindFelixConfig, Value: value}), patience); err != nil {
+			t.Fatal(err)
+		}
+	}
+	set("ACCEPT")
+	if err := a.TCP(server, answer); err != nil {
+		t.Error(err)
+	}
+	// A value that means nothing leaves the last one in force, and is reported.
+	set("ACEPT")
+	if err := a.TCP(server, answer); err != nil {
+		t.Error(err)
+	}
+	nettest.Eventually(t, patience, func() error {
+		st, err := h.status()
+		if err == nil && (len(st.GetProblems()) == 0 || !strings.Contains(st.GetProblems()[0].GetReason(), "ACEPT")) {
+			err = fmt.Errorf("problems are %v", st.GetProblems())
+		}
+		return err
+	})
+	set("DROP")
+	if err := a.TCP(server, noAnswer); !errors.Is(err, nettest.ErrNoAnswer) {
+		t.Errorf("the container reaches its host: %v", err)
+	}
+	// A parameter that is read at start only: felix starts again by itself.
+	pid := h.felix.Process.Pid
+	w.put(model.FelixConfigKey{Name: "Ipv6Support"}, &model.Setting{Of: model.KindFelixConfig, Value: "false"})
+	nettest.Eventually(t, patience, func() error {
+		st, err := h.status()
+		for _, table := range st.GetTables() {
+			if strings.HasPrefix(table.GetName(), "IPv6") {
+				return errors.New("IPv6 is still handled")
+			}
+		}
+		if err == nil && len(st.GetTables()) == 0 {
+			return errors.New("no tables yet")
+		}
+		return err
+	})
+	if h.felix.Process.Pid != pid {
+		t.Error("another process")
+	}
+	if _, err := a.Ping(nettest.Gateway, answer); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOneBadObjectDoesNotStopTheOthers(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.NFT)
+	w.network("net1")
+	w.network("net2")
+	// The set of net1's addresses has no room for two.
+	h.startInSync("MAXIPSETSIZE=1")
+	a := h.container("aaaa", "net1", "192.168.0.1")
+	c := h.container("cccc", "net2", "192.168.0.3")
+	if err := h.wait(c, w.opening(), patience); err != nil {
+		t.Fatal(err)
+	}
+	w.canReach(a, c)
+	b := h.attach("bbbb", "net1", "192.168.0.2")
+	rev := w.put(b.key, b.value)
+	if err := h.wait(b, rev, time.Second); status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "set is full") {
+		t.Errorf("got %v", err)
+	}
+	// The policies that name the set are closed; what does not need it works.
+	w.cannotReach(a, c)
+	if _, err := a.Ping(nettest.Gateway, answer); err != nil {
+		t.Error(err)
+	}
+	w.remove(b.key)
+	h.await(c)
+	nettest.Eventually(t, patience, func() error {
+		_, err := a.Ping(c.addr, noAnswer)
+		return err
+	})
+	w.canReach(a, c)
+}
+
+func TestASecondFelixIsRefused(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.NFT)
+	h.startInSync()
+	out, err := h.command("run").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "in use by another process") {
+		t.Errorf("got %v: %s", err, out)
+	}
+}
+
+func TestReports(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.NFT)
+	w.network("net1")
+	h.startInSync("ENDPOINTREPORTINGENABLED=true", "ENDPOINTREPORTINGDELAYSECS=0")
+	a := h.container("aaaa", "net1", "192.168.0.1")
+	read := func(k model.Key) model.Resource {
+		t.Helper()
+		var r model.Resource
+		nettest.Eventually(t, patience, func() error {
+			e, err := w.store.Get(t.Context(), k)
+			r = e.Value
+			return err
+		})
+		return r
+	}
+	read(model.FelixStatusKey{Node: h.Name})
+	read(model.FelixStatusKey{Node: h.Name, Last: true})
+	read(model.LivenessKey{Node: h.Name, Program: "felix"})
+	key := model.EndpointStatusKey{Node: h.Name, Orchestrator: a.key.Orchestrator, Workload: a.key.Workload, Name: a.key.Name}
+	if got := read(key).(*model.EndpointStatus).Status; got != model.EndpointUp {
+		t.Errorf("the endpoint's status is %s", got)
+	}
+	w.remove(a.key)
+	nettest.Eventually(t, patience, func() error {
+		if _, err := w.store.Get(t.Context(), key); err == nil {
+			return errors.New("the status of an endpoint that is gone is still there")
+		}
+		return nil
 	})
 }

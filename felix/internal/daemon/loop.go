@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -60,7 +61,9 @@ type loop struct {
 	configFault string
 	quarantined bool
 	// stale is set when problems have to be collected again.
-	stale      bool
+	stale bool
+	// owners are addresses of other hosts' endpoints that the dataplane has not been told.
+	owners     map[netip.Addr]struct{}
 	lookAtAll  bool
 	failures   int
 	retryAt    time.Time
@@ -77,7 +80,7 @@ func newLoop(d *Daemon, cfg *config.Config) *loop {
 		view:      store.New(store.Options{Filter: wanted(d.cfg.Node), KeepLastGood: true}),
 		engine:    calc.New(d.cfg.Node, cfg.InterfacePrefix...),
 		links:     ifmonitor.NewLinks(),
-		refreshed: map[string]time.Time{},
+		refreshed: map[string]time.Time{}, owners: map[netip.Addr]struct{}{},
 	}
 	l.state = statusapi.State{
 		Node: d.cfg.Node, Version: version.String(), Started: d.started,
@@ -170,9 +173,31 @@ func (l *loop) takeBatch(b store.Batch) error {
 	if len(events) > 0 {
 		l.engine.Apply(events)
 		l.takeQuarantine(events)
+		l.takeOwners(events)
 		l.fed, l.stale = true, true
 	}
 	return nil
+}
+
+// takeOwners notes the addresses of other hosts' endpoints.
+func (l *loop) takeOwners(events []store.Event) {
+	for _, e := range events {
+		key, ok := e.Key.(model.WorkloadEndpointKey)
+		value, _ := e.Value.(*model.WorkloadEndpoint)
+		if !ok || value == nil || key.Node == l.node {
+			continue
+		}
+		for _, n := range value.IPv4Nets {
+			l.owners[n.Addr()] = struct{}{}
+		}
+		for _, n := range value.IPv6Nets {
+			l.owners[n.Addr()] = struct{}{}
+		}
+	}
+	if l.dp != nil {
+		maps.Copy(l.dp.handover.suspect, l.owners)
+		clear(l.owners)
+	}
 }
 
 // takeQuarantine hands over unusable values when there are, or were, any.
@@ -248,13 +273,14 @@ func (l *loop) tick(now time.Time) {
 	if l.dp == nil {
 		return
 	}
+	l.dp.handover.sweep()
 	l.audits++
 	drifted, err := l.dp.audit(l.audits%setAuditEvery == 0)
 	if err != nil {
 		l.log.Error("audit", logattr.Err, err)
 	}
-	for _, name := range drifted {
-		l.log.Info("changed by another program; reading again", logattr.Table, name)
+	if len(drifted) > 0 {
+		l.log.Info("changed by another program; reading again", "tables", strings.Join(drifted, ", "))
 	}
 	l.wantPass = l.wantPass || len(drifted) > 0 || l.refresh(now)
 	if at, ok := l.dp.order.NextRetry(); ok && !now.Before(at) {
@@ -311,6 +337,7 @@ func (l *loop) work(ctx context.Context) error {
 		}
 		l.dp, l.wantPass = dp, true
 		l.state.Dataplane = dp.backend.String()
+		l.takeOwners(nil)
 	}
 	changes := l.engine.Flush()
 	if !changes.IsEmpty() {
@@ -472,7 +499,7 @@ func (l *loop) problems() []statusapi.Problem {
 		out = append(out, statusapi.Problem{Object: "chain " + k.Name, Reason: err.Error() + "; it drops"})
 	}
 	for k, set := range l.dp.filters.closedBySet() {
-		out = append(out, statusapi.Problem{Object: "chain " + k.Name, Reason: "it drops, because set " + set + " is not as wanted"})
+		out = append(out, statusapi.Problem{Object: "chain " + k.Name, Reason: "it drops, because set " + set + " is not as wanted: " + l.dp.filters.broken[set]})
 	}
 	for _, t := range l.state.Tables {
 		for _, f := range t.Failed {

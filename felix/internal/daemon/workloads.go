@@ -2,8 +2,7 @@ package daemon
 
 import (
 	"fmt"
-	"net/netip"
-	"strings"
+	"slices"
 
 	"calico.internal/felix/internal/desired"
 	"calico.internal/felix/internal/ifmonitor"
@@ -88,9 +87,7 @@ func (w *workloads) linkChanged(l ifmonitor.Link) {
 	}
 	w.dirty[one.endpoint.Key.(model.WorkloadEndpointKey)] = struct{}{}
 	if l.Gone {
-		for _, k := range one.routes {
-			w.d.handover.leave(k)
-		}
+		w.leave(one.endpoint, nil)
 	}
 	w.want(one)
 }
@@ -100,11 +97,7 @@ func (w *workloads) withdraw(one *workload, next *desired.Endpoint) {
 	if one.endpoint == nil {
 		return
 	}
-	for _, k := range one.routes {
-		if next == nil || !hasNet(next, k.Prefix) {
-			w.d.handover.leave(k)
-		}
-	}
+	w.leave(one.endpoint, next)
 	if w.byIface[one.endpoint.Interface] == one &&
 		(next == nil || next.Interface != one.endpoint.Interface) {
 		delete(w.byIface, one.endpoint.Interface)
@@ -114,13 +107,13 @@ func (w *workloads) withdraw(one *workload, next *desired.Endpoint) {
 	}
 }
 
-func hasNet(e *desired.Endpoint, p netip.Prefix) bool {
+// leave says that the addresses of an endpoint which next does not have are nobody's.
+func (w *workloads) leave(e, next *desired.Endpoint) {
 	for _, n := range e.Nets {
-		if n == p {
-			return true
+		if next == nil || !slices.Contains(next.Nets, n) {
+			w.d.handover.leave(routes.Key{Table: routes.MainTable, Prefix: n})
 		}
 	}
-	return false
 }
 
 // want puts into the tables what an endpoint needs as its interface is now.
@@ -290,15 +283,9 @@ func (d *dataplane) filterFaults() *filterFaults {
 	for k, err := range d.filters.unprintable {
 		f.chains[k.Name] = err.Error()
 	}
+	f.sets = d.setFaults()
 	for k, set := range d.filters.closedBySet() {
-		f.chains[k.Name] = "set " + set + " is not as wanted"
-	}
-	for _, failed := range d.sets.Status().Failed {
-		f.sets[failed.Key] = failed.Err.Error()
-	}
-	for _, failed := range d.members.Status().Failed {
-		set, _, _ := strings.Cut(failed.Key, " ")
-		f.sets[set] = failed.Err.Error()
+		f.chains[k.Name] = "set " + set + ": " + f.sets[set]
 	}
 	if len(f.chains)+len(f.sets) == 0 {
 		return nil

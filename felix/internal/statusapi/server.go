@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -59,6 +60,8 @@ func (s *Server) WaitEndpoint(ctx context.Context, r *felixv1.WaitEndpointReques
 	if st, _ := s.board.State(); key.Node != st.Node {
 		return nil, status.Errorf(codes.InvalidArgument, "endpoint %s is not of this host, which is node %q", key, st.Node)
 	}
+	ctx, cancel := answerInTime(ctx)
+	defer cancel()
 	for {
 		st, changed := s.board.State()
 		missing := st.missing(key, r.GetRevision())
@@ -71,6 +74,24 @@ func (s *Server) WaitEndpoint(ctx context.Context, r *felixv1.WaitEndpointReques
 			return nil, status.Errorf(status.FromContextError(ctx.Err()).Code(), "endpoint %s is not in force: %s", key, missing)
 		}
 	}
+}
+
+// The part of the caller's time that is left for the answer to reach it, and its bounds.
+const (
+	answerPart = 10
+	minAnswer  = 5 * time.Millisecond
+	maxAnswer  = 100 * time.Millisecond
+)
+
+// answerInTime ends a little before the caller's deadline, so that the caller gets the
+// sentence that says what is missing, and not only its own time-out.
+func answerInTime(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	early := min(max(time.Until(deadline)/answerPart, minAnswer), maxAnswer)
+	return context.WithDeadline(ctx, deadline.Add(-early))
 }
 
 // missing says why an endpoint is not in force at a revision; empty when it is.

@@ -16,13 +16,16 @@ import (
 	"calico.internal/libnetwork-plugin/internal/endpoint"
 )
 
+// readLimit bounds the reading of this node's keys.
+const readLimit = 5 * time.Second
+
 // Endpoints lists Docker's endpoints of this node, by id. Only this node's keys are
 // read, as there may be many nodes.
 func (b *Book) Endpoints(ctx context.Context) (map[string]*model.WorkloadEndpoint, error) {
 	path := model.Paths(endpoint.Key(b.node, "x"))[0]
-	resp, err := b.store.Raw().Get(ctx, folder(path), clientv3.WithPrefix())
+	resp, err := b.folder(ctx, path)
 	if err != nil {
-		return nil, fmt.Errorf("list endpoints of node %s: %w", b.node, b.reason(ctx, err))
+		return nil, fmt.Errorf("list endpoints of node %s: %w", b.node, err)
 	}
 	endpoints := make(map[string]*model.WorkloadEndpoint)
 	for _, kv := range resp.Kvs {
@@ -69,12 +72,21 @@ func (b *Book) hold(holdings map[netip.Addr]ipam.Owner, block *model.Block) {
 	for _, index := range block.Allocations {
 		if index != nil && *index >= 0 && *index < len(block.Attributes) {
 			owner := ownerOf(block.Attributes[*index])
-			if owner.Attrs[ipam.AttrNode] == b.node && owner.Attrs[ipam.AttrType] == "" {
+			if b.ours(owner) {
 				holdings[addr] = owner
 			}
 		}
 		addr = addr.Next()
 	}
+}
+
+// ours reports whether an address was given out by this node for Docker: it is an
+// endpoint's, or nobody's yet. Others name what they take addresses for.
+func (b *Book) ours(owner ipam.Owner) bool {
+	if owner.Attrs[ipam.AttrNode] != b.node || owner.Attrs[ipam.AttrType] != "" {
+		return false
+	}
+	return owner.Handle == "" || owner.Attrs[ipam.AttrEndpoint] == owner.Handle
 }
 
 // ownerOf reads the owner out of a block.
@@ -91,9 +103,9 @@ func (b *Book) blocks(ctx context.Context) ([]netip.Prefix, error) {
 	var blocks []netip.Prefix
 	for _, family := range []string{"0.0.0.0/0", "::/0"} {
 		path := model.Paths(model.BlockAffinityKey{Node: b.node, CIDR: netip.MustParsePrefix(family)})[0]
-		resp, err := b.store.Raw().Get(ctx, folder(path), clientv3.WithPrefix(), clientv3.WithKeysOnly())
+		resp, err := b.folder(ctx, path, clientv3.WithKeysOnly())
 		if err != nil {
-			return nil, fmt.Errorf("list blocks of node %s: %w", b.node, b.reason(ctx, err))
+			return nil, fmt.Errorf("list blocks of node %s: %w", b.node, err)
 		}
 		for _, kv := range resp.Kvs {
 			key, _ := model.ParsePath(string(kv.Key))
@@ -105,15 +117,23 @@ func (b *Book) blocks(ctx context.Context) ([]netip.Prefix, error) {
 	return blocks, nil
 }
 
-// folder is a path up to and with its last slash.
-func folder(path string) string { return path[:strings.LastIndexByte(path, '/')+1] }
-
-// reason is why etcd failed, in the store's words where it has some.
-func (b *Book) reason(ctx context.Context, err error) error {
-	if pingErr := b.store.Ping(ctx); pingErr != nil {
-		return pingErr
+// folder reads all keys beside a path. The store's own operations wait for a connection
+// and explain what is wrong; this one has them do so first if it fails.
+func (b *Book) folder(ctx context.Context, path string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	prefix := path[:strings.LastIndexByte(path, '/')+1]
+	get := func() (*clientv3.GetResponse, error) {
+		ctx, cancel := context.WithTimeout(ctx, readLimit)
+		defer cancel()
+		return b.store.Raw().Get(ctx, prefix, append(opts, clientv3.WithPrefix())...)
 	}
-	return err
+	resp, err := get()
+	if err == nil {
+		return resp, nil
+	}
+	if err := b.store.Ping(ctx); err != nil {
+		return nil, err
+	}
+	return get()
 }
 
 // Reclaim frees an address that nobody needs, if it still has the owner with the given

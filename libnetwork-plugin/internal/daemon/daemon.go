@@ -13,7 +13,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/health"
 
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/grpcsock"
@@ -146,17 +145,16 @@ func (d *daemon) run(ctx context.Context) error {
 	if err := d.listen(); err != nil {
 		return err
 	}
-	hs := health.NewServer()
 	tasks, ctx := errgroup.WithContext(ctx)
-	tasks.Go(func() error { return d.serveStatus(ctx, hs) })
-	tasks.Go(func() error { return d.etcd.run(ctx, hs) })
+	tasks.Go(func() error { return d.serveStatus(ctx) })
+	tasks.Go(func() error { return d.etcd.run(ctx) })
 	tasks.Go(func() error { d.engine.Watch(ctx, d); return nil })
 	tasks.Go(func() error { return d.sweeper.Run(ctx) })
 	if d.cfg.StartContainers {
 		tasks.Go(func() error { return d.reviver.Run(ctx) })
 	}
 	tasks.Go(func() error {
-		return liveness.Run(ctx, d.store, d.node, program, d.etcd.connected)
+		return liveness.Run(ctx, d.store, d.node, program, d.etcd.ready)
 	})
 	for _, p := range d.plugins {
 		tasks.Go(func() error { return p.serve(ctx) })
@@ -186,19 +184,23 @@ func (d *daemon) listen() error {
 // seconds at each call, one that is told what is wrong goes on at once.
 func (d *daemon) publish(ctx context.Context) error {
 	d.etcd.wait(ctx)
+	if ctx.Err() != nil {
+		return nil
+	}
 	for _, p := range d.plugins {
 		if err := p.socket.Publish(); err != nil {
 			return err
 		}
 	}
+	d.etcd.serving()
 	d.log.Info("serving Docker's engine", logattr.Node, d.node, logattr.Dir, d.cfg.PluginDir,
 		"scope", d.scope.Current(), logattr.Version, version.Version)
 	return nil
 }
 
 // serveStatus serves this host's other programs.
-func (d *daemon) serveStatus(ctx context.Context, hs *health.Server) error {
-	return grpcsock.Serve(ctx, filepath.Join(d.cfg.RunDir, program+".sock"), hs, func(s *grpc.Server) {
+func (d *daemon) serveStatus(ctx context.Context) error {
+	return grpcsock.Serve(ctx, filepath.Join(d.cfg.RunDir, program+".sock"), d.etcd.health, func(s *grpc.Server) {
 		libnetworkv1.RegisterLibnetworkServer(s, d.status)
 	})
 }

@@ -22,12 +22,15 @@ const (
 	startLimit = 2 * time.Second
 )
 
-// etcdWatch knows whether etcd answers. That is what readiness means for the plugin: it
-// can give out addresses.
+// etcdWatch knows whether etcd answers, and with that whether the plugin is ready: it
+// can give out addresses, and Docker finds it.
 type etcdWatch struct {
-	store *etcdstore.Client
-	log   *slog.Logger
-	up    atomic.Bool
+	store  *etcdstore.Client
+	log    *slog.Logger
+	health *health.Server
+	up     atomic.Bool
+	// served tells whether Docker's sockets are there.
+	served atomic.Bool
 	// first is closed when the first question has been answered, or not.
 	first chan struct{}
 	// onUp is called when etcd answers again.
@@ -35,11 +38,31 @@ type etcdWatch struct {
 }
 
 func newEtcdWatch(store *etcdstore.Client, onUp func(context.Context), log *slog.Logger) *etcdWatch {
-	return &etcdWatch{store: store, log: log, first: make(chan struct{}), onUp: onUp}
+	w := &etcdWatch{store: store, log: log, health: health.NewServer(), first: make(chan struct{}), onUp: onUp}
+	w.report()
+	return w
 }
 
 // connected tells whether etcd answered last time.
 func (w *etcdWatch) connected() bool { return w.up.Load() }
+
+// ready tells whether the plugin can do its work.
+func (w *etcdWatch) ready() bool { return w.up.Load() && w.served.Load() }
+
+// serving notes that Docker's sockets are there.
+func (w *etcdWatch) serving() {
+	w.served.Store(true)
+	w.report()
+}
+
+// report sets the health that others see.
+func (w *etcdWatch) report() {
+	status := healthgrpc.HealthCheckResponse_NOT_SERVING
+	if w.ready() {
+		status = healthgrpc.HealthCheckResponse_SERVING
+	}
+	w.health.SetServingStatus("", status)
+}
 
 // wait returns when etcd has been asked once, and not later than in a moment.
 func (w *etcdWatch) wait(ctx context.Context) {
@@ -52,12 +75,11 @@ func (w *etcdWatch) wait(ctx context.Context) {
 	}
 }
 
-// run asks etcd now and then, until ctx ends, and sets the health accordingly.
-func (w *etcdWatch) run(ctx context.Context, hs *health.Server) error {
-	hs.SetServingStatus("", healthgrpc.HealthCheckResponse_NOT_SERVING)
+// run asks etcd now and then, until ctx ends.
+func (w *etcdWatch) run(ctx context.Context) error {
 	for asked := false; ; asked = true {
 		was := w.connected()
-		pause := w.ask(ctx, hs)
+		pause := w.ask(ctx)
 		if !asked {
 			close(w.first)
 		}
@@ -75,7 +97,7 @@ func (w *etcdWatch) run(ctx context.Context, hs *health.Server) error {
 }
 
 // ask asks once and returns when to ask again.
-func (w *etcdWatch) ask(ctx context.Context, hs *health.Server) time.Duration {
+func (w *etcdWatch) ask(ctx context.Context) time.Duration {
 	ctx, cancel := context.WithTimeout(ctx, pingLimit)
 	defer cancel()
 	err := w.store.Ping(ctx)
@@ -83,11 +105,10 @@ func (w *etcdWatch) ask(ctx context.Context, hs *health.Server) time.Duration {
 	switch {
 	case err == nil && !was:
 		w.log.Info("etcd answers")
-		hs.SetServingStatus("", healthgrpc.HealthCheckResponse_SERVING)
 	case err != nil:
 		w.log.Warn("etcd does not answer: no container can be started or stopped properly", logattr.Err, err)
-		hs.SetServingStatus("", healthgrpc.HealthCheckResponse_NOT_SERVING)
 	}
+	w.report()
 	if err != nil {
 		return pingRetry
 	}

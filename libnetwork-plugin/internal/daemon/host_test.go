@@ -42,7 +42,7 @@ var (
 // host is a node with the plugin running on it, between a real etcd, a real kernel, and
 // an engine and a felix that can be made to fail.
 type host struct {
-	t      *testing.T
+	t      testing.TB
 	cfg    config.Config
 	env    map[string]string
 	engine *enginetest.Engine
@@ -51,10 +51,12 @@ type host struct {
 	raw    *clientv3.Client
 	links  *veth.Links
 	stop   func() error
+	// quiet keeps the plugin's log to itself.
+	quiet bool
 }
 
 // newHost returns a node that does not run yet, over an etcd that holds only the pools.
-func newHost(t *testing.T, r enginetest.Release) *host {
+func newHost(t testing.TB, r enginetest.Release) *host {
 	t.Helper()
 	privnet.Need(t)
 	etcd := etcdtest.Shared(t)
@@ -67,7 +69,7 @@ func newHost(t *testing.T, r enginetest.Release) *host {
 }
 
 // onEtcd returns another node over an etcd.
-func onEtcd(t *testing.T, r enginetest.Release, node, etcd string) *host {
+func onEtcd(t testing.TB, r enginetest.Release, node, etcd string) *host {
 	t.Helper()
 	felix := felixtest.Start(t)
 	h := &host{
@@ -102,6 +104,9 @@ func (h *host) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	log := slog.New(slog.NewTextHandler(h.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	if h.quiet {
+		log = slog.New(slog.DiscardHandler)
+	}
 	go func() { done <- Run(ctx, h.cfg, func(k string) string { return h.env[k] }, log) }()
 	stopped := false
 	h.stop = func() error {
@@ -300,7 +305,7 @@ func (h *host) nothingLeft() {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -77,7 +77,7 @@ type Engine struct {
 }
 
 // Start starts an engine on a socket of its own.
-func Start(t *testing.T, r Release) *Engine {
+func Start(t testing.TB, r Release) *Engine {
 	t.Helper()
 	e := &Engine{
 		release: r, path: filepath.Join(t.TempDir(), "docker.sock"),
@@ -93,7 +93,7 @@ func Start(t *testing.T, r Release) *Engine {
 func (e *Engine) Host() string { return "unix://" + e.path }
 
 // Up makes the engine listen; it must not do so already.
-func (e *Engine) Up(t *testing.T) {
+func (e *Engine) Up(t testing.TB) {
 	t.Helper()
 	l, err := net.Listen("unix", e.path)
 	if err != nil {
@@ -107,7 +107,7 @@ func (e *Engine) Up(t *testing.T) {
 }
 
 // Down cuts all connections and removes the socket.
-func (e *Engine) Down(t *testing.T) {
+func (e *Engine) Down(t testing.TB) {
 	t.Helper()
 	e.mu.Lock()
 	server := e.server
@@ -422,7 +422,7 @@ func object(m map[string]string) string {
 }
 
 // Eventually waits until ok holds and fails the test if it never does.
-func Eventually(t *testing.T, what string, ok func() bool) {
+func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	deadline := time.After(10 * time.Second)
 	tick := time.NewTicker(5 * time.Millisecond)

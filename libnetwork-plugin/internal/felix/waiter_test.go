@@ -41,16 +41,16 @@ func TestWaitAsksForTheEndpointAndTheRevision(t *testing.T) {
 func TestWaitFailsWithASentenceThatNamesFelix(t *testing.T) {
 	tests := []struct {
 		name  string
-		felix func(*testing.T) *felixtest.Felix
+		felix func(testing.TB) *felixtest.Felix
 		want  string
 	}{
 		{"felix does not run", felixtest.New, "felix does not answer on"},
-		{"felix is stopped", func(t *testing.T) *felixtest.Felix {
+		{"felix is stopped", func(t testing.TB) *felixtest.Felix {
 			f := felixtest.Start(t)
 			f.SetSilent(true)
 			return f
 		}, "felix does not answer on"},
-		{"felix knows what is missing", func(t *testing.T) *felixtest.Felix {
+		{"felix knows what is missing", func(t testing.TB) *felixtest.Felix {
 			f := felixtest.Start(t)
 			f.SetWhy("the interface is not up")
 			return f

@@ -36,13 +36,13 @@ type Felix struct {
 }
 
 // New returns a felix that does not listen yet.
-func New(t *testing.T) *Felix {
+func New(t testing.TB) *Felix {
 	t.Helper()
 	return &Felix{Socket: filepath.Join(t.TempDir(), "felix.sock"), change: make(chan struct{})}
 }
 
 // Start returns a felix that puts everything in force at once.
-func Start(t *testing.T) *Felix {
+func Start(t testing.TB) *Felix {
 	t.Helper()
 	f := New(t)
 	f.Listen(t)
@@ -50,7 +50,7 @@ func Start(t *testing.T) *Felix {
 }
 
 // Listen makes felix answer until the test ends or [Felix.Stop].
-func (f *Felix) Listen(t *testing.T) {
+func (f *Felix) Listen(t testing.TB) {
 	t.Helper()
 	l, err := net.Listen("unix", f.Socket)
 	if err != nil {
@@ -63,7 +63,7 @@ func (f *Felix) Listen(t *testing.T) {
 }
 
 // Stop ends felix as a kill would.
-func (f *Felix) Stop(t *testing.T) {
+func (f *Felix) Stop(t testing.TB) {
 	t.Helper()
 	if f.server == nil {
 		return
@@ -104,6 +104,14 @@ func (f *Felix) WaitEndpoint(ctx context.Context, r *felixv1.WaitEndpointRequest
 		return nil, status.FromContextError(ctx.Err()).Err()
 	}
 	return &felixv1.WaitEndpointResponse{Revision: r.GetRevision()}, nil
+}
+
+// Status says that felix is in sync.
+func (f *Felix) Status(ctx context.Context, _ *felixv1.StatusRequest) (*felixv1.StatusResponse, error) {
+	if !f.waitUntil(ctx, func() bool { return !f.silent }) {
+		return nil, status.FromContextError(ctx.Err()).Err()
+	}
+	return &felixv1.StatusResponse{InSync: true}, nil
 }
 
 // ListEndpoints tells why the endpoints that were waited for are not in force.

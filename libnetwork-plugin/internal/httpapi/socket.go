@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 )
 
@@ -22,6 +23,8 @@ type Socket struct {
 	made os.FileInfo
 	// dir holds the socket until it is published.
 	dir string
+	// close is done once, however often Close is called.
+	close func() error
 }
 
 // Listen makes a socket that only its owner can use. A socket at path on which nobody
@@ -58,7 +61,9 @@ func listenIn(dir, path string) (*Socket, error) {
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	return &Socket{Listener: l, path: path, made: made, dir: dir}, nil
+	s := &Socket{Listener: l, path: path, made: made, dir: dir}
+	s.close = sync.OnceValue(s.closeOnce)
+	return s, nil
 }
 
 // Publish makes the socket appear under its name, in one step.
@@ -70,12 +75,11 @@ func (s *Socket) Publish() error {
 }
 
 // Close stops listening and removes the socket, unless another process has put its own
-// in the place.
-func (s *Socket) Close() error {
+// in the place. The HTTP server closes it as well as its owner.
+func (s *Socket) Close() error { return s.close() }
+
+func (s *Socket) closeOnce() error {
 	err := s.Listener.Close()
-	if errors.Is(err, net.ErrClosed) {
-		err = nil
-	}
 	if now, statErr := os.Lstat(s.path); statErr == nil && os.SameFile(now, s.made) {
 		err = errors.Join(err, os.Remove(s.path))
 	}

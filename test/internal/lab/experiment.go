@@ -36,10 +36,10 @@ func (l *Lab) Run(ctx context.Context) error {
 func (l *Lab) NewExperiment() *Experiment {
 	return &Experiment{
 		lab: l,
-		a:   &Container{Name: "A", Network: "net1", Host: l.Hosts[0]},
-		b:   &Container{Name: "B", Network: "net2", Host: l.Hosts[0]},
-		c:   &Container{Name: "C", Network: "net1", Host: l.Hosts[1]},
-		d:   &Container{Name: "D", Network: "net2", Host: l.Hosts[1]},
+		a:   &Container{Name: "workload-A", Network: "net1", Host: l.Hosts[0]},
+		b:   &Container{Name: "workload-B", Network: "net2", Host: l.Hosts[0]},
+		c:   &Container{Name: "workload-C", Network: "net1", Host: l.Hosts[1]},
+		d:   &Container{Name: "workload-D", Network: "net2", Host: l.Hosts[1]},
 	}
 }
 
@@ -158,10 +158,10 @@ func (e *Experiment) pings(ctx context.Context, s *Session) error {
 		from     *Container
 		to, name string
 	}{
-		{e.a, "C", "A reaches C by name, across hosts"},
+		{e.a, e.c.Name, "A reaches C by name, across hosts"},
 		{e.a, e.c.IP, "A reaches C by address"},
 		{e.c, e.a.IP, "C reaches A by address"},
-		{e.b, "D", "B reaches D by name, across hosts"},
+		{e.b, e.d.Name, "B reaches D by name, across hosts"},
 		{e.b, e.d.IP, "B reaches D by address"},
 	}
 	for _, p := range open {
@@ -170,7 +170,7 @@ func (e *Experiment) pings(ctx context.Context, s *Session) error {
 		}
 	}
 	for _, to := range []*Container{e.b, e.d} {
-		if err := s.cut(ctx, fmt.Sprintf("A does not reach %s", to.Name), e.a, to.IP); err != nil {
+		if err := s.cut(ctx, fmt.Sprintf("A does not reach %s", strings.TrimPrefix(to.Name, "workload-")), e.a, to.IP); err != nil {
 			return err
 		}
 	}
@@ -194,18 +194,18 @@ func (s *Session) cut(ctx context.Context, line string, from *Container, to stri
 
 func (e *Experiment) inside(ctx context.Context, s *Session) error {
 	h := e.a.Host
-	if _, err := s.see(ctx, "cali0 has a /32 address and the fixed MAC", h, "docker exec A ip addr show cali0",
+	if _, err := s.see(ctx, "cali0 has a /32 address and the fixed MAC", h, "docker exec workload-A ip addr show cali0",
 		contains("inet "+e.a.IP+"/32"), contains("link/ether ee:ee:ee:ee:ee:ee")); err != nil {
 		return err
 	}
-	_, err := s.see(ctx, "the only way out is 169.254.1.1", h, "docker exec A ip route",
+	_, err := s.see(ctx, "the only way out is 169.254.1.1", h, "docker exec workload-A ip route",
 		contains("default via 169.254.1.1 dev cali0"), matches(`^169\.254\.1\.1 dev cali0 scope link`))
 	return err
 }
 
 // inA is the shell prefix that enters A's network namespace with the host's tools.
 func (e *Experiment) inA() string {
-	return "nsenter -t $(docker inspect --format '{{.State.Pid}}' A) -n "
+	return "nsenter -t $(docker inspect --format '{{.State.Pid}}' workload-A) -n "
 }
 
 func (e *Experiment) pair(ctx context.Context, s *Session) error {
@@ -233,8 +233,9 @@ func (e *Experiment) arp(ctx context.Context, s *Session) error {
 	if err != nil {
 		return err
 	}
-	line := fmt.Sprintf("timeout 10 tcpdump -c 2 -lnei %s arp and host 169.254.1.1 2>&1 & until ss -0 2>/dev/null | grep -q %s || grep -q . /proc/net/packet; do :; done; "+
-		"%sip neigh flush dev cali0; docker exec A ping -c 1 -W 2 %s >/dev/null; wait", e.a.Interface, e.a.Interface, e.inA(), e.c.IP)
+	line := fmt.Sprintf("timeout 10 tcpdump -c 2 -lnei %s arp and host 169.254.1.1 >/tmp/arp 2>&1 & "+
+		"until grep -q listening /tmp/arp; do sleep 0.1; done; %sip neigh flush dev cali0; "+
+		"docker exec workload-A ping -c 1 -W 2 %s >/dev/null; wait; cat /tmp/arp", e.a.Interface, e.inA(), e.c.IP)
 	_, err = s.see(ctx, "A asks who has 169.254.1.1, and the host answers with its own MAC", h, line,
 		contains("Request who-has 169.254.1.1 tell "+e.a.IP),
 		contains("Reply 169.254.1.1 is-at "+strings.TrimSpace(mac)))

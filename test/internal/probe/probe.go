@@ -7,7 +7,6 @@ package probe
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -99,11 +98,18 @@ func Watch(ctx context.Context, w io.Writer, target string, interval, patience t
 
 // Once sends one probe and reports whether it came back within patience.
 func Once(ctx context.Context, target string, patience time.Duration) bool {
-	return answered(ctx, target, 0, patience)
+	return answered(ctx, target, uint64(time.Now().UnixNano()), patience)
 }
 
+// The source ports of [Watch], used one after the other: a port that comes again
+// while conntrack remembers it (30 s to 120 s for UDP) would be an old flow.
+const (
+	firstPort = 20000
+	portCount = 45000
+)
+
 func answered(ctx context.Context, target string, seq uint64, patience time.Duration) bool {
-	var d net.Dialer
+	d := net.Dialer{LocalAddr: &net.UDPAddr{Port: firstPort + int(seq%portCount)}}
 	conn, err := d.DialContext(ctx, "udp", target)
 	if err != nil {
 		return false
@@ -117,7 +123,7 @@ func answered(ctx context.Context, target string, seq uint64, patience time.Dura
 	in := make([]byte, len(out))
 	for {
 		n, err := conn.Read(in)
-		if errors.Is(err, net.ErrClosed) || err != nil {
+		if err != nil {
 			return false
 		}
 		if n == len(out) && binary.BigEndian.Uint64(in) == seq {
