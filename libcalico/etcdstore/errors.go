@@ -116,7 +116,9 @@ func (c *Client) unavailable(where, reason string, causes ...error) error {
 	advice := "is it running, and is ETCD_ENDPOINTS right?"
 	secure := strings.HasPrefix(where, "https://")
 	switch {
-	case strings.Contains(reason, "does not look like a TLS handshake"), strings.HasSuffix(reason, "TLS handshake: EOF"):
+	case strings.Contains(reason, "does not look like a TLS handshake"),
+		strings.HasPrefix(reason, tlsHandshake) && !strings.Contains(reason, "tls:") && !strings.Contains(reason, "x509:"):
+		// A server that does not know TLS hangs up, or answers in its own words.
 		advice = "does it serve plain http there (ETCD_ENDPOINTS)?"
 	case strings.Contains(reason, "tls:"), strings.Contains(reason, "x509:"):
 		advice = "check ETCD_CA_CERT_FILE, ETCD_CERT_FILE and ETCD_KEY_FILE"
@@ -132,16 +134,15 @@ func (c *Client) unavailable(where, reason string, causes ...error) error {
 	}
 }
 
+const tlsHandshake = "TLS handshake: "
+
 // reason shortens grpc's account of a broken connection to its cause.
 func (c *Client) reason(message string) string {
-	for _, cut := range []string{"authentication handshake failed: ", "error reading server preface: "} {
-		if _, cause, ok := strings.Cut(message, cut); ok {
-			cause = strings.TrimSuffix(cause, `"`)
-			if cut[0] == 'e' {
-				return "no HTTP/2 server preface: " + cause
-			}
-			return "TLS handshake: " + cause
-		}
+	if _, cause, ok := strings.Cut(message, "authentication handshake failed: "); ok {
+		return tlsHandshake + strings.TrimSuffix(cause, `"`)
+	}
+	if _, cause, ok := strings.Cut(message, "error reading server preface: "); ok {
+		return "no HTTP/2 server preface: " + strings.TrimSuffix(cause, `"`)
 	}
 	if strings.Contains(message, "Error while dialing") {
 		if last := c.dials.lastError(); last != nil {

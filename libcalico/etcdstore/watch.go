@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/store"
 )
 
@@ -60,8 +61,8 @@ var (
 	errSilent    = errors.New("no answer in time")
 )
 
-// Watch sends a snapshot of all keys with one of the prefixes and then every change,
-// until ctx ends and the channel is closed. What comes while the receiver is busy is
+// Watch sends a snapshot of all keys with one of the prefixes (none: all of /calico/)
+// and then every change, until ctx ends and the channel is closed. What comes while the receiver is busy is
 // merged into one batch; changes of one revision are never in two.
 //
 // When etcd is lost, a batch with Err is sent, and one without when it is back; the
@@ -73,6 +74,9 @@ var (
 // keeps a transaction together only within one; the user's role must allow reading
 // that range.
 func (c *Client) Watch(ctx context.Context, prefixes []string, opts WatchOptions) <-chan Batch {
+	if len(prefixes) == 0 {
+		prefixes = []string{model.Root}
+	}
 	out := make(chan Batch)
 	w := &watcher{
 		client:  c,

@@ -162,7 +162,7 @@ func TestWatchNeverSplitsARevision(t *testing.T) {
 func TestWatchMergesWhatWaits(t *testing.T) {
 	s := etcdtest.Shared(t)
 	c, raw := newClient(t, s), s.Client(t)
-	f := follow(t, c, etcdstore.WatchOptions{}, "/calico/")
+	f := follow(t, c, etcdstore.WatchOptions{})
 	f.until("snapshot", soon, func() bool { return f.snapshots == 1 })
 	want := map[string]string{}
 	for i := range 300 {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -174,7 +175,7 @@ func (q *queue) gather(n int) {
 		if have >= n {
 			return
 		}
-		yield()
+		runtime.Gosched()
 	}
 }
 
@@ -293,7 +294,7 @@ func (c *call) fits(steps, others int) bool {
 
 func (q *queue) findsFor(c *call) *finds {
 	if c.level == searchOwn {
-		return newFinds() // the node's own blocks come first
+		return &finds{} // the node's own blocks come first
 	}
 	if c.finds == nil {
 		c.finds = newFinds()

@@ -3,16 +3,12 @@ package ipam
 import (
 	"context"
 	"net/netip"
-	"runtime"
 
 	"calico.internal/libcalico/model"
 )
 
 // pointReads is how many keys one transaction reads.
 const pointReads = 64
-
-// yield lets other goroutines run.
-func yield() { runtime.Gosched() }
 
 // walkOf goes on with a call's walk through a pool.
 func (q *queue) walkOf(c *call, p pool) *walk {

@@ -92,7 +92,7 @@ type NetworkSetKey struct {
 }
 
 // NodeKey names a host. Paths: /calico/v1/host/<node>/{metadata,bird_ip} and
-// /calico/bgp/v1/host/<node>/{ip_addr_v4,ip_addr_v6,network_v4,network_v6,as_num}.
+// /calico/bgp/v1/host/<node>/{ip_addr_v4,ip_addr_v6,network_v4,network_v6,as_num,rr_cluster_id}.
 type NodeKey struct {
 	Name string
 }

@@ -17,10 +17,8 @@ import (
 	"slices"
 )
 
-// NamespaceLabel is the label that [global()] looks for: an object that has it
-// belongs to a namespace.
-//
-// [global()]: https://docs.tigera.io/calico/latest/reference/resources/globalnetworkpolicy#selectors
+// NamespaceLabel is the label that global() looks for: an object that has it belongs
+// to a namespace, and global() does not select it.
 const NamespaceLabel = "projectcalico.org/namespace"
 
 // Labels gives the labels of an object, its inherited ones included.

@@ -56,7 +56,8 @@ const (
 
 // world is a datastore and the hosts that use it.
 type world struct {
-	*testing.T
+	testing.TB
+
 	etcd  *etcdtest.Server
 	store *etcdstore.Client
 	net   *nettest.Net
@@ -64,7 +65,7 @@ type world struct {
 
 // newWorld makes an empty datastore for hosts to come. The datastore is the package's
 // unless a server of its own is given.
-func newWorld(t *testing.T, etcd *etcdtest.Server) *world {
+func newWorld(t testing.TB, etcd *etcdtest.Server) *world {
 	t.Helper()
 	if etcd == nil {
 		etcd = etcdtest.Shared(t)
@@ -74,7 +75,7 @@ func newWorld(t *testing.T, etcd *etcdtest.Server) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = store.Close() })
-	return &world{T: t, etcd: etcd, store: store, net: nettest.New(t)}
+	return &world{TB: t, etcd: etcd, store: store, net: nettest.New(t)}
 }
 
 // host is a machine with felix on it.

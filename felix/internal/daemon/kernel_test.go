@@ -142,8 +142,11 @@ func TestAnEndpointsKernelState(t *testing.T) {
 
 	w.remove(a.key)
 	nettest.Eventually(t, patience, func() error {
-		if have := h.dump(); strings.Contains(have, "caliaaaa") || strings.Contains(have, "192.168.0.1") {
-			return errors.New("still there: " + have)
+		have := h.dump()
+		for _, left := range []string{"-caliaaaa", "192.168.0.1", "fd00:80::1"} {
+			if strings.Contains(have, left) {
+				return fmt.Errorf("%s is still there", left)
+			}
 		}
 		return nil
 	})

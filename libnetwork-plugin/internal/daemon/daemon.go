@@ -61,6 +61,7 @@ type daemon struct {
 	felixConn *grpc.ClientConn
 	scope     *scope.Keeper
 	registry  *registry.Registry
+	driver    *network.Driver
 	sweeper   *sweep.Sweeper
 	reviver   *revive.Reviver
 	plugins   []*plugin
@@ -82,7 +83,7 @@ func build(cfg config.Config, getenv func(string) string, log *slog.Logger) (*da
 	d.sweeper = sweep.New(book, d.links, d.engine, sweep.Grace, sweep.Every, log)
 	d.reviver = revive.New(d.engine, waiter.Ready, d.registry.Has, log)
 	d.etcd = newEtcdWatch(d.store, d.etcdUp, log)
-	driver := network.New(network.Config{
+	d.driver = network.New(network.Config{
 		Node: d.node, InterfacePrefix: cfg.InterfacePrefix, CreateProfiles: cfg.CreateProfiles,
 		LabelEndpoints: cfg.LabelEndpoints, LabelTimeout: cfg.LabelTimeout, MTU: cfg.MTU,
 	}, network.Parts{
@@ -90,7 +91,7 @@ func build(cfg config.Config, getenv func(string) string, log *slog.Logger) (*da
 		Scope: d.scope, Sandboxes: sandbox.New(), Log: log,
 	})
 	d.plugins = []*plugin{
-		newPlugin(network.Name, "NetworkDriver", driver.Register, log),
+		newPlugin(network.Name, "NetworkDriver", d.driver.Register, log),
 		newPlugin(ipam.Name, "IpamDriver", ipam.New(book, ipam.StoredPools(d.store), hostNameservers).Register, log),
 	}
 	d.status = statusapi.New(statusapi.Sources{
@@ -224,6 +225,9 @@ func (d *daemon) etcdUp(ctx context.Context) {
 func (d *daemon) sync(ctx context.Context) {
 	if err := d.registry.Sync(ctx); err != nil {
 		d.log.Warn("names of networks are not up to date", logattr.Err, err)
+	}
+	if err := d.driver.Backfill(ctx); err != nil {
+		d.log.Warn("containers of endpoints are not up to date", logattr.Err, err)
 	}
 	d.sweeper.Kick()
 }

@@ -98,9 +98,12 @@ func (w *etcdWatch) run(ctx context.Context) error {
 
 // ask asks once and returns when to ask again.
 func (w *etcdWatch) ask(ctx context.Context) time.Duration {
-	ctx, cancel := context.WithTimeout(ctx, pingLimit)
+	limited, cancel := context.WithTimeout(ctx, pingLimit)
 	defer cancel()
-	err := w.store.Ping(ctx)
+	err := w.store.Ping(limited)
+	if ctx.Err() != nil {
+		return pingRetry // The process is about to end.
+	}
 	was := w.up.Swap(err == nil)
 	switch {
 	case err == nil && !was:

@@ -15,7 +15,9 @@ import (
 
 	"calico.internal/libcalico/etcdtest"
 	"calico.internal/libcalico/grpcsock"
+	"calico.internal/libcalico/ipam"
 	"calico.internal/libcalico/model"
+	"calico.internal/libnetwork-plugin/internal/endpoint"
 	"calico.internal/libnetwork-plugin/internal/enginetest"
 	"calico.internal/libnetwork-plugin/internal/httpapi"
 	libnetworkv1 "calico.internal/proto/libnetwork/v1"
@@ -170,6 +172,30 @@ func TestTheEngineAsksForTheScopeBeforeItAnswers(t *testing.T) {
 		t.Errorf("took %s", took)
 	}
 	h.engine.SetSilent(false)
+}
+
+func TestContainersThatTheEngineStartsByItselfGetTheirNamesLater(t *testing.T) {
+	h := newHost(t, enginetest.Docker20)
+	h.start()
+	h.followed()
+	h.network(netID, "net1", "{}")
+	must(t, h.stop())
+	h.engine.SetSilent(true)
+	h.start()
+	addr := h.create(web)
+	h.ok("NetworkDriver.Join", "%s", joinBody(web))
+	if got := h.endpoint(epA).Annotations[endpoint.ContainerName]; got != "" {
+		t.Errorf("container %s although the engine was silent", got)
+	}
+	h.running(web, addr)
+	h.engine.SetSilent(false)
+	enginetest.Eventually(t, "the container's name is noted", func() bool {
+		ep := h.endpoint(epA)
+		return ep.Annotations[endpoint.ContainerName] == "web" && ep.Annotations[endpoint.ComposeService] == "web"
+	})
+	if who := h.owner(addr); who.Attrs[ipam.AttrContainer] != "web" {
+		t.Errorf("owner %v", who)
+	}
 }
 
 func TestContainersThatFailedWithoutThePluginAreStarted(t *testing.T) {

@@ -54,6 +54,7 @@ type Config struct {
 type Engine interface {
 	Connected() bool
 	EndpointContainer(ctx context.Context, networkID, endpointID string) (dockerapi.Container, error)
+	Containers(ctx context.Context) ([]dockerapi.Container, error)
 }
 
 // Links makes and removes pairs of interfaces.
