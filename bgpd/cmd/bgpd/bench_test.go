@@ -97,15 +97,29 @@ func BenchmarkTenThousandRoutes(b *testing.B) {
 				w := us.watch()
 				b.StartTimer()
 				sender.control("enable", "many")
-				for seen := map[string]bool{}; len(seen) < routes; {
-					seen[<-w.added] = true
-				}
+				w.awaitMany(b, routes)
 			}
 			b.ReportMetric(float64(b.Elapsed().Milliseconds())/float64(b.N), "ms/10000")
 			if receiver == "bgpd" {
 				b.ReportMetric(us.rss(), "MB/rss")
+				us.proc.Stop(3*time.Second)
 			}
 		})
+	}
+}
+
+// awaitMany waits until so many different prefixes were added.
+func (w *watcher) awaitMany(b *testing.B, n int) {
+	b.Helper()
+	timer := time.NewTimer(2 * converge)
+	defer timer.Stop()
+	for seen := map[string]bool{}; len(seen) < n; {
+		select {
+		case p := <-w.added:
+			seen[p] = true
+		case <-timer.C:
+			b.Fatalf("only %d of %d routes came", len(seen), n)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -38,6 +39,11 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asBgpd) != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
+		f, _ := os.Create(fmt.Sprintf("/tmp/s/h/bgpd/p%d.prof", os.Getpid()))
+		pprof.StartCPUProfile(f)
+		code := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
+		pprof.StopCPUProfile()
+		os.Exit(code)
 		os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 	}
 	testscript.Main(m, map[string]func(){
@@ -357,11 +363,11 @@ type watcher struct {
 
 func (n *node) watch() *watcher {
 	n.lab.t.Helper()
-	w := &watcher{added: make(chan string, 4096)}
-	ch := make(chan netlink.RouteUpdate, 4096)
+	w := &watcher{added: make(chan string, 65536)}
+	ch := make(chan netlink.RouteUpdate, 65536)
 	done := make(chan struct{})
 	var err error
-	n.Do(func() { err = netlink.RouteSubscribe(ch, done) })
+	n.Do(func() { err = subscribe(ch, done) })
 	if err != nil {
 		n.lab.t.Fatal(err)
 	}
@@ -384,6 +390,10 @@ func (n *node) watch() *watcher {
 		}
 	}()
 	return w
+}
+
+func subscribe(ch chan<- netlink.RouteUpdate, done <-chan struct{}) error {
+	return netlink.RouteSubscribeWithOptions(ch, done, netlink.RouteSubscribeOptions{ReceiveBufferSize: 16 << 20, ReceiveBufferForceSize: true})
 }
 
 func (w *watcher) list() []string {

@@ -28,7 +28,7 @@ import (
 // node is a speaker on a loopback address with what it has heard.
 type node struct {
 	*Speaker
-	t       *testing.T
+	t       testing.TB
 	global  Global
 	kick    chan struct{}
 	history []string
@@ -39,13 +39,13 @@ var lastNet atomic.Uint32
 
 // pair makes two speakers that know of each other, the first one with the lower
 // address, in a part of 127/8 that is theirs alone.
-func pair(t *testing.T) (a, b *node) {
+func pair(t testing.TB) (a, b *node) {
 	t.Helper()
 	third := byte(lastNet.Add(1))
 	return newNode(t, netip.AddrFrom4([4]byte{127, 77, third, 1})), newNode(t, netip.AddrFrom4([4]byte{127, 77, third, 2}))
 }
 
-func newNode(t *testing.T, addr netip.Addr) *node {
+func newNode(t testing.TB, addr netip.Addr) *node {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	n := &node{
@@ -69,11 +69,11 @@ func newNode(t *testing.T, addr netip.Addr) *node {
 	return n
 }
 
-func testLog(t *testing.T) *slog.Logger {
+func testLog(t testing.TB) *slog.Logger {
 	return slog.New(slog.NewTextHandler(logWriter{t}, nil))
 }
 
-type logWriter struct{ t *testing.T }
+type logWriter struct{ t testing.TB }
 
 func (w logWriter) Write(b []byte) (int, error) {
 	if w.t.Context().Err() == nil {

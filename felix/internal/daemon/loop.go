@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -399,7 +400,9 @@ func (l *loop) pass(ctx context.Context) {
 		l.state.Revision = l.view.Revision()
 		if !l.passedOnce {
 			l.passedOnce, l.state.InSync = true, true
-			l.log.Info("in sync", logattr.Rev, l.state.Revision, logattr.Took, took, "endpoints", len(l.dp.workloads.byKey))
+			l.log.Info("in sync", logattr.Rev, l.state.Revision, logattr.Took, took, logattr.Endpoints, len(l.dp.workloads.byKey))
+			// The start needs much more memory than what follows.
+			debug.FreeOSMemory()
 		}
 	}
 	l.post()
