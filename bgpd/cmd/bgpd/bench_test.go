@@ -102,7 +102,6 @@ func BenchmarkTenThousandRoutes(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed().Milliseconds())/float64(b.N), "ms/10000")
 			if receiver == "bgpd" {
 				b.ReportMetric(us.rss(), "MB/rss")
-				us.proc.Stop(3*time.Second)
 			}
 		})
 	}

@@ -12,7 +12,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
-	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -39,11 +38,6 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asBgpd) != "" {
 		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 		defer stop()
-		f, _ := os.Create(fmt.Sprintf("/tmp/s/h/bgpd/p%d.prof", os.Getpid()))
-		pprof.StartCPUProfile(f)
-		code := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
-		pprof.StopCPUProfile()
-		os.Exit(code)
 		os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
 	}
 	testscript.Main(m, map[string]func(){

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 
@@ -33,12 +34,17 @@ var (
 	gateway      = netip.MustParsePrefix("169.254.1.1/32")
 )
 
+// ipv6Settings exists where the kernel has IPv6.
+const ipv6Settings = sysctls.Root + "/net/ipv6"
+
 // dataplane is everything that felix keeps in the kernel. It belongs to the loop's
 // goroutine.
 type dataplane struct {
-	log      *slog.Logger
-	cfg      *config.Config
-	backend  iptables.Backend
+	log     *slog.Logger
+	cfg     *config.Config
+	backend iptables.Backend
+	// ipv6 says whether IPv6 is handled besides IPv4; families lists what is.
+	ipv6     bool
 	families []rules.Family
 	renderer *rules.Renderer
 	trackers map[rules.Family]*rules.Tracker
@@ -76,7 +82,13 @@ func newDataplane(ctx context.Context, log *slog.Logger, cfg *config.Config, lin
 		policies:    map[model.PolicyKey]*desired.Policy{},
 		profiles:    map[string]*desired.Profile{},
 	}
-	if cfg.IPv6Support {
+	if d.ipv6 = cfg.IPv6Support; d.ipv6 {
+		if _, err := os.Stat(ipv6Settings); err != nil {
+			log.Warn("this host has no IPv6; only IPv4 is handled")
+			d.ipv6 = false
+		}
+	}
+	if d.ipv6 {
 		d.families = rules.Families[:]
 	}
 	var err error
@@ -93,7 +105,7 @@ func newDataplane(ctx context.Context, log *slog.Logger, cfg *config.Config, lin
 		d.trackers[f] = rules.NewTracker(d.renderer, f)
 		d.setHooks(f, nil)
 	}
-	for key, value := range sysctls.OfHost(cfg.IPv6Support) {
+	for key, value := range sysctls.OfHost(d.ipv6) {
 		d.sysctls.Set(key, value)
 	}
 	d.addresses.Set(routes.AddrKey{Interface: routes.Loopback, Prefix: gateway}, struct{}{})
@@ -111,7 +123,7 @@ func (d *dataplane) open(ctx context.Context) error {
 	}
 	if d.netlink, err = routes.Open(routes.Config{
 		Prefixes: d.cfg.InterfacePrefix, Protocol: d.cfg.DeviceRouteProtocol, RemoveExternal: d.cfg.RemoveExternalRoutes,
-		IPv6: d.cfg.IPv6Support, Interfaces: d.links,
+		IPv6: d.ipv6, Interfaces: d.links,
 	}); err != nil {
 		return err
 	}

@@ -101,7 +101,7 @@ func (d *dataplane) addrChanged(a ifmonitor.Addr) bool {
 func (d *dataplane) settingChanged(index int) bool {
 	var wanted map[sysctls.Key]string
 	if index == ifmonitor.AllInterfaces {
-		wanted = sysctls.OfHost(d.cfg.IPv6Support)
+		wanted = sysctls.OfHost(d.ipv6)
 	} else if link, known := d.links.ByIndex(index); known {
 		if one := d.workloads.byIface[link.Name]; one != nil {
 			wanted = one.settings

@@ -689,6 +689,36 @@ func TestOneBadObjectDoesNotStopTheOthers(t *testing.T) {
 	w.canReach(a, c)
 }
 
+func TestTheOtherVariantIsSwept(t *testing.T) {
+	for variant, other := range map[string]string{iptables.Legacy: iptables.NFT, iptables.NFT: iptables.Legacy} {
+		t.Run("from "+other+" to "+variant, func(t *testing.T) {
+			w := newWorld(t, nil)
+			h := w.addHost(0, other)
+			w.network("net1")
+			h.startInSync()
+			a := h.container("aaaa", "net1", "192.168.0.1")
+			b := h.container("bbbb", "net1", "192.168.0.2")
+			h.Run("iptables-"+other, "-w", "-A", "FORWARD", "-m", "mark", "--mark", "0x77", "-j", "DROP")
+			h.felix.Kill()
+			h.variant = variant
+			h.startInSync()
+			h.await(a)
+			nettest.Eventually(t, patience, func() error {
+				for _, name := range []string{"iptables-", "ip6tables-"} {
+					if left := h.Run(name + other + "-save"); strings.Contains(left, "cali") {
+						return errors.New("left are " + left)
+					}
+				}
+				return nil
+			})
+			if left := h.Run("iptables-" + other + "-save"); !strings.Contains(left, "0x77") {
+				t.Error("another one's rule was removed")
+			}
+			w.canReach(a, b)
+		})
+	}
+}
+
 func TestASecondFelixIsRefused(t *testing.T) {
 	w := newWorld(t, nil)
 	h := w.addHost(0, iptables.NFT)

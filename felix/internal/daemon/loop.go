@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -403,9 +404,23 @@ func (l *loop) pass(ctx context.Context) {
 			l.log.Info("in sync", logattr.Rev, l.state.Revision, logattr.Took, took, logattr.Endpoints, len(l.dp.workloads.byKey))
 			// The start needs much more memory than what follows.
 			debug.FreeOSMemory()
+			l.sweep(ctx)
 		}
 	}
 	l.post()
+}
+
+// sweep removes left-overs in the other variant of iptables, once, beside the loop.
+func (l *loop) sweep(ctx context.Context) {
+	inUse, families := l.dp.backend.Variant, l.dp.families
+	go func() {
+		err := sweepOtherVariant(ctx, inUse, families, func(format string, args ...any) {
+			l.log.Info("swept", "what", fmt.Sprintf(format, args...))
+		})
+		if err != nil && ctx.Err() == nil {
+			l.log.Warn("left-overs in the other variant of iptables", logattr.Err, err)
+		}
+	}()
 }
 
 // logPass writes one line about what a pass changed. A pass that only changed members of
