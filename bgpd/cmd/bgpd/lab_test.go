@@ -1,3 +1,7 @@
+// GoBGP v3 has data races of its own, at which a process built with the detector fails.
+
+//go:build !race
+
 package main
 
 import (
@@ -9,13 +13,11 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -23,27 +25,12 @@ import (
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/nettest"
 	bgpdv1 "calico.internal/proto/bgpd/v1"
-	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/vishvananda/netlink"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 )
-
-// asBgpd makes this test's binary be bgpd, so that tests run real processes.
-const asBgpd = "BGPD_TEST_IS_BGPD"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(asBgpd) != "" {
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-		defer stop()
-		os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
-	}
-	testscript.Main(m, map[string]func(){
-		"bgpd": func() { os.Exit(run(context.Background(), os.Args[1:], os.Getenv, os.Stdout, os.Stderr)) },
-	})
-}
 
 const (
 	etcdURL = "http://10.0.0.250:2379"

@@ -1,3 +1,5 @@
+//go:build !race
+
 package main
 
 import (
@@ -504,4 +506,3 @@ func TestMesh_a_stalled_process_does_not_flap(t *testing.T) {
 	}
 	n.awaitPeers(4)
 }
-

@@ -149,7 +149,9 @@ func TestSession_reasons_from_the_log(t *testing.T) {
 		{"sent", func(q *quiet) {
 			q.Warn("sent notification", f("Data", &bgp.MessageError{Message: "as number mismatch"}))
 		}, "refused by this side: as number mismatch"},
-		{"unreachable", func(q *quiet) { q.Debug("failed to connect", f("Error", errors.New("dial tcp: connect: no route to host"))) }, "cannot connect: no route to host"},
+		{"unreachable", func(q *quiet) {
+			q.Debug("failed to connect", f("Error", errors.New("dial tcp: connect: no route to host")))
+		}, "cannot connect: no route to host"},
 		{"refused while opening", func(q *quiet) {
 			q.Debug("state changed", f("old", opensent, "new", idle, "reason", "invalid-msg"))
 		}, "the peer refused the session: check AS numbers and router ids on both sides"},
@@ -215,22 +217,28 @@ func TestDecode(t *testing.T) {
 		err   string
 	}{
 		{
-			"iBGP", []proto.Message{
+			"iBGP",
+			[]proto.Message{
 				&api.OriginAttribute{Origin: 2}, &api.NextHopAttribute{NextHop: "10.0.0.2"}, &api.LocalPrefAttribute{LocalPref: 200},
 				&api.ClusterListAttribute{Ids: []string{"1.1.1.1", "2.2.2.2"}}, &api.CommunitiesAttribute{Communities: []uint32{1}},
 			},
-			calc.Path{NextHop: someone, LocalPref: 200, Origin: 2, ClusterLen: 2}, "",
+			calc.Path{NextHop: someone, LocalPref: 200, Origin: 2, ClusterLen: 2},
+			"",
 		},
 		{
-			"eBGP: a set counts as one, a confederation not at all", []proto.Message{
+			"eBGP: a set counts as one, a confederation not at all",
+			[]proto.Message{
 				&api.AsPathAttribute{Segments: []*api.AsSegment{{Type: api.AsSegment_AS_CONFED_SEQUENCE, Numbers: []uint32{7}}, seq(65001, 65002), {Type: api.AsSegment_AS_SET, Numbers: []uint32{1, 2, 3}}}},
 				&api.NextHopAttribute{NextHop: "10.0.0.2"}, &api.MultiExitDiscAttribute{Med: 5},
 			},
-			calc.Path{NextHop: someone, LocalPref: 100, ASPathLen: 3, NeighborAS: 65001, MED: 5}, "",
+			calc.Path{NextHop: someone, LocalPref: 100, ASPathLen: 3, NeighborAS: 65001, MED: 5},
+			"",
 		},
 		{
-			"IPv6 with a link-local next hop beside the global one", []proto.Message{&api.MpReachNLRIAttribute{NextHops: []string{"fd00::2", "fe80::1"}}},
-			calc.Path{NextHop: netip.MustParseAddr("fd00::2"), LocalPref: 100}, "",
+			"IPv6 with a link-local next hop beside the global one",
+			[]proto.Message{&api.MpReachNLRIAttribute{NextHops: []string{"fd00::2", "fe80::1"}}},
+			calc.Path{NextHop: netip.MustParseAddr("fd00::2"), LocalPref: 100},
+			"",
 		},
 		{"no next hop", []proto.Message{&api.OriginAttribute{}}, calc.Path{}, "no next hop"},
 		{"nonsense", []proto.Message{&api.NextHopAttribute{NextHop: "nowhere"}}, calc.Path{}, `next hop "nowhere"`},
@@ -257,7 +265,9 @@ func TestDecode(t *testing.T) {
 func TestOnPaths(t *testing.T) {
 	s := bare(t)
 	s.ownAS = 64512
-	nlri := func(p string, bits uint32) *anypb.Any { return mustAny(t, &api.IPAddressPrefix{Prefix: p, PrefixLen: bits}) }
+	nlri := func(p string, bits uint32) *anypb.Any {
+		return mustAny(t, &api.IPAddressPrefix{Prefix: p, PrefixLen: bits})
+	}
 	next := mustAny(t, &api.NextHopAttribute{NextHop: "10.0.0.2"})
 	var d decoder
 	s.onPaths(&d, []*api.Path{

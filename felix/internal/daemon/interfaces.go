@@ -119,7 +119,7 @@ func (d *dataplane) settingChanged(index int) bool {
 // audit looks cheaply whether others wrote to what does not notify, and has that read
 // again.
 func (d *dataplane) audit(withSets bool) (drifted []string, err error) {
-	drifted, err = d.chains.audit()
+	drifted, err = d.chains.audit(d.iptables.Quiet())
 	if !withSets {
 		return drifted, err
 	}

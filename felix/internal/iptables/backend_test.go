@@ -12,7 +12,7 @@ func TestDetectFollowsDocker(t *testing.T) {
 		nstest.Run(t, "iptables-"+variant, "-w", "-N", "DOCKER")
 		nstest.Run(t, "iptables-"+variant, "-w", "-N", "DOCKER-USER")
 	}
-	system, err := systemDefault()
+	system, err := systemDefault(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
