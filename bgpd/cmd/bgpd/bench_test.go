@@ -143,21 +143,6 @@ func addRoutes(b *testing.B, conf string, n int) {
 	}
 }
 
-// rss is the memory of the node's bgpd in MB.
-func (n *node) rss() float64 {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.proc.Cmd.Process.Pid))
-	if err != nil {
-		return 0
-	}
-	var kb float64
-	for line := range strings.Lines(string(text)) {
-		if _, err := fmt.Sscanf(line, "VmRSS: %f kB", &kb); err == nil {
-			break
-		}
-	}
-	return kb / 1024
-}
-
 // BenchmarkRestart measures how long a node that was killed needs, from its start until
 // all its sessions are back.
 func BenchmarkRestart(b *testing.B) {

@@ -107,7 +107,7 @@ func (l *lab) startEtcd() {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.t.Cleanup(func() { client.Close() })
+	l.t.Cleanup(func() { _ = client.Close() })
 	l.etcd = client
 	l.eventually("etcd answers", func() error {
 		ctx, cancel := context.WithTimeout(l.t.Context(), time.Second)
@@ -258,7 +258,7 @@ func (n *node) client() bgpdv1.BgpdClient {
 	if err != nil {
 		n.lab.t.Fatal(err)
 	}
-	n.lab.t.Cleanup(func() { conn.Close() })
+	n.lab.t.Cleanup(func() { _ = conn.Close() })
 	return bgpdv1.NewBgpdClient(conn)
 }
 
@@ -437,4 +437,19 @@ func (n *node) awaitOutput(pattern string) {
 func (n *node) routesOf() ([]*bgpdv1.Route, error) {
 	resp, err := n.client().ListRoutes(n.lab.t.Context(), &bgpdv1.ListRoutesRequest{})
 	return resp.GetRoutes(), err
+}
+
+// rss is the memory of the node's bgpd in MB.
+func (n *node) rss() float64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.proc.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	var kb float64
+	for line := range strings.Lines(string(text)) {
+		if _, err := fmt.Sscanf(line, "VmRSS: %f kB", &kb); err == nil {
+			break
+		}
+	}
+	return kb / 1024
 }

@@ -330,7 +330,7 @@ func TestSpeaker_refuses_a_port_or_address_that_it_cannot_have(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer func() { _ = l.Close() }()
 	g = b.global
 	g.Port = 11999
 	_, err = b.Start(t.Context(), g)
@@ -346,8 +346,7 @@ func TestSpeaker_refuses_a_port_or_address_that_it_cannot_have(t *testing.T) {
 }
 
 func TestNew_protects_the_socket(t *testing.T) {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
+	ctx := t.Context()
 	socket := filepath.Join(t.TempDir(), "gobgp.sock")
 	opts := Options{Log: testLog(t), Socket: socket, Notify: func() {}}
 	s, err := New(ctx, opts)

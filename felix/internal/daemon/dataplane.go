@@ -27,13 +27,6 @@ import (
 // maxRetry bounds the wait before an object that the kernel refused is tried again.
 const maxRetry = 10 * time.Second
 
-// gatewayRange holds the addresses that containers have as gateway, and gateway the one
-// that is always there.
-var (
-	gatewayRange = netip.MustParsePrefix("169.254.1.0/24")
-	gateway      = netip.MustParsePrefix("169.254.1.1/32")
-)
-
 // ipv6Settings exists where the kernel has IPv6.
 const ipv6Settings = sysctls.Root + "/net/ipv6"
 
@@ -66,6 +59,7 @@ type dataplane struct {
 	routes     *reconcile.Table[routes.Key, routes.Route]
 	order      reconcile.Ordered
 
+	gateways    map[netip.Addr]struct{}
 	addressSets map[desired.SetID]*addressSet
 	filters     *filters
 	policies    map[model.PolicyKey]*desired.Policy
@@ -108,7 +102,7 @@ func newDataplane(ctx context.Context, log *slog.Logger, cfg *config.Config, lin
 	for key, value := range sysctls.OfHost(d.ipv6) {
 		d.sysctls.Set(key, value)
 	}
-	d.addresses.Set(routes.AddrKey{Interface: routes.Loopback, Prefix: gateway}, struct{}{})
+	d.setGateways(nil)
 	return d, nil
 }
 

@@ -66,6 +66,7 @@ type loop struct {
 	stale bool
 	// owners are addresses of other hosts' endpoints that the dataplane has not been told.
 	owners     map[netip.Addr]struct{}
+	gateways   gateways
 	lookAtAll  bool
 	failures   int
 	retryAt    time.Time
@@ -83,6 +84,7 @@ func newLoop(d *Daemon, cfg *config.Config) *loop {
 		engine:    calc.New(d.cfg.Node, cfg.InterfacePrefix...),
 		links:     ifmonitor.NewLinks(),
 		refreshed: map[string]time.Time{}, owners: map[netip.Addr]struct{}{},
+		gateways: gateways{byKey: map[model.WorkloadEndpointKey]netip.Addr{}},
 	}
 	l.state = statusapi.State{
 		Node: d.cfg.Node, Version: version.String(), Started: d.started,
@@ -175,17 +177,21 @@ func (l *loop) takeBatch(b store.Batch) error {
 	if len(events) > 0 {
 		l.engine.Apply(events)
 		l.takeQuarantine(events)
-		l.takeOwners(events)
+		l.takeAddresses(events)
 		l.fed, l.stale = true, true
 	}
 	return nil
 }
 
-// takeOwners notes the addresses of other hosts' endpoints.
-func (l *loop) takeOwners(events []store.Event) {
+// takeAddresses notes the addresses of other hosts' endpoints, and the gateways of this
+// host's.
+func (l *loop) takeAddresses(events []store.Event) {
 	for _, e := range events {
 		key, ok := e.Key.(model.WorkloadEndpointKey)
 		value, _ := e.Value.(*model.WorkloadEndpoint)
+		if ok && key.Node == l.node {
+			l.gateways.set(key, value)
+		}
 		if !ok || value == nil || key.Node == l.node {
 			continue
 		}
@@ -199,6 +205,10 @@ func (l *loop) takeOwners(events []store.Event) {
 	if l.dp != nil {
 		maps.Copy(l.dp.handover.suspect, l.owners)
 		clear(l.owners)
+		if l.gateways.takeChanged() {
+			l.dp.setGateways(l.gateways.byKey)
+			l.wantPass = true
+		}
 	}
 }
 
@@ -339,7 +349,7 @@ func (l *loop) work(ctx context.Context) error {
 		}
 		l.dp, l.wantPass = dp, true
 		l.state.Dataplane = dp.backend.String()
-		l.takeOwners(nil)
+		l.takeAddresses(nil)
 	}
 	changes := l.engine.Flush()
 	if !changes.IsEmpty() {
