@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -88,31 +87,40 @@ func birdRoute(prefix string, next netip.Addr) string {
 	return s
 }
 
+// TestBIRD has sessions of both families with BIRD, in all roles, and restarts both ends.
 func TestBIRD(t *testing.T) {
 	for _, tc := range []struct {
 		name string
-		ours int // the index of bgpd's node; the lower one listens
-	}{{"bgpd listens", 0}, {"bgpd dials", 1}} {
+		ours int // the index of bgpd's node; in the mesh the lower one listens
+		// global makes BIRD an outside peer, which is told that bgpd restarted.
+		global  bool
+		passive bool // BIRD waits
+	}{
+		{"in the mesh, bgpd listens", 0, false, false},
+		{"in the mesh, bgpd dials", 1, false, true},
+		{"outside, bgpd dials", 0, true, true},
+		{"outside, both dial", 1, true, false},
+	} {
 		t.Run(tc.name, func(t *testing.T) {
 			l := newLab(t, 2)
 			us, it := l.nodes[tc.ours], l.nodes[1-tc.ours]
-			us.giveBlock("192.168.0.0/26")
-			us.giveBlock("fd80::1:0/122")
-			it.giveBlock("192.168.1.0/26")
-			it.giveBlock("fd80::2:0/122")
-			b := runBird(it, us, "192.168.1.0/26", "fd80::2:0/122", tc.ours == 1)
+			for _, b := range []struct {
+				n     *node
+				block string
+			}{{us, "192.168.0.0/26"}, {us, "fd80::1:0/122"}, {it, "192.168.1.0/26"}, {it, "fd80::2:0/122"}} {
+				b.n.giveBlock(b.block)
+			}
+			if tc.global {
+				us.doc.mesh = false
+				us.doc.peers = peerText("Global_4", "global", it.v4, 64512) + peerText("Global_6", "global", it.v6, 64512)
+			}
+			b := runBird(it, us, "192.168.1.0/26", "fd80::2:0/122", tc.passive)
 			us.write()
 			us.start()
 			us.awaitPeers(2)
-			await := func() {
-				us.awaitRoute("192.168.1.0/26", via("192.168.1.0/26", it.v4))
-				us.awaitRoute("fd80::2:0/122", via6("fd80::2:0/122", it.v6))
-				it.awaitRoute("192.168.0.0/26", birdRoute("192.168.0.0/26", us.v4))
-				it.awaitRoute("fd80::1:0/122", birdRoute("fd80::1:0/122", us.v6))
-			}
-			await()
-
+			b.awaitExchange(us)
 			ours, its := us.watch(), it.watch()
+
 			us.proc.Kill()
 			l.eventually("BIRD notices", func() error {
 				if out := b.control("show", "protocols"); strings.Contains(out, "Established") {
@@ -124,16 +132,13 @@ func TestBIRD(t *testing.T) {
 			us.start()
 			us.awaitPeers(2)
 			t.Logf("bgpd is back after %v", time.Since(start))
-			l.eventually("bgpd's blocks are advertised again", func() error {
-				for _, prefix := range []string{"192.168.0.0/26", "fd80::1:0/122"} {
-					if out := b.control("show", "route", "for", prefix, "all"); !strings.Contains(out, "BGP.local_pref") || strings.Contains(out, "stale") {
-						return fmt.Errorf("%s", out)
-					}
-				}
-				return nil
-			})
-			if events := slices.Concat(ours.list(), its.list()); len(events) > 0 {
-				t.Errorf("bgpd's restart touched routes: %v", events)
+			b.awaitFresh()
+			b.awaitExchange(us)
+			if events := ours.list(); len(events) > 0 {
+				t.Errorf("bgpd's restart touched its routes: %v", events)
+			}
+			if events := its.list(); tc.global && len(events) > 0 {
+				t.Errorf("bgpd's restart touched BIRD's routes: %v", events)
 			}
 
 			b.proc.Kill()
@@ -142,7 +147,7 @@ func TestBIRD(t *testing.T) {
 			b.start("-R")
 			us.awaitPeers(2)
 			t.Logf("BIRD is back after %v", time.Since(start))
-			await()
+			b.awaitExchange(us)
 			if events := ours.list(); len(events) > 0 {
 				t.Errorf("BIRD's restart touched our routes: %v", events)
 			}
@@ -153,6 +158,28 @@ func TestBIRD(t *testing.T) {
 			it.awaitRoute("192.168.0.64/26", "")
 		})
 	}
+}
+
+// awaitExchange waits until both kernels have the routes of the other.
+func (b *bird) awaitExchange(us *node) {
+	b.lab.t.Helper()
+	us.awaitRoute("192.168.1.0/26", via("192.168.1.0/26", b.v4))
+	us.awaitRoute("fd80::2:0/122", via6("fd80::2:0/122", b.v6))
+	b.awaitRoute("192.168.0.0/26", birdRoute("192.168.0.0/26", us.v4))
+	b.awaitRoute("fd80::1:0/122", birdRoute("fd80::1:0/122", us.v6))
+}
+
+// awaitFresh waits until BIRD has bgpd's blocks by a session and not as left-overs.
+func (b *bird) awaitFresh() {
+	b.lab.t.Helper()
+	b.lab.eventually("bgpd's blocks are advertised again", func() error {
+		for _, prefix := range []string{"192.168.0.0/26", "fd80::1:0/122"} {
+			if out := b.control("show", "route", "for", prefix, "all"); !strings.Contains(out, "BGP.local_pref") || strings.Contains(out, "stale") {
+				return fmt.Errorf("%s", out)
+			}
+		}
+		return nil
+	})
 }
 
 // TestBIRD_as_an_outside_router: another AS, a global peer, with a route from behind it.

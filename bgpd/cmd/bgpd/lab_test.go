@@ -82,12 +82,24 @@ func newLab(t testing.TB, n int) *lab {
 			netip.MustParsePrefix(fmt.Sprintf("fd00::%x/64", i+1)),
 		}})
 	}
-	l := &lab{t: t, net: nettest.New(t, specs...), dir: t.TempDir()}
+	l := &lab{t: t, net: nettest.New(t, specs...), dir: shortDir(t)}
 	l.startEtcd()
 	for i := range n {
 		l.nodes = append(l.nodes, l.newNode(i))
 	}
 	return l
+}
+
+// shortDir is a temporary directory whose path leaves room for sockets; that of
+// TempDir has the test's name in it.
+func shortDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "bgpd") //nolint:usetesting // see above
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 func (l *lab) startEtcd() {

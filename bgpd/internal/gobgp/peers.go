@@ -44,6 +44,9 @@ func (t peerTarget) List(ctx context.Context) (map[netip.Addr]calc.Peer, error) 
 	if err != nil {
 		return nil, fmt.Errorf("ask GoBGP for its peers: %w", err)
 	}
+	for _, a := range s.restart.waiting {
+		out[a] = s.peers[a]
+	}
 	return out, nil
 }
 
@@ -83,7 +86,7 @@ func (s *Speaker) setPeer(ctx context.Context, p calc.Peer) error {
 		}
 		return s.replace(ctx, old, p)
 	}
-	return s.addPeer(ctx, p, s.opts.Restarting)
+	return s.addPeer(ctx, p)
 }
 
 // secretsPossible asks the kernel for TCP MD5 signatures. GoBGP would talk without them
@@ -112,8 +115,13 @@ func (s *Speaker) exists(ctx context.Context, a netip.Addr) bool {
 	return err == nil && found
 }
 
-func (s *Speaker) addPeer(ctx context.Context, p calc.Peer, restarting bool) error {
+func (s *Speaker) addPeer(ctx context.Context, p calc.Peer) error {
+	restarting := s.restarting(p)
 	s.remember(p.Address, p.Name)
+	if restarting && s.mustWait(ctx, p) {
+		s.peers[p.Address] = p
+		return nil
+	}
 	if err := s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: peerToAPI(p, restarting)}); err != nil {
 		s.forget(p.Address)
 		return fmt.Errorf("add peer %s: %w", p.Name, err)
@@ -127,7 +135,7 @@ func (s *Speaker) replace(ctx context.Context, old, p calc.Peer) error {
 	if err := s.removePeer(ctx, p.Address, old.Password != "" && p.Password == ""); err != nil {
 		return err
 	}
-	return s.addPeer(ctx, p, false)
+	return s.addPeer(ctx, p)
 }
 
 func (s *Speaker) deletePeer(ctx context.Context, a netip.Addr) error {
@@ -138,6 +146,7 @@ func (s *Speaker) deletePeer(ctx context.Context, a netip.Addr) error {
 	}
 	delete(s.peers, a)
 	s.forget(a)
+	s.leave(ctx, a)
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"calico.internal/bgpd/internal/calc"
 	"calico.internal/libcalico/logattr"
 	api "github.com/osrg/gobgp/v3/api"
 )
@@ -24,6 +25,14 @@ type session struct {
 	reason  string
 	added   time.Time
 	pending bool // a retry is on its way
+	// everUp says that the session was established since our start.
+	everUp bool
+}
+
+// retry asks to add a peer again or, if it is told of our restart, to go on with others.
+type retry struct {
+	peer netip.Addr
+	told told
 }
 
 // Session is the state of a session, for people.
@@ -105,13 +114,13 @@ func (s *Speaker) watch(ctx context.Context) error {
 			s.onState(ctx, p.GetPeer())
 		}
 		if t := r.GetTable(); t != nil {
-			s.onPaths(&d, t.GetPaths())
+			s.onPaths(ctx, &d, t.GetPaths())
 		}
 	})
 }
 
 // onPaths hands on what one peer's UPDATE says.
-func (s *Speaker) onPaths(d *decoder, paths []*api.Path) {
+func (s *Speaker) onPaths(ctx context.Context, d *decoder, paths []*api.Path) {
 	if len(paths) == 0 {
 		return
 	}
@@ -126,6 +135,7 @@ func (s *Speaker) onPaths(d *decoder, paths []*api.Path) {
 	for _, p := range paths {
 		if p.GetNlri() == nil {
 			s.queue.put(Event{Kind: EndOfRIB, Peer: peer})
+			s.tell(ctx, peer, inSync)
 			return
 		}
 		if pe, ok := s.pathEvent(d, p); ok {
@@ -169,6 +179,7 @@ func (s *Speaker) onState(ctx context.Context, p *api.Peer) {
 	before := ses.state
 	ses.state = state
 	wasUp, isUp := before == api.PeerState_ESTABLISHED, state == api.PeerState_ESTABLISHED
+	ses.everUp = ses.everUp || isUp
 	if wasUp != isUp {
 		ses.since = time.Now()
 	}
@@ -179,6 +190,7 @@ func (s *Speaker) onState(ctx context.Context, p *api.Peer) {
 	case isUp && !wasUp:
 		s.opts.Log.Info("peer up", logattr.Peer, name)
 		s.queue.put(Event{Kind: PeerUp, Peer: peer})
+		s.tell(ctx, peer, reached)
 	case wasUp && !isUp:
 		s.quiet.diagnose()
 		s.opts.Log.Info("peer down", logattr.Peer, name, "reason", reason)
@@ -202,20 +214,40 @@ func (s *Speaker) retryLater(ctx context.Context, peer netip.Addr, atOnce bool) 
 	if !atOnce {
 		wait = max(0, retryGap-time.Since(ses.added))
 	}
+	s.ask(ctx, retry{peer: peer}, wait)
+}
+
+func (s *Speaker) ask(ctx context.Context, r retry, wait time.Duration) {
 	time.AfterFunc(wait, func() {
 		select {
-		case s.retry <- peer:
+		case s.retry <- r:
 		case <-ctx.Done():
 		}
 	})
+}
+
+func (s *Speaker) addOrWarn(ctx context.Context, p calc.Peer) {
+	if err := s.addPeer(ctx, p); err != nil {
+		s.opts.Log.Warn("peer not added", logattr.Peer, p.Name, logattr.Err, err)
+	}
+}
+
+func (s *Speaker) replaceOrWarn(ctx context.Context, p calc.Peer) {
+	if err := s.replace(ctx, p, p); err != nil {
+		s.opts.Log.Warn("peer not added again", logattr.Peer, p.Name, logattr.Err, err)
+	}
 }
 
 // readd removes and adds the peers whose sessions fell.
 func (s *Speaker) readd(ctx context.Context) {
 	for {
 		select {
-		case peer := <-s.retry:
-			s.again(ctx, peer)
+		case r := <-s.retry:
+			if r.told != notTold {
+				s.goOn(ctx, r)
+			} else {
+				s.again(ctx, r.peer)
+			}
 		case <-ctx.Done():
 			return
 		}
@@ -233,10 +265,7 @@ func (s *Speaker) again(ctx context.Context, peer netip.Addr) {
 	}
 	s.mu.Unlock()
 	p, ok := s.peers[peer]
-	if !due || !ok || s.global == nil {
-		return
-	}
-	if err := s.replace(ctx, p, p); err != nil {
-		s.opts.Log.Warn("peer not added again", logattr.Peer, p.Name, logattr.Err, err)
+	if due && ok && s.global != nil {
+		s.replaceOrWarn(ctx, p)
 	}
 }

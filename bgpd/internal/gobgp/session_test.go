@@ -47,7 +47,7 @@ func bare(t *testing.T) *Speaker {
 	s := &Speaker{
 		opts:     Options{Log: testLog(t)},
 		queue:    queue{notify: func() { reconcile.Kick(kick) }},
-		retry:    make(chan netip.Addr, 64),
+		retry:    make(chan retry, 64),
 		sessions: map[netip.Addr]*session{},
 	}
 	s.quiet = &quiet{log: s.opts.Log, reason: s.onReason}
@@ -95,9 +95,9 @@ func TestSession_only_one_that_came_further_has_fallen(t *testing.T) {
 					t.Errorf("events are %v, want %v", got, tc.events)
 				}
 				select {
-				case a := <-s.retry:
-					if took := time.Since(start); a != someone || took != tc.retry {
-						t.Errorf("%v is added again after %v, want %v", a, took, tc.retry)
+				case r := <-s.retry:
+					if took := time.Since(start); r.peer != someone || took != tc.retry {
+						t.Errorf("%v is added again after %v, want %v", r.peer, took, tc.retry)
 					}
 				case <-time.After(time.Minute):
 					if tc.retry >= 0 {
@@ -270,16 +270,16 @@ func TestOnPaths(t *testing.T) {
 	}
 	next := mustAny(t, &api.NextHopAttribute{NextHop: "10.0.0.2"})
 	var d decoder
-	s.onPaths(&d, []*api.Path{
+	s.onPaths(t.Context(), &d, []*api.Path{
 		{NeighborIp: "10.0.0.2", SourceAsn: 64512, Nlri: nlri("192.168.1.0", 26), Pattrs: []*anypb.Any{next}},
 		{NeighborIp: "10.0.0.2", SourceAsn: 65001, Nlri: nlri("192.168.2.0", 26), Pattrs: []*anypb.Any{next}},
 		{NeighborIp: "10.0.0.2", Nlri: nlri("192.168.3.0", 26), IsWithdraw: true},
 		{NeighborIp: "10.0.0.2", Nlri: nlri("fd80::", 122), Pattrs: []*anypb.Any{next}}, // of the wrong family
 		{NeighborIp: "10.0.0.2", Nlri: nlri("192.168.4.0", 99), Pattrs: []*anypb.Any{next}},
 	})
-	s.onPaths(&d, []*api.Path{{NeighborIp: "10.0.0.2"}})
-	s.onPaths(&d, []*api.Path{{NeighborIp: "<nil>", Nlri: nlri("192.168.5.0", 26)}})
-	s.onPaths(&d, nil)
+	s.onPaths(t.Context(), &d, []*api.Path{{NeighborIp: "10.0.0.2"}})
+	s.onPaths(t.Context(), &d, []*api.Path{{NeighborIp: "<nil>", Nlri: nlri("192.168.5.0", 26)}})
+	s.onPaths(t.Context(), &d, nil)
 	var got []string
 	for _, e := range s.Events() {
 		got = append(got, fmt.Sprint(e.Kind, e.Peer))

@@ -27,7 +27,8 @@ type Options struct {
 	// gobgp command; empty means nowhere.
 	Socket string
 	// Restarting says that the kernel still forwards as an earlier process left it, which
-	// peers are told (RFC 4724 section 4.1), so that they keep our routes.
+	// outside peers are told (RFC 4724 section 4.1), so that they keep our routes. Peers in
+	// the mesh hold them anyway.
 	Restarting bool
 	// Notify is called after each event; it must not block.
 	Notify func()
@@ -51,14 +52,18 @@ type Speaker struct {
 	quiet  *quiet
 	server *server.BgpServer
 	queue  queue
+	// started is when the process did, as far as peers are concerned.
+	started time.Time
 	// retry is told each peer that must be added again.
-	retry chan netip.Addr
+	retry chan retry
 
 	// manage serialises what changes GoBGP's peers.
 	manage sync.Mutex
 	global *Global // nil while nothing runs
 	peers  map[netip.Addr]calc.Peer
 	paths  map[netip.Prefix]calc.Advert
+	// restart tells peers of ours, one by one.
+	restart restart
 
 	// mu guards what GoBGP's own goroutines change.
 	mu       sync.Mutex
@@ -71,7 +76,8 @@ func New(ctx context.Context, opts Options) (*Speaker, error) {
 	s := &Speaker{
 		opts:     opts,
 		queue:    queue{notify: opts.Notify},
-		retry:    make(chan netip.Addr, 64),
+		started:  time.Now(),
+		retry:    make(chan retry, 64),
 		peers:    map[netip.Addr]calc.Peer{},
 		paths:    map[netip.Prefix]calc.Advert{},
 		sessions: map[netip.Addr]*session{},
@@ -240,6 +246,7 @@ func (s *Speaker) Stop(ctx context.Context) {
 	}
 	clear(s.peers)
 	clear(s.paths)
+	s.restart = restart{}
 }
 
 // Close is Stop for a speaker that is not used again: tests end with it.

@@ -47,7 +47,7 @@ var errUsage = errors.New("usage")
 
 // run is the program; it returns its exit code.
 func run(ctx context.Context, args []string, env environment) int {
-	root := newCommand(env)
+	root := newCommand(env) //nolint:contextcheck // cobra hands the context to the commands
 	root.SetArgs(args)
 	root.SetOut(env.stdout)
 	root.SetErr(env.stderr)
@@ -164,7 +164,7 @@ func runDaemon(ctx context.Context, env environment, f flags) error {
 	level := &slog.LevelVar{}
 	log := logattr.New(env.stderr, level, f.logFormat)
 	for _, w := range warnings {
-		log.Warn("configuration: " + w)
+		log.Warn("configuration", "warning", w)
 	}
 	name := f.nodeName
 	if name == "" {

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"slices"
 	"strings"
 
 	"calico.internal/felix/internal/desired"
@@ -81,10 +82,8 @@ func (s *addressSet) covers(k ipsets.Member) bool {
 		if m.Net.Bits() > 1 {
 			continue
 		}
-		for _, other := range ipsets.MembersOf(k.Set, m) {
-			if other == k {
-				return true
-			}
+		if slices.Contains(ipsets.MembersOf(k.Set, m), k) {
+			return true
 		}
 	}
 	return false

@@ -151,6 +151,45 @@ func BenchmarkRelabel(b *testing.B) {
 	b.ReportMetric(0, "ns/op")
 }
 
+// BenchmarkRelabelStorm measures how long after the last of 1,000 writes, each of which
+// gives an endpoint of another host a label that a rule selects, all are in force.
+func BenchmarkRelabelStorm(b *testing.B) {
+	const count = 1000
+	w := newWorld(b, nil)
+	h := w.addHost(0, iptables.NFT)
+	w.network("net2")
+	w.put(model.NewPolicyKey("", "label"), &model.Policy{
+		Selector: "has(net2)", Types: []string{model.PolicyTypeIngress},
+		InboundRules: []model.Rule{{Action: model.ActionAllow, Source: model.Match{Selector: "role == 'x'"}}},
+	})
+	h.startInSync("LOGSEVERITYSCREEN=WARNING")
+	h.container("cccc", "net2", "192.168.0.3")
+	write := func(i int, role string) int64 {
+		return w.put(model.WorkloadEndpointKey{Node: "remote", Orchestrator: "o", Workload: "w", Name: strconv.Itoa(i)}, &model.WorkloadEndpoint{
+			State: "active", Interface: "calix", Labels: map[string]string{"role": role},
+			IPv4Nets: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 9, byte(i / 256), byte(i)}), 32)},
+		})
+	}
+	var late []time.Duration
+	for round := 0; b.Loop(); round++ {
+		var last int64
+		for i := range count {
+			last = write(i, []string{"x", "y"}[round%2])
+		}
+		start := time.Now()
+		nettest.Eventually(b, patience, func() error {
+			st, err := h.status()
+			if err == nil && st.GetRevision() < last {
+				err = fmt.Errorf("applied is %d of %d", st.GetRevision(), last)
+			}
+			return err
+		})
+		late = append(late, time.Since(start))
+	}
+	report(b, "late", late)
+	b.ReportMetric(0, "ns/op")
+}
+
 // BenchmarkEndpoint measures from the write of an endpoint to the answer of WaitEndpoint.
 func BenchmarkEndpoint(b *testing.B) {
 	for _, variant := range []string{iptables.Legacy, iptables.NFT} {

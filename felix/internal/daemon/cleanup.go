@@ -75,7 +75,7 @@ func sweepOtherVariant(ctx context.Context, inUse string, families []rules.Famil
 func cleanChains(ctx context.Context, variant string, families []rules.Family, say func(string, ...any)) error {
 	backend, err := iptables.Detect(ctx, variant)
 	if err != nil {
-		return nil //nolint:nilerr // what is not installed has nothing to clean
+		return nil // what is not installed has nothing to clean
 	}
 	targets, err := iptables.Open(backend)
 	if err != nil {
@@ -105,7 +105,7 @@ func cleanChains(ctx context.Context, variant string, families []rules.Family, s
 func cleanSets(ctx context.Context, say func(string, ...any)) error {
 	k, err := ipsets.Open()
 	if err != nil {
-		return nil //nolint:nilerr // without IP sets there are none
+		return nil // without IP sets in the kernel there are none
 	}
 	defer k.Close()
 	return removeAll(ctx, "IP sets", k.Sets(), compareStrings, say)

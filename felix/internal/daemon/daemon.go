@@ -62,7 +62,7 @@ func New(cfg Config) (*Daemon, error) {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	for _, w := range result.Warnings {
-		cfg.Log.Warn("configuration: " + w)
+		cfg.Log.Warn("configuration", "warning", w)
 	}
 	d := &Daemon{
 		cfg: cfg, log: cfg.Log, started: time.Now(), local: &result.Config,

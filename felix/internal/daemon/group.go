@@ -75,7 +75,10 @@ func (c *chains) eachFamily(do func(rules.Family) error) error {
 		mu   sync.Mutex
 		errs []error
 	)
-	for f := range c.tables {
+	for _, f := range rules.Families {
+		if c.tables[f] == nil {
+			continue
+		}
 		wg.Go(func() {
 			err := do(f)
 			mu.Lock()

@@ -55,7 +55,7 @@ func (r *reporter) run(ctx context.Context) error {
 		select {
 		case <-timer.C:
 		case <-ctx.Done():
-			r.revoke()
+			r.revoke(context.WithoutCancel(ctx))
 			return nil
 		}
 	}
@@ -107,11 +107,11 @@ func (r *reporter) holdLease(ctx context.Context, ttl time.Duration) error {
 }
 
 // revoke lets the status key vanish when felix ends.
-func (r *reporter) revoke() {
+func (r *reporter) revoke(ctx context.Context) {
 	if r.lease == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), pollReports)
+	ctx, cancel := context.WithTimeout(ctx, pollReports)
 	defer cancel()
 	_, _ = r.d.cfg.Etcd.Raw().Revoke(ctx, r.lease)
 }
@@ -151,7 +151,7 @@ func (r *reporter) endpoints(ctx context.Context, cfg *config.Config, st *status
 }
 
 func statusKey(k model.WorkloadEndpointKey) model.EndpointStatusKey {
-	return model.EndpointStatusKey{Node: k.Node, Orchestrator: k.Orchestrator, Workload: k.Workload, Name: k.Name}
+	return model.EndpointStatusKey(k)
 }
 
 func endpointStatus(e statusapi.Endpoint) string {

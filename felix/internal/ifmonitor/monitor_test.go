@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -105,11 +106,11 @@ func TestLostNotificationsAreFollowedByASnapshot(t *testing.T) {
 	run := func(args ...string) { nstest.Run(t, "ip", args...) }
 	run("link", "add", "cali1", "type", "veth", "peer", "name", "p")
 	run("link", "set", "cali1", "up")
-	batch := ""
+	var batch strings.Builder
 	for i := range 1000 {
-		batch += fmt.Sprintf("route replace 10.%d.%d.0/24 dev cali1\n", i/256, i%256)
+		fmt.Fprintf(&batch, "route replace 10.%d.%d.0/24 dev cali1\n", i/256, i%256)
 	}
-	nstest.Feed(t, batch, "ip", "-batch", "-")
+	nstest.Feed(t, batch.String(), "ip", "-batch", "-")
 	run("link", "add", "cali2", "type", "veth", "peer", "name", "p2")
 	until("a snapshot with the last interface", func(e Event) bool {
 		for _, l := range e.Links {

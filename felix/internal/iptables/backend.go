@@ -43,12 +43,11 @@ func Detect(ctx context.Context, setting string) (Backend, error) {
 		}
 	}
 	system, systemErr := systemDefault(ctx)
-	if b, ok := found[system]; !ok && systemErr == nil {
-		b = Backend{Variant: system, programs: map[rules.Family]programs{
+	if _, ok := found[system]; !ok && systemErr == nil {
+		found[system] = Backend{Variant: system, programs: map[rules.Family]programs{
 			rules.V4: {"iptables-save", "iptables-restore"},
 			rules.V6: {"ip6tables-save", "ip6tables-restore"},
 		}}
-		found[system] = b
 	}
 	switch setting {
 	case Legacy, NFT:

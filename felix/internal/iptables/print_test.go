@@ -12,8 +12,6 @@ import (
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
-func code(c uint8) *uint8 { return &c }
-
 func TestPrintRule(t *testing.T) {
 	type match = rules.Match
 	drop := rules.Action{}
@@ -54,12 +52,12 @@ func TestPrintRule(t *testing.T) {
 		},
 		{
 			"ICMP", rules.V4,
-			rules.Rule{Match: match{Protocol: desired.ICMPv4, ICMP: []rules.ICMP{{Type: 8}, {Type: 3, Code: code(1), Not: true}}}},
+			rules.Rule{Match: match{Protocol: desired.ICMPv4, ICMP: []rules.ICMP{{Type: 8}, {Type: 3, Code: new(uint8(1)), Not: true}}}},
 			"-p 1 -m icmp --icmp-type 8 -m icmp ! --icmp-type 3/1 -j DROP",
 		},
 		{
 			"ICMPv6", rules.V6,
-			rules.Rule{Match: match{Protocol: desired.ICMPv6, ICMP: []rules.ICMP{{Type: 128, Code: code(0)}}}},
+			rules.Rule{Match: match{Protocol: desired.ICMPv6, ICMP: []rules.ICMP{{Type: 128, Code: new(uint8(0))}}}},
 			"-p 58 -m icmp6 --icmpv6-type 128/0 -j DROP",
 		},
 		{

@@ -343,10 +343,9 @@ func TestUnchangedRulesKeepTheirCounters(t *testing.T) {
 		t.Run(variant, func(t *testing.T) {
 			k := kernel{variant, rules.V4, rules.Filter}
 			target := k.open(t)
-			first := k.chain(t, "cali-a", marked(0, back), marked(0, accept))
-			second := k.chain(t, "cali-a", marked(0, back), marked(7, accept), marked(0, accept))
-			first, second = k.chain(t, "cali-a", marked(0, rules.Action{Verb: rules.ClearMark, Mark: 0xff}), marked(0, accept)),
-				k.chain(t, "cali-a", marked(0, rules.Action{Verb: rules.ClearMark, Mark: 0xff}), marked(7, accept), marked(0, accept))
+			mark := marked(0, rules.Action{Verb: rules.ClearMark, Mark: 0xff})
+			first := k.chain(t, "cali-a", mark, marked(0, accept))
+			second := k.chain(t, "cali-a", mark, marked(7, accept), marked(0, accept))
 			apply(t, target, first, k.hooks(t, "OUTPUT", jumpTo("cali-a")))
 			nstest.Run(t, "ping", "-c", "2", "-i", "0.01", "127.0.0.1")
 			counters := func() (out []string) {

@@ -29,7 +29,7 @@ func Isolate(t *testing.T) {
 		t.Skipf("needs the right to make a network namespace (run as root): %v", err)
 	}
 	t.Cleanup(func() {
-		defer home.Close()
+		defer func() { _ = home.Close() }()
 		// A thread that cannot go back stays locked and ends with its goroutine.
 		if err := netns.Set(home); err != nil {
 			t.Errorf("return to network namespace: %v", err)

@@ -1,0 +1,226 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"runtime/debug"
+	"time"
+
+	"calico.internal/felix/internal/statusapi"
+	"calico.internal/felix/internal/sysctls"
+	"calico.internal/libcalico/logattr"
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/reconcile"
+)
+
+// work brings the kernel to the present desired state, if it may be touched, and posts
+// what came of it.
+func (l *loop) work(ctx context.Context) error {
+	if !l.mayTouch() {
+		if l.view.Connected() != l.state.Connected || l.view.Revision() != l.state.Seen {
+			l.post()
+		}
+		return nil
+	}
+	if l.dp == nil {
+		dp, err := newDataplane(ctx, l.log, l.cfg, l.links)
+		if err != nil {
+			return err
+		}
+		l.dp, l.wantPass = dp, true
+		l.state.Dataplane = dp.backend.String()
+		l.takeAddresses(nil)
+	}
+	changes := l.engine.Flush()
+	if !changes.IsEmpty() {
+		l.dp.update(changes)
+		l.wantPass, l.stale = true, true
+	}
+	if !l.wantPass && l.failures == 0 {
+		if l.view.Revision() != l.state.Seen || l.view.Connected() != l.state.Connected {
+			// Nothing of it concerns this host.
+			l.state.Revision = l.view.Revision()
+			l.post()
+		}
+		return nil
+	}
+	if l.failures > 0 && time.Now().Before(l.retryAt) {
+		return nil
+	}
+	l.pass(ctx)
+	return nil
+}
+
+// mayTouch says whether the kernel may be touched: not before the whole store and all
+// interfaces are known, and not while the store says that it is not set up.
+func (l *loop) mayTouch() bool {
+	if !l.view.InSync() || !l.haveLinks {
+		return false
+	}
+	ready, known := l.view.Get(model.ReadyKey{})
+	if r, ok := ready.(*model.Ready); known && ok && !bool(*r) {
+		l.log.Warn("the datastore says that it is not ready (/calico/v1/Ready is false); waiting")
+		return false
+	}
+	return true
+}
+
+func (l *loop) pass(ctx context.Context) {
+	start := time.Now()
+	l.wantPass = false
+	err := l.dp.pass(ctx)
+	took := time.Since(start)
+	l.metrics.pass(took, err)
+	if ctx.Err() != nil {
+		return
+	}
+	l.logPass(ctx, took)
+	whole := err != nil && !reconcile.IsPartial(err)
+	if err != nil {
+		l.log.Error("not all could be programmed", logattr.Err, err)
+		l.stale, l.lookAtAll = true, true
+	}
+	if whole {
+		delay := min(failureDelay<<min(l.failures, 16), maxFailureDelay)
+		l.failures++
+		l.retryAt = time.Now().Add(delay)
+		l.state.Fault = err.Error()
+	} else {
+		l.lookAtAll = l.lookAtAll || l.state.Fault != ""
+		l.failures, l.state.Fault = 0, ""
+		l.state.Revision = l.view.Revision()
+		if !l.passedOnce {
+			l.passedOnce, l.state.InSync = true, true
+			l.log.Info("in sync", logattr.Rev, l.state.Revision, logattr.Took, took, logattr.Endpoints, len(l.dp.workloads.byKey))
+			// The start needs much more memory than what follows.
+			debug.FreeOSMemory()
+			l.sweep(ctx)
+		}
+	}
+	l.post()
+}
+
+// sweep removes left-overs in the other variant of iptables, once, beside the loop.
+func (l *loop) sweep(ctx context.Context) {
+	inUse, families := l.dp.backend.Variant, l.dp.families
+	go func() {
+		err := sweepOtherVariant(ctx, inUse, families, func(format string, args ...any) {
+			l.log.Info("swept", "what", fmt.Sprintf(format, args...))
+		})
+		if err != nil && ctx.Err() == nil {
+			l.log.Warn("left-overs in the other variant of iptables", logattr.Err, err)
+		}
+	}()
+}
+
+// logPass writes one line about what a pass changed. A pass that only changed members of
+// sets, of which there can be very many, is worth no line.
+func (l *loop) logPass(ctx context.Context, took time.Duration) {
+	level := slog.LevelDebug
+	args := []any{logattr.Took, took.Round(10 * time.Microsecond)}
+	for _, s := range l.dp.order.Status() {
+		var done []any
+		if s.Pass.Set > 0 {
+			done = append(done, logattr.Set, s.Pass.Set)
+		}
+		if s.Pass.Deleted > 0 {
+			done = append(done, logattr.Deleted, s.Pass.Deleted)
+		}
+		if len(done) == 0 {
+			continue
+		}
+		if s.Name != l.dp.members.Name() {
+			level = slog.LevelInfo
+		}
+		args = append(args, slog.Group(s.Name, done...))
+	}
+	if len(args) > 2 {
+		l.log.Log(ctx, level, "applied", args...)
+	}
+}
+
+// post publishes the present state. Problems are collected by the ticker, because to
+// look at all objects takes long where there are many.
+func (l *loop) post() {
+	l.state.Connected, l.state.Seen = l.view.Connected(), l.view.Revision()
+	if l.dp != nil {
+		l.state.Tables = l.dp.statuses()
+		l.lookAtEndpoints()
+	}
+	next := l.state
+	l.board.Post(&next)
+	l.metrics.state(&next, l.dp)
+}
+
+// lookAtEndpoints renews the states of the endpoints that may have changed.
+func (l *loop) lookAtEndpoints() {
+	w := l.dp.workloads
+	faults := l.dp.filterFaults()
+	all := faults != nil || l.lookAtAll
+	l.lookAtAll = faults != nil
+	if !all && len(w.dirty) == 0 {
+		return
+	}
+	endpoints := maps.Clone(l.state.Endpoints)
+	if all {
+		for key := range w.byKey {
+			w.dirty[key] = struct{}{}
+		}
+	}
+	for key := range w.dirty {
+		one := w.byKey[key]
+		if one == nil {
+			delete(endpoints, key)
+			delete(w.dirty, key)
+			continue
+		}
+		now := w.state(one, faults)
+		if old, known := endpoints[key]; (!known || old.Why != now.Why) && now.Why == "" {
+			l.log.Info("endpoint in force", logattr.Endpoint, key.String(), logattr.Iface, now.Interface)
+		}
+		endpoints[key] = now
+		if now.InForce() {
+			delete(w.dirty, key)
+		}
+	}
+	l.state.Endpoints = endpoints
+}
+
+// problems lists what is not as written in the store, or not in the kernel.
+func (l *loop) problems() []statusapi.Problem {
+	var out []statusapi.Problem
+	if l.configFault != "" {
+		out = append(out, statusapi.Problem{Object: "configuration", Reason: l.configFault})
+	}
+	for _, p := range l.engine.Problems() {
+		out = append(out, statusapi.Problem{Object: p.Key.String(), Reason: p.Reason})
+	}
+	for _, q := range l.view.Quarantined() {
+		if q.Key == nil {
+			out = append(out, statusapi.Problem{Object: q.Path, Reason: q.Err.Error()})
+		}
+	}
+	if l.dp == nil {
+		return out
+	}
+	for k, err := range l.dp.filters.unprintable {
+		out = append(out, statusapi.Problem{Object: "chain " + k.Name, Reason: err.Error() + "; it drops"})
+	}
+	for k, set := range l.dp.filters.closedBySet() {
+		out = append(out, statusapi.Problem{Object: "chain " + k.Name, Reason: "it drops, because set " + set + " is not as wanted: " + l.dp.filters.broken[set]})
+	}
+	for _, t := range l.state.Tables {
+		for _, f := range t.Failed {
+			out = append(out, statusapi.Problem{Object: t.Name + ": " + f.Key, Reason: f.Err.Error()})
+		}
+	}
+	if value, err := l.dp.settings.Read(sysctls.RPFilterAll); err == nil && value != "0" {
+		out = append(out, statusapi.Problem{
+			Object: "setting " + string(sysctls.RPFilterAll),
+			Reason: "is " + value + ": the kernel checks sources on all interfaces by its own routes too, which drops packets of containers with several networks; 0 is enough where felix runs",
+		})
+	}
+	return out
+}

@@ -1,0 +1,63 @@
+package daemon_test
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"calico.internal/felix/internal/iptables"
+)
+
+func TestWaitEndpoint(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.NFT)
+	w.network("net1")
+	h.startInSync()
+	a := h.attach("aaaa", "net1", "192.168.0.1")
+	expect := func(err error, code codes.Code, text string) {
+		t.Helper()
+		if status.Code(err) != code || !strings.Contains(err.Error(), text) {
+			t.Errorf("got %v, want %v with %q", err, code, text)
+		}
+	}
+	const soon = time.Second
+	expect(h.wait(a, 0, soon), codes.DeadlineExceeded, "etcd has no such endpoint")
+	expect(h.wait(a, 1<<40, soon), codes.DeadlineExceeded, "felix has read etcd up to revision")
+	other := *a
+	other.key.Node = "elsewhere"
+	expect(h.wait(&other, 0, soon), codes.InvalidArgument, "not of this host")
+
+	a.value.Interface = "calinothere"
+	rev := w.put(a.key, a.value)
+	expect(h.wait(a, rev, soon), codes.DeadlineExceeded, "interface calinothere does not exist")
+	a.value.Interface = "caliaaaa"
+	h.Run("ip", "link", "set", "caliaaaa", "down")
+	rev = w.put(a.key, a.value)
+	expect(h.wait(a, rev, soon), codes.DeadlineExceeded, "interface caliaaaa is down")
+	h.Run("ip", "link", "set", "caliaaaa", "up")
+	if err := h.wait(a, rev, patience); err != nil {
+		t.Error(err)
+	}
+
+	// A felix that hangs is the caller's deadline.
+	if err := h.felix.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	b := h.attach("bbbb", "net1", "192.168.0.2")
+	rev = w.put(b.key, b.value)
+	expect(h.wait(b, rev, soon), codes.DeadlineExceeded, "")
+	if got := h.Run("ip", "route"); strings.Contains(got, "calibbbb") {
+		t.Errorf("routes are %s", got)
+	}
+	if err := h.felix.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.wait(b, rev, patience); err != nil {
+		t.Error(err)
+	}
+	w.canReach(a, b)
+}
