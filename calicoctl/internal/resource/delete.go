@@ -16,18 +16,12 @@ import (
 // Delete removes objects. It returns the outcomes of those that were done, also when
 // it fails.
 func (s *Store) Delete(ctx context.Context, objects []manifest.Object, skipMissing bool) ([]Outcome, error) {
-	found, err := s.read(ctx, objects)
+	found, err := s.deletable(ctx, objects, skipMissing)
 	if err != nil {
 		return nil, err
 	}
-	var faults []error
-	for _, o := range objects {
-		if _, exists := found[o.Key]; !exists && !skipMissing {
-			faults = append(faults, Missing(o.Key))
-		}
-	}
-	if len(faults) > 0 {
-		return nil, errors.Join(faults...)
+	if err := s.CheckUnlocked(ctx); err != nil {
+		return nil, err
 	}
 	var done []Outcome
 	for len(done) < len(objects) {
@@ -39,6 +33,21 @@ func (s *Store) Delete(ctx context.Context, objects []manifest.Object, skipMissi
 		}
 	}
 	return done, nil
+}
+
+// deletable reads what is to be deleted, or says what of it is not there.
+func (s *Store) deletable(ctx context.Context, objects []manifest.Object, skipMissing bool) (map[model.Key]stored, error) {
+	found, err := s.read(ctx, objects)
+	if err != nil {
+		return nil, err
+	}
+	var faults []error
+	for _, o := range objects {
+		if _, exists := found[o.Key]; !exists && !skipMissing {
+			faults = append(faults, Missing(o.Key))
+		}
+	}
+	return found, errors.Join(faults...)
 }
 
 // deleteNext deletes the first of the objects, and as many after it as fit into the
@@ -68,10 +77,8 @@ func (s *Store) deleteNext(ctx context.Context, objects []manifest.Object, found
 		writes = append(writes, w)
 		outcomes = append(outcomes, Outcome{o, Deleted})
 	}
-	if len(writes) > 0 {
-		if _, err := s.etcd.Commit(ctx, writes...); err != nil {
-			return nil, err
-		}
+	if err := s.write(ctx, writes...); err != nil {
+		return nil, err
 	}
 	return outcomes, nil
 }
@@ -125,7 +132,66 @@ func (s *Store) emptyNode(ctx context.Context, node string) error {
 			return err
 		}
 	}
-	return s.ipam.ReleaseNode(ctx, node)
+	if err := s.ipam.ReleaseNode(ctx, node); err != nil {
+		return err
+	}
+	return s.deleteScoped(ctx, node)
+}
+
+// deleteScoped deletes what exists only for a node: its host endpoints, BGP peers,
+// settings, and what felix reported about it.
+func (s *Store) deleteScoped(ctx context.Context, node string) error {
+	var writes []etcdstore.Write
+	for _, kind := range []model.Kind{
+		model.KindHostEndpoint, model.KindBGPPeer, model.KindFelixConfig, model.KindBGPConfig,
+		model.KindFelixStatus, model.KindEndpointStatus,
+	} {
+		entries, _, bad, err := s.etcd.List(ctx, kind, func(k model.Key) bool { return scopeOf(k) == node })
+		if err != nil {
+			return err
+		}
+		keys := make([]model.Key, 0, len(entries)+len(bad))
+		for _, e := range entries {
+			keys = append(keys, e.Key)
+		}
+		for _, b := range bad {
+			if b.Key != nil {
+				keys = append(keys, b.Key)
+			}
+		}
+		for _, k := range keys {
+			w, err := etcdstore.DeleteWrite(k, 0)
+			if err != nil {
+				return err
+			}
+			writes = append(writes, w)
+		}
+	}
+	for some := range slices.Chunk(writes, maxOps) {
+		if err := s.write(ctx, some...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scopeOf is the node that a resource exists for; empty when it is for all.
+func scopeOf(k model.Key) string {
+	switch k := k.(type) {
+	case model.HostEndpointKey:
+		return k.Node
+	case model.BGPPeerKey:
+		return k.Node
+	case model.FelixConfigKey:
+		return k.Node
+	case model.BGPConfigKey:
+		return k.Node
+	case model.FelixStatusKey:
+		return k.Node
+	case model.EndpointStatusKey:
+		return k.Node
+	}
+	return ""
 }
 
 // deleteEndpoint deletes an endpoint and releases its addresses. Those that carry the

@@ -51,6 +51,8 @@ const (
 	Apply
 	// Replace is for objects that exist.
 	Replace
+	// overwrite is for objects that exist and are given with all that they have.
+	overwrite
 )
 
 // Store is the datastore as commands use it.
@@ -101,6 +103,8 @@ func (s *Store) Write(ctx context.Context, mode Mode, objects []manifest.Object)
 type step struct {
 	object manifest.Object
 	did    Did
+	// old is what is stored; nil when that is nothing, or cannot be read.
+	old model.Resource
 	// write is nil when nothing is to be written.
 	write *etcdstore.Write
 	// ops and size are what the write adds to a transaction.
@@ -114,6 +118,10 @@ func (s *Store) plan(ctx context.Context, mode Mode, objects []manifest.Object) 
 	if err != nil {
 		return nil, err
 	}
+	return s.compare(ctx, mode, objects, found)
+}
+
+func (s *Store) compare(ctx context.Context, mode Mode, objects []manifest.Object, found map[model.Key]stored) ([]step, error) {
 	var faults []error
 	steps := make([]step, 0, len(objects))
 	for _, o := range objects {
@@ -133,17 +141,17 @@ func (s *Store) plan(ctx context.Context, mode Mode, objects []manifest.Object) 
 }
 
 func decide(mode Mode, o manifest.Object, old stored, exists bool) (step, error) {
-	st := step{object: o}
+	st := step{object: o, old: old.value}
 	switch {
 	case exists && mode == CreateMissing:
 		st.did = Skipped
 		return st, nil
 	case exists && mode == Create:
 		return st, Exists(o.Key)
-	case !exists && mode == Replace:
+	case !exists && (mode == Replace || mode == overwrite):
 		return st, Missing(o.Key)
 	}
-	if old.value != nil {
+	if old.value != nil && mode != overwrite {
 		o.Kind.Carry(old.value, o.Value)
 	}
 	if !exists {
@@ -199,10 +207,8 @@ func (s *Store) commit(ctx context.Context, steps []step) (int, error) {
 		if err != nil {
 			return done, err
 		}
-		if len(writes) > 0 {
-			if _, err := s.etcd.Commit(ctx, writes...); err != nil {
-				return done, err
-			}
+		if err := s.write(ctx, writes...); err != nil {
+			return done, err
 		}
 		done += len(batch)
 	}
