@@ -47,6 +47,9 @@ Output formats:
   # List the workload endpoints of a node.
   calicoctl get workloadEndpoint --node=node01
 
+  # Show the policies, and then every change of them.
+  calicoctl get policy --watch
+
   # Print only the names.
   calicoctl get nodes -o go-template='{{range .}}{{range .Items}}{{.Metadata.Name}} {{end}}{{end}}'`,
 		RunE:              q.run,
@@ -58,6 +61,7 @@ Output formats:
 	cmd.Flags().StringVarP(&q.output, "output", "o", "ps",
 		"output `format`: yaml, json, ps, wide, custom-columns=..., go-template=..., go-template-file=...")
 	mustComplete(cmd, "output", printer.Formats())
+	cmd.Flags().BoolVarP(&q.watch, "watch", "w", false, "go on with every change, until interrupted: a row, a line of JSON or a YAML item each")
 	return cmd
 }
 
@@ -66,6 +70,7 @@ type query struct {
 	files  inputs
 	ids    identifiers
 	output string
+	watch  bool
 }
 
 // found is one resource with the kind that prints it.
@@ -78,6 +83,9 @@ func (q *query) run(cmd *cobra.Command, args []string) error {
 	out, err := printer.Parse(q.output)
 	if err != nil {
 		return usagef("%s", err)
+	}
+	if q.watch {
+		return q.watchChanges(cmd, args)
 	}
 	fetch, err := q.plan(args, out)
 	if err != nil {

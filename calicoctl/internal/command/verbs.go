@@ -4,7 +4,7 @@ import "calico.internal/calicoctl/internal/manifest"
 
 // verbs are the commands about resources that the original did not have.
 func verbs() []Builder {
-	return []Builder{newDiff, newPatch, newLabel, newValidate}
+	return []Builder{newDiff, newPatch, newLabel, newValidate, newWait}
 }
 
 // named finds the objects that a command line names by KIND and NAMEs.
