@@ -9,6 +9,7 @@ import (
 
 	"calico.internal/calicoctl/internal/manifest"
 	"calico.internal/calicoctl/internal/manifest/tree"
+	"calico.internal/calicoctl/internal/printer"
 	"calico.internal/calicoctl/internal/resource"
 	"calico.internal/libcalico/model"
 )
@@ -39,6 +40,9 @@ func writeJSON(w io.Writer, v any) error {
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
 }
+
+// table writes rows in columns, the first being the headings.
+func (env *Env) table(rows [][]string) error { return printer.WriteTable(env.Stdout, rows) }
 
 // objectName is how JSON results name an object.
 type objectName struct {

@@ -4,7 +4,7 @@ import "calico.internal/calicoctl/internal/manifest"
 
 // verbs are the commands about resources that the original did not have.
 func verbs() []Builder {
-	return []Builder{newDiff, newPatch, newLabel, newValidate, newWait}
+	return []Builder{newDiff, newPatch, newLabel, newValidate, newWait, newDatastore, newImport}
 }
 
 // named finds the objects that a command line names by KIND and NAMEs.
