@@ -29,7 +29,7 @@ func NewNode(env *Env) *cobra.Command {
 		RunE:  group,
 		Args:  cobra.ArbitraryArgs,
 	}
-	cmd.AddCommand(newNodeRun(env), newNodeStatus(env), newNodeStartup(env))
+	cmd.AddCommand(newNodeRun(env), newNodeStatus(env), newNodeCheckSystem(env), newNodeDiags(env), newNodeStartup(env))
 	return cmd
 }
 
@@ -118,15 +118,25 @@ func (env *Env) showCommand(o launch.Options, command []string) {
 
 func newNodeStatus(env *Env) *cobra.Command {
 	var output, runDir string
+	all := false
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show whether the services of this host run, and its BGP sessions",
-		Long: "Show whether the services of this host run, and its BGP sessions. Ends with 1 when a\n" +
-			"service does not run or is degraded.",
+		Long: "Show whether the services of this host run, and its BGP sessions. With --all, show how all\n" +
+			"nodes are, by what their services keep in the datastore while they live. Ends with 1\n" +
+			"when a service does not run or is degraded.",
+		Example: `  # Show this host.
+  calicoctl node status
+
+  # Show all nodes.
+  calicoctl node status --all`,
 		Args: atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "" && output != "json" {
 				return usagef("unknown output format %q: expected json", output)
+			}
+			if all {
+				return env.statusOfAll(cmd, output == "json")
 			}
 			s, err := status.Read(cmd.Context(), runDir)
 			if err != nil {
@@ -145,6 +155,7 @@ func newNodeStatus(env *Env) *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "output `format`: json")
 	cmd.Flags().StringVar(&runDir, "run-dir", runDirectory, "`directory` of the services' sockets")
+	cmd.Flags().BoolVar(&all, "all", false, "show all nodes, as the datastore knows them")
 	return cmd
 }
 
