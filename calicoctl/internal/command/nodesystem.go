@@ -2,6 +2,7 @@ package command
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -122,7 +123,7 @@ anywhere; what could not be collected is listed.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&logDir, "log-dir", "/var/log/calico", "`directory` with Calico's logs")
-	f.StringVar(&dir, "output-dir", os.TempDir(), "`directory` for the file")
+	f.StringVar(&dir, "output-dir", "", "`directory` for the file (default: the system's for temporary files)")
 	f.StringVar(&runDir, "run-dir", runDirectory, "`directory` of the services' sockets")
 	out.flag(cmd)
 	return cmd
@@ -147,7 +148,7 @@ func (env *Env) diags(cmd *cobra.Command, dir, logDir, runDir string) (diags.Res
 	}
 	now := time.Now()
 	return diags.Collect(cmd.Context(), diags.Config{
-		Dir: dir, Name: "calico-diags-" + node + "-" + now.UTC().Format("20060102-150405"),
+		Dir: cmp.Or(dir, os.TempDir()), Name: "calico-diags-" + node + "-" + now.UTC().Format("20060102-150405"),
 		LogDir: logDir, Redactor: redactor, Now: now,
 		Files: []string{
 			config, "/etc/calico/confd/config/bgpd.toml", "/etc/docker/daemon.json", "/proc/meminfo",
