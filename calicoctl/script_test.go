@@ -140,7 +140,9 @@ func v2(file string) error {
 		if err != nil {
 			return err
 		}
-		resp.Body.Close()
+		if err := resp.Body.Close(); err != nil {
+			return err
+		}
 		if resp.StatusCode >= http.StatusBadRequest {
 			return fmt.Errorf("%s: %s", key, resp.Status)
 		}

@@ -6,12 +6,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"calico.internal/calicoctl/internal/resource"
 	"calico.internal/calicoctl/internal/transfer"
+	"calico.internal/libcalico/model"
 )
 
 func newDatastore(env *Env) *cobra.Command {
@@ -145,7 +147,7 @@ func (env *Env) transfer(cmd *cobra.Command, t transferring, dump transfer.Dump)
 			Skipped: append([]transfer.Problem{}, plan.Skipped...), Invalid: append([]transfer.Problem{}, plan.Invalid...),
 		}
 		toWrite := len(plan.Items) - len(plan.In(transfer.Same))
-		err := t.refuse(plan, toWrite)
+		err := t.refuse(plan)
 		if err == nil && !t.dryRun && !t.verify {
 			err = plan.Write(ctx, s.Etcd(), t.keepLocked, func(done, all int) {
 				fmt.Fprintf(env.Stderr, "Written %d of %d resources\n", done, all)
@@ -165,26 +167,18 @@ func (env *Env) transfer(cmd *cobra.Command, t transferring, dump transfer.Dump)
 }
 
 // refuse says why nothing can be written, or why the comparison fails.
-func (t *transferring) refuse(plan transfer.Plan, toWrite int) error {
+func (t *transferring) refuse(plan transfer.Plan) error {
 	var faults []error
 	if n := len(plan.Invalid); n > 0 && !t.skipInvalid {
 		faults = append(faults, fmt.Errorf("%d values are not valid; nothing was written: mend them, or leave them out by --skip-invalid", n))
 	}
 	different := plan.In(transfer.Different)
 	if len(different) > 0 && (!t.overwrite || t.verify) {
-		list := ""
-		for i, k := range different {
-			if i == maxListed {
-				list += fmt.Sprintf("\n  and %d more", len(different)-i)
-				break
-			}
-			list += "\n  " + k.String()
-		}
 		advice := "; nothing was written: --overwrite replaces it"
 		if t.verify {
 			advice = ""
 		}
-		faults = append(faults, fmt.Errorf("%d resources have other values in the datastore%s%s", len(different), advice, list))
+		faults = append(faults, fmt.Errorf("%d resources have other values in the datastore%s%s", len(different), advice, listed(different)))
 	}
 	if n := len(plan.In(transfer.New)); t.verify && n > 0 {
 		faults = append(faults, fmt.Errorf("%d resources are not in the datastore", n))
@@ -194,6 +188,18 @@ func (t *transferring) refuse(plan transfer.Plan, toWrite int) error {
 
 // maxListed is how many objects a message lists.
 const maxListed = 20
+
+func listed(keys []model.Key) string {
+	var b strings.Builder
+	for i, k := range keys {
+		if i == maxListed {
+			fmt.Fprintf(&b, "\n  and %d more", len(keys)-i)
+			break
+		}
+		b.WriteString("\n  " + k.String())
+	}
+	return b.String()
+}
 
 func (env *Env) printTransfer(t transferring, r transferResult, err error) {
 	for _, p := range r.Invalid {

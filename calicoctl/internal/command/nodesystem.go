@@ -157,15 +157,16 @@ func (env *Env) diags(cmd *cobra.Command, dir, logDir, runDir string) (diags.Res
 		Sources: []diags.Source{
 			{Name: "datastore.json", Read: func(ctx context.Context) ([]byte, error) { return env.exported(ctx, cmd, redactor) }},
 			{Name: "status.json", Read: func(ctx context.Context) ([]byte, error) { return statusJSON(ctx, runDir) }},
-			{Name: "nodes.json", Read: func(context.Context) ([]byte, error) { return env.nodesJSON(cmd) }},
+			{Name: "nodes.json", Read: func(ctx context.Context) ([]byte, error) { return env.nodesJSON(ctx, cmd) }},
 			{Name: "system.json", Read: func(context.Context) ([]byte, error) { return jsonOf(checksystem.Check(os.DirFS("/"), nil)) }},
 		},
 	})
 }
 
 // exported is the contents of the datastore, whose secrets are known from then on.
-func (env *Env) exported(_ context.Context, cmd *cobra.Command, redactor *diags.Redactor) ([]byte, error) {
+func (env *Env) exported(ctx context.Context, cmd *cobra.Command, redactor *diags.Redactor) ([]byte, error) {
 	var text bytes.Buffer
+	cmd.SetContext(ctx)
 	err := env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
 		_, err := transfer.Export(ctx, s.Etcd(), &text, time.Now())
 		return err
@@ -190,7 +191,8 @@ func statusJSON(ctx context.Context, runDir string) ([]byte, error) {
 	return jsonOf(s)
 }
 
-func (env *Env) nodesJSON(cmd *cobra.Command) (data []byte, err error) {
+func (env *Env) nodesJSON(ctx context.Context, cmd *cobra.Command) (data []byte, err error) {
+	cmd.SetContext(ctx)
 	err = env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
 		nodes, err := readNodes(ctx, s)
 		if err == nil {

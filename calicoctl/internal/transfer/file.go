@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -56,14 +58,7 @@ func Export(ctx context.Context, c *etcdstore.Client, w io.Writer, now time.Time
 	return len(f.Values) + len(f.Binary), enc.Encode(f)
 }
 
-func isReport(k model.Key) bool {
-	for _, kind := range reports {
-		if k.Kind() == kind {
-			return true
-		}
-	}
-	return false
-}
+func isReport(k model.Key) bool { return slices.Contains(reports, k.Kind()) }
 
 // ReadFile reads what [Export] wrote.
 func ReadFile(name string, data []byte) (Dump, error) {
@@ -78,9 +73,7 @@ func ReadFile(name string, data []byte) (Dump, error) {
 	for path, value := range f.Values {
 		d.Values[path] = []byte(value)
 	}
-	for path, value := range f.Binary {
-		d.Values[path] = value
-	}
+	maps.Copy(d.Values, f.Binary)
 	if len(d.Values) == 0 {
 		return d, errors.New(name + " holds nothing")
 	}

@@ -208,7 +208,7 @@ func (c *collector) docker(ctx context.Context) error {
 	if err != nil {
 		return nil //nolint:nilerr // "docker ps" has said so before
 	}
-	for _, name := range strings.Fields(string(names)) {
+	for name := range strings.FieldsSeq(string(names)) {
 		if err := c.command(ctx, "docker/"+name+".json", "docker", "inspect", name); err != nil {
 			return err
 		}

@@ -96,7 +96,7 @@ func (r *Redactor) walk(v any) any {
 	case map[string]any:
 		for name, value := range v {
 			s, isText := value.(string)
-			if secretName.MatchString(name) && !(isText && s == "") {
+			if secretName.MatchString(name) && (!isText || s != "") {
 				v[name] = hidden
 				continue
 			}
