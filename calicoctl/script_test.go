@@ -60,7 +60,7 @@ func withEnv(f func(context.Context, *etcdstore.Client) error) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer c.Close() //nolint:errcheck // the test is over
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	return f(ctx, c)

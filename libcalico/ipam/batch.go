@@ -117,7 +117,7 @@ func (q *queue) do(ctx context.Context, c *call) (rev int64, err error) {
 		return 0, err
 	}
 	c.done = make(chan struct{})
-	q.enqueue(c)
+	q.enqueue(c) //nolint:contextcheck // a batch serves several callers and outlives each one's context
 	select {
 	case <-c.done:
 		return c.rev, c.err

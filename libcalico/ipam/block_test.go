@@ -3,6 +3,7 @@ package ipam
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -209,11 +210,11 @@ func TestPoolSelection(t *testing.T) {
 		if err != nil {
 			return err.Error()
 		}
-		out := ""
+		var out strings.Builder
 		for _, p := range pools {
-			out += p.cidr.String() + " "
+			out.WriteString(p.cidr.String() + " ")
 		}
-		return out
+		return out.String()
 	}
 	check := func(want, got string) {
 		t.Helper()

@@ -12,7 +12,6 @@ import (
 type countingStore struct {
 	store
 	commits, conflicts atomic.Int64
-	reads              atomic.Int64
 	// hold, when not nil, holds the first transaction until it is closed; holding tells
 	// that it is there.
 	hold, holding chan struct{}

@@ -3,6 +3,7 @@ package ipam
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -179,8 +180,11 @@ func (e etcd) addLabels(ctx context.Context, env *environment, node string) erro
 		return nil
 	}
 	entry, err := e.Get(ctx, model.NodeKey{Name: node})
+	if errors.Is(err, etcdstore.ErrNotFound) {
+		return nil // a node that is not there has no labels
+	}
 	if err != nil {
-		return nil //nolint:nilerr // a node that is not there or not readable has no labels
+		return err
 	}
 	if n, ok := entry.Value.(*model.Node); ok {
 		env.labels = n.Labels

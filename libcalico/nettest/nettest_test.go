@@ -14,10 +14,7 @@ import (
 	"calico.internal/libcalico/nettest"
 )
 
-var (
-	addrA = netip.MustParseAddr("10.0.0.1")
-	addrB = netip.MustParseAddr("10.0.0.2")
-)
+var addrB = netip.MustParseAddr("10.0.0.2")
 
 func twoHosts(t *testing.T) (a, b *nettest.Host) {
 	t.Helper()
@@ -186,14 +183,14 @@ func TestProcessesEnd(t *testing.T) {
 	t.Parallel()
 	a, _ := twoHosts(t)
 	p := a.Start("sh", "-c", "echo hello; sleep 1000 & wait")
-	if err := syscall.Kill(p.Cmd.Process.Pid, 0); err != nil {
+	if err := syscall.Kill(p.Process.Pid, 0); err != nil {
 		t.Errorf("not running: %v", err)
 	}
 	p.Kill()
-	if err := syscall.Kill(-p.Cmd.Process.Pid, 0); !errors.Is(err, syscall.ESRCH) {
+	if err := syscall.Kill(-p.Process.Pid, 0); !errors.Is(err, syscall.ESRCH) {
 		// A killed child may be waiting for init to collect it.
 		nettest.Eventually(t, 5*time.Second, func() error {
-			if err := syscall.Kill(-p.Cmd.Process.Pid, 0); !errors.Is(err, syscall.ESRCH) {
+			if err := syscall.Kill(-p.Process.Pid, 0); !errors.Is(err, syscall.ESRCH) {
 				return errors.New("the process group lives")
 			}
 			return nil

@@ -217,13 +217,13 @@ func (s *Space) StartCommand(cmd *exec.Cmd) *Process {
 
 // Kill ends the program, and all that it started, at once.
 func (p *Process) Kill() {
-	_ = syscall.Kill(-p.Cmd.Process.Pid, syscall.SIGKILL)
+	_ = syscall.Kill(-p.Process.Pid, syscall.SIGKILL)
 	<-p.done
 }
 
 // Signal sends a signal to the program.
 func (p *Process) Signal(sig syscall.Signal) error {
-	return p.Cmd.Process.Signal(sig)
+	return p.Process.Signal(sig)
 }
 
 // Stop asks the program to end (SIGTERM) and returns how it did; it is killed when it
@@ -237,7 +237,7 @@ func (p *Process) Stop(timeout time.Duration) error {
 		return p.err
 	case <-timer.C:
 		p.Kill()
-		return fmt.Errorf("%s did not stop within %v", p.Cmd.Args, timeout)
+		return fmt.Errorf("%s did not stop within %v", p.Args, timeout)
 	}
 }
 

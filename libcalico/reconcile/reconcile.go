@@ -17,6 +17,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -85,7 +86,7 @@ func IsPartial(err error) bool {
 	if err == nil {
 		return false
 	}
-	//nolint:errorlint // each level of the tree is looked at by itself
+	// Each level of the tree is looked at by itself.
 	if e, ok := err.(interface{ Is(error) bool }); ok && e.Is(ErrPartial) {
 		return true
 	}
@@ -154,9 +155,7 @@ func (e *KeyErrors[K]) Unwrap() []error {
 func collect[K comparable](err error, into map[K]error) {
 	switch e := err.(type) { //nolint:errorlint // each level of the tree is looked at by itself
 	case *KeyErrors[K]:
-		for k, err := range e.Errs {
-			into[k] = err
-		}
+		maps.Copy(into, e.Errs)
 	case interface{ Unwrap() []error }:
 		for _, err := range e.Unwrap() {
 			collect(err, into)

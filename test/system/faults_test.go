@@ -27,7 +27,7 @@ func address(t *testing.T, h lab.Host, container string) string {
 func felixStopped(t *testing.T, l *lab.Lab) {
 	h := l.Hosts[0]
 	on(t, h, "docker create --name late --net net1 calico/workload:%s", l.Version)
-	t.Cleanup(func() { on(t, h, "pkill -CONT calico-felix; docker rm -f late") })
+	defer on(t, h, "pkill -CONT calico-felix; docker rm -f late")
 	on(t, h, "pkill -STOP calico-felix")
 	began := time.Now()
 	refused(t, h, "docker start late", "felix")

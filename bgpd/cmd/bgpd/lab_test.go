@@ -1,3 +1,7 @@
+// GoBGP v3 has data races of its own, at which a process built with the detector fails.
+
+//go:build !race
+
 package main
 
 import (
@@ -9,13 +13,11 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -23,27 +25,12 @@ import (
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/nettest"
 	bgpdv1 "calico.internal/proto/bgpd/v1"
-	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/vishvananda/netlink"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 )
-
-// asBgpd makes this test's binary be bgpd, so that tests run real processes.
-const asBgpd = "BGPD_TEST_IS_BGPD"
-
-func TestMain(m *testing.M) {
-	if os.Getenv(asBgpd) != "" {
-		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-		defer stop()
-		os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
-	}
-	testscript.Main(m, map[string]func(){
-		"bgpd": func() { os.Exit(run(context.Background(), os.Args[1:], os.Getenv, os.Stdout, os.Stderr)) },
-	})
-}
 
 const (
 	etcdURL = "http://10.0.0.250:2379"
@@ -120,7 +107,7 @@ func (l *lab) startEtcd() {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.t.Cleanup(func() { client.Close() })
+	l.t.Cleanup(func() { _ = client.Close() })
 	l.etcd = client
 	l.eventually("etcd answers", func() error {
 		ctx, cancel := context.WithTimeout(l.t.Context(), time.Second)
@@ -271,7 +258,7 @@ func (n *node) client() bgpdv1.BgpdClient {
 	if err != nil {
 		n.lab.t.Fatal(err)
 	}
-	n.lab.t.Cleanup(func() { conn.Close() })
+	n.lab.t.Cleanup(func() { _ = conn.Close() })
 	return bgpdv1.NewBgpdClient(conn)
 }
 
@@ -357,11 +344,11 @@ type watcher struct {
 
 func (n *node) watch() *watcher {
 	n.lab.t.Helper()
-	w := &watcher{added: make(chan string, 4096)}
-	ch := make(chan netlink.RouteUpdate, 4096)
+	w := &watcher{added: make(chan string, 65536)}
+	ch := make(chan netlink.RouteUpdate, 65536)
 	done := make(chan struct{})
 	var err error
-	n.Do(func() { err = netlink.RouteSubscribe(ch, done) })
+	n.Do(func() { err = subscribe(ch, done) })
 	if err != nil {
 		n.lab.t.Fatal(err)
 	}
@@ -384,6 +371,10 @@ func (n *node) watch() *watcher {
 		}
 	}()
 	return w
+}
+
+func subscribe(ch chan<- netlink.RouteUpdate, done <-chan struct{}) error {
+	return netlink.RouteSubscribeWithOptions(ch, done, netlink.RouteSubscribeOptions{ReceiveBufferSize: 16 << 20, ReceiveBufferForceSize: true})
 }
 
 func (w *watcher) list() []string {
@@ -446,4 +437,19 @@ func (n *node) awaitOutput(pattern string) {
 func (n *node) routesOf() ([]*bgpdv1.Route, error) {
 	resp, err := n.client().ListRoutes(n.lab.t.Context(), &bgpdv1.ListRoutesRequest{})
 	return resp.GetRoutes(), err
+}
+
+// rss is the memory of the node's bgpd in MB.
+func (n *node) rss() float64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", n.proc.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	var kb float64
+	for line := range strings.Lines(string(text)) {
+		if _, err := fmt.Sscanf(line, "VmRSS: %f kB", &kb); err == nil {
+			break
+		}
+	}
+	return kb / 1024
 }

@@ -84,6 +84,9 @@ func runDaemon(ctx context.Context, opts options, getenv func(string) string, st
 	if err != nil {
 		return err
 	}
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	level := new(slog.LevelVar)
 	return daemon.Run(ctx, daemon.Config{
 		File:   opts.config,
@@ -92,6 +95,7 @@ func runDaemon(ctx context.Context, opts options, getenv func(string) string, st
 		Etcd:   etcd,
 		Log:    logattr.New(stderr, level, opts.logFormat),
 		Level:  level,
+		Hangup: hangup,
 	})
 }
 
@@ -127,7 +131,7 @@ func reload(ctx context.Context, runDir string, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	resp, err := bgpdv1.NewBgpdClient(conn).Reload(ctx, &bgpdv1.ReloadRequest{})
 	switch status.Code(err) {
 	case codes.OK:
@@ -137,6 +141,7 @@ func reload(ctx context.Context, runDir string, stdout io.Writer) error {
 		return errors.New(status.Convert(err).Message())
 	case codes.Unavailable:
 		return fmt.Errorf("nobody answers on %s: bgpd is not running; it reads its configuration when it starts", socket)
+	default:
+		return fmt.Errorf("reload: %w", err)
 	}
-	return fmt.Errorf("reload: %w", err)
 }

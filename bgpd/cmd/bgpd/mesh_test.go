@@ -1,3 +1,5 @@
+//go:build !race
+
 package main
 
 import (
@@ -49,6 +51,7 @@ func TestMesh(t *testing.T) {
 	l := threeNodes(t)
 	t.Logf("a mesh of three, IPv4 and IPv6, with etcd: %v", time.Since(start))
 	n := l.nodes[1]
+	t.Logf("memory of bgpd: %.1f MB", n.rss())
 
 	st := n.status()
 	if st.GetNode() != n.name || st.GetAsNumber() != 64512 || st.GetRouterId() != n.v4.String() ||
@@ -243,6 +246,42 @@ func TestMesh_off_and_on(t *testing.T) {
 		n.awaitPeers(4)
 	}
 	l.awaitMesh()
+}
+
+func TestMesh_other_changes_leave_sessions_alone(t *testing.T) {
+	l := threeNodes(t)
+	n := l.nodes[1]
+	before, err := n.peers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.doc.extra = "log_level = \"debug\"\nnetworks = [\"10.0.0.0/24\"]"
+	n.doc.pools = "[[pool]]\ncidr = \"192.168.0.0/17\"\n[[pool]]\ncidr = \"172.20.0.0/16\"\n[[pool]]\ncidr = \"fd80::/48\"\n"
+	n.doc.peers = peerText("Global_10.0.0.77", "global", netip.MustParseAddr("10.0.0.77"), 65077)
+	n.mustReload()
+	n.doc.peers = ""
+	n.write()
+	if err := n.proc.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	l.eventually("the peer is gone", func() error {
+		peers, err := n.peers()
+		if err == nil && len(peers) != 4 {
+			err = fmt.Errorf("%v", peers)
+		}
+		return err
+	})
+	n.giveBlock("172.20.1.0/26")
+	l.nodes[0].awaitRoute("172.20.1.0/26", via("172.20.1.0/26", n.v4))
+	after, err := n.peers()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range before {
+		if b, a := before[i], after[i]; b.GetAddress() != a.GetAddress() || !b.GetSince().AsTime().Equal(a.GetSince().AsTime()) {
+			t.Errorf("the session was made anew: %v, then %v", b, a)
+		}
+	}
 }
 
 func TestMesh_peers_without_the_mesh(t *testing.T) {
@@ -489,7 +528,7 @@ func TestMesh_a_stalled_process_does_not_flap(t *testing.T) {
 	l := threeNodes(t)
 	n := l.nodes[0]
 	w := l.nodes[1].watch()
-	pid := n.proc.Cmd.Process.Pid
+	pid := n.proc.Process.Pid
 	if err := syscall.Kill(-pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
@@ -504,4 +543,3 @@ func TestMesh_a_stalled_process_does_not_flap(t *testing.T) {
 	}
 	n.awaitPeers(4)
 }
-

@@ -163,8 +163,26 @@ func (e *Engine) refuse(p netip.Prefix) string {
 	return ""
 }
 
+// guard collects the addresses that a learned route must not cover: a peer that sent
+// such a route by mistake would cut this host off from others.
+func (e *Engine) guard() {
+	if e.guarded != nil {
+		return
+	}
+	e.guarded = append([]netip.Addr{}, e.cfg.Listen...)
+	for _, p := range e.cfg.Peers {
+		e.guarded = append(e.guarded, p.Address)
+	}
+	for _, addrs := range e.nodes {
+		e.guarded = append(e.guarded, addrs...)
+	}
+	slices.SortFunc(e.guarded, netip.Addr.Compare)
+	e.guarded = slices.Compact(e.guarded)
+}
+
 // covers finds an address of a node or peer inside p.
 func (e *Engine) covers(p netip.Prefix) (netip.Addr, bool) {
+	e.guard()
 	i, _ := slices.BinarySearchFunc(e.guarded, p.Addr(), netip.Addr.Compare)
 	if i < len(e.guarded) && p.Contains(e.guarded[i]) {
 		return e.guarded[i], true
@@ -280,7 +298,7 @@ func (e *Engine) Routes() []RouteInfo {
 		prefixes[p] = struct{}{}
 	}
 	out := make([]RouteInfo, 0, len(prefixes))
-	for _, p := range slices.SortedFunc(maps.Keys(prefixes), comparePrefix) {
+	for _, p := range slices.SortedFunc(maps.Keys(prefixes), netip.Prefix.Compare) {
 		out = append(out, e.routeInfo(p))
 	}
 	return out

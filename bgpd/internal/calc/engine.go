@@ -36,11 +36,13 @@ type Engine struct {
 	tunnel       Resolution
 	rib          *rib
 
-	// dirty are prefixes whose route must be worked out again, recheck asks for a look at
-	// everything that is held.
-	dirty   map[netip.Prefix]struct{}
-	recheck bool
-	// guarded is every address that no learned prefix may cover, sorted.
+	// dirty are prefixes whose route must be worked out again; the flags say the same of
+	// all peers and all adverts. recheck asks for a look at everything that is held.
+	dirty                    map[netip.Prefix]struct{}
+	peersDirty, advertsDirty bool
+	recheck                  bool
+	// guarded is every address that no learned prefix may cover, sorted; nil means that
+	// they must be collected again.
 	guarded []netip.Addr
 
 	peers   map[netip.Addr]Peer
@@ -98,8 +100,8 @@ func (e *Engine) touchAll() {
 // forgotten.
 func (e *Engine) SetConfig(c config.Config) {
 	e.cfg = c
-	e.own = nil
-	e.guard()
+	e.own, e.guarded = nil, nil
+	e.peersDirty, e.advertsDirty = true, true
 	for _, p := range e.cfg.Peers {
 		if e.wanted(p) {
 			e.rib.add(p.Address)
@@ -168,7 +170,7 @@ func (e *Engine) onAffinity(k model.BlockAffinityKey, a *model.BlockAffinity) {
 	if k.Node != e.cfg.Node {
 		return
 	}
-	e.own = nil
+	e.own, e.advertsDirty = nil, true
 	for p := range e.rib.prefixes {
 		if k.CIDR.Overlaps(p) {
 			e.touch(p)
@@ -194,7 +196,7 @@ func (e *Engine) onNode(k model.NodeKey, n *model.Node) {
 		delete(e.nodes, k.Name)
 	}
 	e.recheck = true
-	e.guard()
+	e.guarded = nil
 	for p := range e.rib.prefixes {
 		if _, holds := e.blocks[p][k.Name]; holds || slices.ContainsFunc(slices.Concat(old, addrs), p.Contains) {
 			e.touch(p)
@@ -203,6 +205,7 @@ func (e *Engine) onNode(k model.NodeKey, n *model.Node) {
 }
 
 func (e *Engine) onEndpoint(k model.WorkloadEndpointKey, w *model.WorkloadEndpoint) {
+	e.advertsDirty = true
 	if w == nil {
 		delete(e.endpoints, k)
 		return
@@ -210,26 +213,12 @@ func (e *Engine) onEndpoint(k model.WorkloadEndpointKey, w *model.WorkloadEndpoi
 	e.endpoints[k] = slices.Concat(w.IPv4Nets, w.IPv6Nets)
 }
 
-// guard collects the addresses that a learned route must not cover: a peer that sent
-// such a route by mistake would cut this host off from others.
-func (e *Engine) guard() {
-	e.guarded = slices.Clone(e.cfg.Listen)
-	for _, p := range e.cfg.Peers {
-		e.guarded = append(e.guarded, p.Address)
-	}
-	for _, addrs := range e.nodes {
-		e.guarded = append(e.guarded, addrs...)
-	}
-	slices.SortFunc(e.guarded, netip.Addr.Compare)
-	e.guarded = slices.Compact(e.guarded)
-}
-
 // Adopt takes over what the kernel had when we started. It stays until peers and etcd
 // have said what is true, at most until the given time.
 func (e *Engine) Adopt(routes map[netip.Prefix]Route, until time.Time) {
 	maps.Copy(e.adopted, routes)
 	e.adoptedUntil = until
-	e.own = nil
+	e.own, e.advertsDirty = nil, true
 	e.recheck = true
 	e.touchAll()
 }
@@ -239,6 +228,7 @@ func (e *Engine) SetHostRoute(p netip.Prefix, present bool) {
 	if _, had := e.hostRoutes[p]; had == present {
 		return
 	}
+	e.advertsDirty = true
 	if present {
 		e.hostRoutes[p] = struct{}{}
 	} else {

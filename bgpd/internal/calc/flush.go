@@ -1,7 +1,6 @@
 package calc
 
 import (
-	"cmp"
 	"maps"
 	"net/netip"
 	"slices"
@@ -12,12 +11,16 @@ import (
 func (e *Engine) Flush(now time.Time) Changes {
 	e.expire(now)
 	var c Changes
-	peers := e.desiredPeers()
-	c.Peers = diff(e.peers, peers, func(a, b Peer) bool { return a == b }, netip.Addr.Compare)
-	e.peers = peers
-	adverts := e.desiredAdverts()
-	c.Adverts = diff(e.adverts, adverts, func(a, b Advert) bool { return a == b }, comparePrefix)
-	e.adverts = adverts
+	if e.peersDirty {
+		peers := e.desiredPeers()
+		c.Peers = diff(e.peers, peers, func(a, b Peer) bool { return a == b }, netip.Addr.Compare)
+		e.peers, e.peersDirty = peers, false
+	}
+	if e.advertsDirty {
+		adverts := e.desiredAdverts()
+		c.Adverts = diff(e.adverts, adverts, func(a, b Advert) bool { return a == b }, netip.Prefix.Compare)
+		e.adverts, e.advertsDirty = adverts, false
+	}
 	c.Routes = e.flushRoutes()
 	return c
 }
@@ -25,7 +28,7 @@ func (e *Engine) Flush(now time.Time) Changes {
 // flushRoutes looks at the dirty prefixes only: there may be many thousands of others.
 func (e *Engine) flushRoutes() []Change[netip.Prefix, Route] {
 	var out []Change[netip.Prefix, Route]
-	for _, p := range slices.SortedFunc(maps.Keys(e.dirty), comparePrefix) {
+	for _, p := range slices.SortedFunc(maps.Keys(e.dirty), netip.Prefix.Compare) {
 		old, had := e.routes[p]
 		r, _ := e.desiredRoute(p)
 		switch {
@@ -85,7 +88,7 @@ func (e *Engine) expireAdopted(now time.Time) {
 		own := r.Type == Blackhole
 		if (own && e.inSync) || (!own && (over || e.blockGone(p))) {
 			delete(e.adopted, p)
-			e.own = nil
+			e.own, e.advertsDirty = nil, true
 			e.touch(p)
 		}
 	}
@@ -119,9 +122,4 @@ func (e *Engine) Deadline() time.Time {
 		earliest(e.adoptedUntil)
 	}
 	return first
-}
-
-// comparePrefix is netip.Prefix.Compare.
-func comparePrefix(a, b netip.Prefix) int {
-	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }

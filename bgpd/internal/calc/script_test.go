@@ -299,7 +299,7 @@ func (s *script) config(args []string) config.Config {
 		case "node":
 			c.Node = value
 		case "listen":
-			for _, a := range strings.Split(value, ",") {
+			for a := range strings.SplitSeq(value, ",") {
 				c.Listen = append(c.Listen, s.addr(a))
 			}
 		case "mesh":
@@ -338,7 +338,7 @@ func (s *script) node(args []string) {
 		return
 	}
 	n := &model.Node{}
-	for _, a := range strings.Split(args[1], ",") {
+	for a := range strings.SplitSeq(args[1], ",") {
 		if a := s.addr(a); a.Is4() {
 			n.IPv4 = a
 		} else {
@@ -355,7 +355,7 @@ func (s *script) endpoint(args []string) {
 		return
 	}
 	w := &model.WorkloadEndpoint{}
-	for _, a := range strings.Split(args[1], ",") {
+	for a := range strings.SplitSeq(args[1], ",") {
 		if p := s.prefix(a); p.Addr().Is4() {
 			w.IPv4Nets = append(w.IPv4Nets, p)
 		} else {

@@ -103,7 +103,7 @@ func TestParse_fills_in_defaults(t *testing.T) {
 
 func TestParse_chooses_a_router_id_for_a_host_without_ipv4(t *testing.T) {
 	parse := func(node string) netip.Addr {
-		c, _, err := Parse([]byte(fmt.Sprintf("node = %q\nas_number = 1\nlisten_addresses = [\"fd00::1\"]\n", node)))
+		c, _, err := Parse(fmt.Appendf(nil, "node = %q\nas_number = 1\nlisten_addresses = [\"fd00::1\"]\n", node))
 		if err != nil {
 			t.Fatal(err)
 		}

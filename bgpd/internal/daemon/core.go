@@ -279,7 +279,7 @@ func (c *core) open(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("GoBGP: %w", err)
 	}
-	c.pipeline.connect(c.fib, c.speaker)
+	c.pipeline.connect(targets{routes: c.fib, adverts: c.speaker.Paths(), peers: c.speaker.Peers(), speaking: c.speaker.Running})
 	if len(have) > 0 {
 		c.cfg.Log.Info("took over the kernel's routes", logattr.Count, len(have))
 	}

@@ -44,6 +44,8 @@ type Config struct {
 	Log  *slog.Logger
 	// Level is the level of Log, which the document sets.
 	Level *slog.LevelVar
+	// Hangup asks to read File again, as operators of BIRD do by SIGHUP; nil is never.
+	Hangup <-chan os.Signal
 }
 
 // Run runs bgpd until ctx ends, or something fails that a new start may mend.
@@ -52,7 +54,7 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("etcd: %w", err)
 	}
-	defer client.Close()
+	defer func() { _ = client.Close() }()
 
 	tasks, ctx := errgroup.WithContext(ctx)
 	c := newCore(cfg, tasks)
@@ -65,9 +67,22 @@ func Run(ctx context.Context, cfg Config) error {
 		tasks.Go(func() error { return s.follow(ctx, client, c) })
 	}
 	tasks.Go(func() error { return followFile(ctx, cfg.File, cfg.Log, c.onFile) })
+	tasks.Go(func() error { return c.followHangup(ctx) })
 	tasks.Go(func() error { return c.run(ctx) })
 	cfg.Log.Info("started", logattr.Version, version.String(), logattr.Node, cfg.Node, logattr.File, cfg.File)
 	return tasks.Wait()
+}
+
+// followHangup reads the configuration at each signal.
+func (c *core) followHangup(ctx context.Context) error {
+	for {
+		select {
+		case <-c.cfg.Hangup:
+			c.onFile(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	}
 }
 
 // run is the one goroutine.

@@ -31,7 +31,7 @@ func followFile(ctx context.Context, path string, log *slog.Logger, changed func
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", path, err)
 	}
-	defer w.Close()
+	defer func() { _ = w.Close() }()
 	dir := filepath.Dir(path)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		log.Info("waiting for the configuration file", logattr.File, path)

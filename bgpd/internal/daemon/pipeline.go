@@ -8,8 +8,6 @@ import (
 	"time"
 
 	"calico.internal/bgpd/internal/calc"
-	"calico.internal/bgpd/internal/gobgp"
-	"calico.internal/bgpd/internal/kernel"
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/reconcile"
 )
@@ -27,7 +25,8 @@ type pipeline struct {
 	routes  *reconcile.Table[netip.Prefix, calc.Route]
 	adverts *reconcile.Table[netip.Prefix, calc.Advert]
 	peers   *reconcile.Table[netip.Addr, calc.Peer]
-	speaker *gobgp.Speaker
+	// speaking reports whether there is a BGP server for adverts and peers.
+	speaking func() bool
 	// wanted are the adverts that are wanted once their blackhole stands.
 	wanted map[netip.Prefix]calc.Advert
 	// reported is the latest pass of each table that was logged.
@@ -38,18 +37,26 @@ var _ reconcile.Reconciler = (*pipeline)(nil)
 
 func equal[T comparable](a, b T) bool { return a == b }
 
+// targets are the edges behind the tables.
+type targets struct {
+	routes   reconcile.Target[netip.Prefix, calc.Route]
+	adverts  reconcile.Target[netip.Prefix, calc.Advert]
+	peers    reconcile.Target[netip.Addr, calc.Peer]
+	speaking func() bool
+}
+
 // connect makes the tables.
-func (p *pipeline) connect(fib *kernel.FIB, speaker *gobgp.Speaker) {
-	p.speaker = speaker
+func (p *pipeline) connect(t targets) {
+	p.speaking = t.speaking
 	p.wanted = map[netip.Prefix]calc.Advert{}
 	p.reported = map[string]time.Time{}
-	p.routes = reconcile.NewTable(fib, reconcile.Options[netip.Prefix, calc.Route]{
+	p.routes = reconcile.NewTable(t.routes, reconcile.Options[netip.Prefix, calc.Route]{
 		Name: "routes", Compare: netip.Prefix.Compare, Equal: calc.Route.Equal,
 	})
-	p.adverts = reconcile.NewTable(speaker.Paths(), reconcile.Options[netip.Prefix, calc.Advert]{
+	p.adverts = reconcile.NewTable(t.adverts, reconcile.Options[netip.Prefix, calc.Advert]{
 		Name: "adverts", Compare: netip.Prefix.Compare, Equal: equal[calc.Advert],
 	})
-	p.peers = reconcile.NewTable(speaker.Peers(), reconcile.Options[netip.Addr, calc.Peer]{
+	p.peers = reconcile.NewTable(t.peers, reconcile.Options[netip.Addr, calc.Peer]{
 		Name: "peers", Compare: netip.Addr.Compare, Equal: equal[calc.Peer],
 	})
 }
@@ -100,12 +107,12 @@ func (p *pipeline) Apply(ctx context.Context) error {
 		return sets
 	}
 	var bgp error
-	if p.speaker.Running() {
+	if p.speaking() {
 		p.permit()
 		bgp = p.adverts.Apply(ctx)
 	}
 	deletes := p.routes.ApplyDeletes(ctx)
-	if p.speaker.Running() {
+	if p.speaking() {
 		bgp = errors.Join(bgp, p.peers.Apply(ctx))
 	}
 	err := errors.Join(sets, bgp, deletes)

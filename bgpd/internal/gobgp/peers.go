@@ -93,7 +93,7 @@ var secretsPossible = sync.OnceValue(func() error {
 	if err != nil {
 		return fmt.Errorf("ask for TCP MD5 signatures: %w", err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	sig := unix.TCPMD5Sig{Keylen: 1}
 	sig.Addr.Family = unix.AF_INET
 	copy(sig.Addr.Data[2:], []byte{127, 0, 0, 1})

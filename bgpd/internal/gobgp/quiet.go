@@ -133,12 +133,12 @@ const notified = "ended by the peer: "
 
 // downReason puts GoBGP's words for the end of a session into ours.
 func downReason(s string) string {
-	switch {
-	case s == "read-failed" || s == "write-failed" || s == "graceful-restart":
+	switch s {
+	case "read-failed", "write-failed", "graceful-restart":
 		return "the connection was lost"
-	case s == "hold-timer-expired":
+	case "hold-timer-expired":
 		return "the peer was silent for the hold time"
-	case s == "dying" || s == "unknown":
+	case "dying", "unknown":
 		return "ended by this side"
 	}
 	if rest, ok := strings.CutPrefix(s, "notification-received "); ok {

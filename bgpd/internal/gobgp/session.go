@@ -129,7 +129,7 @@ func (s *Speaker) onPaths(d *decoder, paths []*api.Path) {
 			return
 		}
 		if pe, ok := s.pathEvent(d, p); ok {
-			pe.Path.External = p.GetSourceAsn() != ownAS
+			pe.Path.External = !pe.Withdraw && p.GetSourceAsn() != ownAS
 			e.Paths = append(e.Paths, pe)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -296,14 +297,11 @@ func describe(r calc.Route) string {
 	if r.Type == calc.Blackhole {
 		return "blackhole"
 	}
-	out := ""
+	hops := make([]string, len(r.Hops))
 	for i, h := range r.Hops {
-		if i > 0 {
-			out += " "
-		}
-		out += fmt.Sprintf("via %s dev %s", h.Gateway, LinkName(h.Link))
+		hops[i] = fmt.Sprintf("via %s dev %s", h.Gateway, LinkName(h.Link))
 	}
-	return out
+	return strings.Join(hops, " ")
 }
 
 // LinkName is the name of a link, or its index when it has gone.

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -140,16 +141,32 @@ func multipath(hops []calc.Hop) []byte {
 
 var errShort = errors.New("message too short")
 
+// attrTypeMask leaves out NLA_F_NESTED and NLA_F_NET_BYTEORDER.
+const attrTypeMask = 0x3fff
+
+// attributes calls f for each attribute; one that does not fit is an error. The parser
+// of package nl reads beyond the end of such a message.
+func attributes(b []byte, f func(kind uint16, value []byte) error) error {
+	for len(b) >= unix.SizeofRtAttr {
+		size := int(binary.NativeEndian.Uint16(b))
+		if size < unix.SizeofRtAttr || size > len(b) {
+			return errShort
+		}
+		kind := binary.NativeEndian.Uint16(b[2:]) & attrTypeMask
+		if err := f(kind, b[unix.SizeofRtAttr:size]); err != nil {
+			return err
+		}
+		b = b[min(len(b), align(size)):]
+	}
+	return nil
+}
+
 // decode reads the route message of RTM_NEWROUTE or RTM_DELROUTE.
 func decode(b []byte) (entry, error) {
 	if len(b) < unix.SizeofRtMsg {
 		return entry{}, errShort
 	}
 	m := nl.DeserializeRtMsg(b)
-	attrs, err := nl.ParseRouteAttr(b[unix.SizeofRtMsg:])
-	if err != nil {
-		return entry{}, fmt.Errorf("attributes: %w", err)
-	}
 	e := entry{
 		table:    uint32(m.Table),
 		protocol: m.Protocol,
@@ -162,26 +179,28 @@ func decode(b []byte) (entry, error) {
 		dst = netip.IPv6Unspecified()
 	}
 	hop := calc.Hop{OnLink: m.Flags&unix.RTNH_F_ONLINK != 0}
-	for _, a := range attrs {
-		switch a.Attr.Type {
+	err := attributes(b[unix.SizeofRtMsg:], func(kind uint16, value []byte) (err error) {
+		switch kind {
 		case unix.RTA_DST:
-			dst, _ = netip.AddrFromSlice(a.Value)
+			dst, _ = netip.AddrFromSlice(value)
 		case unix.RTA_GATEWAY:
-			hop.Gateway, _ = netip.AddrFromSlice(a.Value)
+			hop.Gateway, _ = netip.AddrFromSlice(value)
 		case unix.RTA_OIF:
-			hop.Link = int(number(a.Value))
+			hop.Link = int(number(value))
 		case unix.RTA_PRIORITY:
-			e.metric = number(a.Value)
+			e.metric = number(value)
 		case unix.RTA_TABLE:
-			e.table = number(a.Value)
+			e.table = number(value)
 		case unix.RTA_MULTIPATH:
-			if e.hops, err = decodeMultipath(a.Value); err != nil {
-				return entry{}, err
-			}
+			e.hops, err = decodeMultipath(value)
 		}
+		return err
+	})
+	if err != nil {
+		return entry{}, fmt.Errorf("attributes: %w", err)
 	}
-	if e.prefix, err = dst.Prefix(int(m.Dst_len)); err != nil {
-		return entry{}, fmt.Errorf("destination: %w", err)
+	if e.prefix, err = dst.Prefix(int(m.Dst_len)); err != nil || !dst.IsValid() {
+		return entry{}, fmt.Errorf("destination: %w", cmp.Or(err, errShort))
 	}
 	if e.hops == nil && hop.Link != 0 && e.kind == unix.RTN_UNICAST {
 		e.hops = []calc.Hop{hop}
@@ -204,14 +223,14 @@ func decodeMultipath(b []byte) ([]calc.Hop, error) {
 			return nil, fmt.Errorf("multipath: %w", errShort)
 		}
 		hop := calc.Hop{Link: int(binary.NativeEndian.Uint32(b[4:])), OnLink: b[2]&unix.RTNH_F_ONLINK != 0}
-		attrs, err := nl.ParseRouteAttr(b[unix.SizeofRtNexthop:size])
+		err := attributes(b[unix.SizeofRtNexthop:size], func(kind uint16, value []byte) error {
+			if kind == unix.RTA_GATEWAY {
+				hop.Gateway, _ = netip.AddrFromSlice(value)
+			}
+			return nil
+		})
 		if err != nil {
 			return nil, fmt.Errorf("multipath: %w", err)
-		}
-		for _, a := range attrs {
-			if a.Attr.Type == unix.RTA_GATEWAY {
-				hop.Gateway, _ = netip.AddrFromSlice(a.Value)
-			}
 		}
 		hops = append(hops, hop)
 		b = b[min(len(b), align(size)):]

@@ -177,29 +177,24 @@ func (m *monitor) addr(msg syscall.NetlinkMessage) Changes {
 	if len(msg.Data) < unix.SizeofIfAddrmsg {
 		return Changes{}
 	}
-	attrs, err := nl.ParseRouteAttr(msg.Data[unix.SizeofIfAddrmsg:])
-	if err != nil {
-		return Changes{}
-	}
-	for _, a := range attrs {
-		if addr, ok := netip.AddrFromSlice(a.Value); ok && a.Attr.Type == unix.IFA_ADDRESS && !addr.IsLinkLocalUnicast() {
-			return Changes{Ours: true, NextHops: true}
+	var c Changes
+	_ = attributes(msg.Data[unix.SizeofIfAddrmsg:], func(kind uint16, value []byte) error {
+		if addr, ok := netip.AddrFromSlice(value); ok && kind == unix.IFA_ADDRESS && !addr.IsLinkLocalUnicast() {
+			c = Changes{Ours: true, NextHops: true}
 		}
-	}
-	return Changes{}
+		return nil
+	})
+	return c
 }
 
-func linkName(data []byte) string {
-	attrs, err := nl.ParseRouteAttr(data[unix.SizeofIfInfomsg:])
-	if err != nil {
-		return ""
-	}
-	for _, a := range attrs {
-		if a.Attr.Type == unix.IFLA_IFNAME {
-			return nl.BytesToString(a.Value)
+func linkName(data []byte) (name string) {
+	_ = attributes(data[unix.SizeofIfInfomsg:], func(kind uint16, value []byte) error {
+		if kind == unix.IFLA_IFNAME {
+			name = unix.ByteSliceToString(value)
 		}
-	}
-	return ""
+		return nil
+	})
+	return name
 }
 
 // isContainer knows the interfaces of containers by felix's prefix.

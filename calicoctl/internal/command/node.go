@@ -145,7 +145,7 @@ func newNodeStatus(env *Env) *cobra.Command {
 			if output == "json" {
 				err = s.PrintJSON(env.Stdout)
 			} else {
-				s.Print(env.Stdout, time.Now())
+				err = s.Print(env.Stdout, time.Now())
 			}
 			if err == nil && !s.Healthy() {
 				return &statusError{code: exitFailed}
@@ -182,7 +182,7 @@ func newNodeStartup(env *Env) *cobra.Command {
 			if err != nil {
 				// One line, and the line that the original ended with.
 				fmt.Fprintln(env.Stdout, strings.ReplaceAll(err.Error(), "\n", "\n  "))
-				return errors.New("Terminating") //nolint:staticcheck // ST1005: the original's message
+				return errors.New("Terminating")
 			}
 			return nil
 		},

@@ -92,7 +92,7 @@ func executing(err error) error {
 	if err == nil || errors.As(err, &usage) || errors.As(err, &status) {
 		return err
 	}
-	return fmt.Errorf("Error executing command: %w", err) //nolint:staticcheck // ST1005: the original's message
+	return fmt.Errorf("Error executing command: %w", err)
 }
 
 // atMost refuses arguments beyond a number; commands check themselves whether there

@@ -95,10 +95,11 @@ func WriteBox(w io.Writer, rows [][]string, numbersFrom int) error {
 		}
 	}
 	var b strings.Builder
-	rule := "+"
-	for _, width := range widths {
-		rule += strings.Repeat("-", width+2) + "+"
+	dashes := make([]string, len(widths))
+	for i, width := range widths {
+		dashes[i] = strings.Repeat("-", width+2)
 	}
+	rule := "+" + strings.Join(dashes, "+") + "+"
 	b.WriteString(rule + "\n")
 	for n, row := range rows {
 		for i, cell := range row {

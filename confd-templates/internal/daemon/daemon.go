@@ -56,7 +56,7 @@ type daemon struct {
 
 // Run does what the options ask for: all files once, or until ctx ends.
 func Run(ctx context.Context, o options.Options, logger *slog.Logger) (err error) {
-	d, err := newDaemon(o, logger)
+	d, err := newDaemon(ctx, o, logger)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func Run(ctx context.Context, o options.Options, logger *slog.Logger) (err error
 	return d.keep(ctx)
 }
 
-func newDaemon(o options.Options, logger *slog.Logger) (*daemon, error) {
+func newDaemon(ctx context.Context, o options.Options, logger *slog.Logger) (*daemon, error) {
 	d := &daemon{options: o, logger: logger, health: health.NewServer()}
 	d.health.SetServingStatus("", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
 	if err := d.load(); err != nil {
@@ -81,7 +81,7 @@ func newDaemon(o options.Options, logger *slog.Logger) (*daemon, error) {
 		return nil, err
 	}
 	d.engine, err = render.New(render.Config{
-		ConfDir: o.ConfDir, StoreClient: d.values, PGPPrivateKey: keyring, Debug: logger.Enabled(context.Background(), slog.LevelDebug),
+		ConfDir: o.ConfDir, StoreClient: d.values, PGPPrivateKey: keyring, Debug: logger.Enabled(ctx, slog.LevelDebug),
 	}, d.resources)
 	if err != nil {
 		return nil, errors.Join(err, d.etcd.Close())

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -158,7 +157,7 @@ func (r *rig) wantHealth(when string, want grpc_health_v1.HealthCheckResponse_Se
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // nothing is buffered
 	r.eventually(when, func() string {
 		answer, err := grpc_health_v1.NewHealthClient(conn).Check(r.t.Context(), &grpc_health_v1.HealthCheckRequest{})
 		if err != nil {
@@ -348,7 +347,7 @@ func TestBurstIsOneFile(t *testing.T) {
 func TestOneTime(t *testing.T) {
 	once := func(r *rig) error {
 		r.o.OneTime = true
-		return Run(t.Context(), r.o, slog.New(slog.NewTextHandler(io.Discard, nil)))
+		return Run(t.Context(), r.o, slog.New(slog.DiscardHandler))
 	}
 	t.Run("makes the file", func(t *testing.T) {
 		r := newRig(t, etcdtest.Shared(t))

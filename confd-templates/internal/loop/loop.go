@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -102,11 +103,7 @@ func (l *Loop) Run(ctx context.Context, changed <-chan struct{}) {
 func (l *Loop) Status() map[string]error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	bad := make(map[string]error, len(l.bad))
-	for dest, err := range l.bad {
-		bad[dest] = err
-	}
-	return bad
+	return maps.Clone(l.bad)
 }
 
 // keep processes one file again and again.

@@ -120,7 +120,7 @@ func TestRenderErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer engine.Close()
+	defer engine.Close() //nolint:errcheck // nothing is buffered
 	template := func(text string) {
 		t.Helper()
 		if err := os.MkdirAll(filepath.Join(dir, "templates"), 0o755); err != nil {
@@ -199,7 +199,7 @@ func BenchmarkBGPDTemplate(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer engine.Close()
+	defer engine.Close() //nolint:errcheck // nothing is buffered
 	for b.Loop() {
 		if _, err := engine.Render(r); err != nil {
 			b.Fatal(err)

@@ -142,13 +142,10 @@ func parseMode(s string) (fs.FileMode, error) {
 
 func (r Resource) validate(templates string) error {
 	var faults []error
-	switch {
-	case r.Src == "":
+	if r.Src == "" {
 		faults = append(faults, errors.New("src is missing"))
-	default:
-		if _, err := os.Stat(filepath.Join(templates, r.Src)); err != nil {
-			faults = append(faults, fmt.Errorf("template: %w", err))
-		}
+	} else if _, err := os.Stat(filepath.Join(templates, r.Src)); err != nil {
+		faults = append(faults, fmt.Errorf("template: %w", err))
 	}
 	switch {
 	case r.Dest == "":

@@ -158,6 +158,9 @@ func runDaemon(ctx context.Context, env environment, f flags) error {
 	if err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
+	if f.logFormat != logattr.FormatText && f.logFormat != logattr.FormatJSON {
+		return fmt.Errorf("%w: log format %q: want text or json", errUsage, f.logFormat)
+	}
 	level := &slog.LevelVar{}
 	log := logattr.New(env.stderr, level, f.logFormat)
 	for _, w := range warnings {

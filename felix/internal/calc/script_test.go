@@ -122,13 +122,14 @@ func (s *script) block(input string) string {
 	case "problems":
 		return orNothing(strings.Join(problemsText(s.engine.Problems()), "\n"))
 	}
-	out := changes
+	var out strings.Builder
+	out.WriteString(changes)
 	for _, p := range problemsText(s.engine.Problems()) {
 		if !slices.Contains(problems, p) {
-			out += "problem " + p + "\n"
+			out.WriteString("problem " + p + "\n")
 		}
 	}
-	return orNothing(s.readable(strings.TrimSuffix(out, "\n")))
+	return orNothing(s.readable(strings.TrimSuffix(out.String(), "\n")))
 }
 
 func orNothing(text string) string {

@@ -63,8 +63,8 @@ func params() []param {
 		durationParam("IptablesPostWriteCheckIntervalSecs", "1", func(c *Config) *time.Duration { return &c.IptablesPostWriteCheckInterval }),
 		durationParam("IpsetsRefreshInterval", "90", func(c *Config) *time.Duration { return &c.IpsetsRefreshInterval }),
 		durationParam("RouteRefreshInterval", "90", func(c *Config) *time.Duration { return &c.RouteRefreshInterval }),
-		intParam("MaxIpsetSize", "1048576", 1, 1<<31-1, func(c *Config) *int { return &c.MaxIpsetSize }),
-		intParam("DeviceRouteProtocol", "3", 1, 255, func(c *Config) *int { return &c.DeviceRouteProtocol }),
+		intParam("MaxIpsetSize", "1048576", 1<<31-1, func(c *Config) *int { return &c.MaxIpsetSize }),
+		intParam("DeviceRouteProtocol", "3", 255, func(c *Config) *int { return &c.DeviceRouteProtocol }),
 		boolParam("RemoveExternalRoutes", "true", func(c *Config) *bool { return &c.RemoveExternalRoutes }),
 		durationParam("NetlinkTimeoutSecs", "10", func(c *Config) *time.Duration { return &c.NetlinkTimeout }),
 
@@ -83,10 +83,10 @@ func params() []param {
 
 		boolParam("HealthEnabled", "false", func(c *Config) *bool { return &c.HealthEnabled }),
 		textParam("HealthHost", "localhost", func(c *Config) *string { return &c.HealthHost }),
-		intParam("HealthPort", "9099", 1, 65535, func(c *Config) *int { return &c.HealthPort }),
+		intParam("HealthPort", "9099", 65535, func(c *Config) *int { return &c.HealthPort }),
 		boolParam("PrometheusMetricsEnabled", "false", func(c *Config) *bool { return &c.PrometheusMetricsEnabled }),
 		textParam("PrometheusMetricsHost", "", func(c *Config) *string { return &c.PrometheusMetricsHost }),
-		intParam("PrometheusMetricsPort", "9091", 1, 65535, func(c *Config) *int { return &c.PrometheusMetricsPort }),
+		intParam("PrometheusMetricsPort", "9091", 65535, func(c *Config) *int { return &c.PrometheusMetricsPort }),
 	}
 }
 
@@ -194,23 +194,19 @@ func boolParam(name, def string, at func(*Config) *bool) param {
 	}
 }
 
-func intParam(name, def string, least, most int, at func(*Config) *int) param {
-	p := param{
+func intParam(name, def string, most int, at func(*Config) *int) param {
+	return param{
 		name: name, def: def,
 		parse: func(c *Config, v string) error {
 			n, err := strconv.Atoi(v)
-			if err != nil || n < least || n > most {
-				return fmt.Errorf("want a number from %d to %d", least, most)
+			if err != nil || n < 1 || n > most {
+				return fmt.Errorf("want a number from 1 to %d", most)
 			}
 			*at(c) = n
 			return nil
 		},
 		show: func(c *Config) string { return strconv.Itoa(*at(c)) },
 	}
-	if least <= 0 {
-		p.zero = at0(at)
-	}
-	return p
 }
 
 func markParam(name, def string, at func(*Config) *uint32) param {

@@ -60,6 +60,16 @@ func cleanRoutes(ctx context.Context, cfg *config.Config, say func(string, ...an
 	)
 }
 
+// sweepOtherVariant removes what an earlier felix left in the variant of iptables that is
+// not in use; it would go on deciding about packets besides the one that is.
+func sweepOtherVariant(ctx context.Context, inUse string, families []rules.Family, say func(string, ...any)) error {
+	other := iptables.Legacy
+	if inUse == iptables.Legacy {
+		other = iptables.NFT
+	}
+	return cleanChains(ctx, other, families, say)
+}
+
 // cleanChains removes felix's chains and hooks from the tables of a variant that exist. It
 // leaves the variant alone where it is not installed.
 func cleanChains(ctx context.Context, variant string, families []rules.Family, say func(string, ...any)) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"os"
 	"strings"
 	"time"
 
@@ -26,19 +27,17 @@ import (
 // maxRetry bounds the wait before an object that the kernel refused is tried again.
 const maxRetry = 10 * time.Second
 
-// gatewayRange holds the addresses that containers have as gateway, and gateway the one
-// that is always there.
-var (
-	gatewayRange = netip.MustParsePrefix("169.254.1.0/24")
-	gateway      = netip.MustParsePrefix("169.254.1.1/32")
-)
+// ipv6Settings exists where the kernel has IPv6.
+const ipv6Settings = sysctls.Root + "/net/ipv6"
 
 // dataplane is everything that felix keeps in the kernel. It belongs to the loop's
 // goroutine.
 type dataplane struct {
-	log      *slog.Logger
-	cfg      *config.Config
-	backend  iptables.Backend
+	log     *slog.Logger
+	cfg     *config.Config
+	backend iptables.Backend
+	// ipv6 says whether IPv6 is handled besides IPv4; families lists what is.
+	ipv6     bool
 	families []rules.Family
 	renderer *rules.Renderer
 	trackers map[rules.Family]*rules.Tracker
@@ -60,6 +59,7 @@ type dataplane struct {
 	routes     *reconcile.Table[routes.Key, routes.Route]
 	order      reconcile.Ordered
 
+	gateways    map[netip.Addr]struct{}
 	addressSets map[desired.SetID]*addressSet
 	filters     *filters
 	policies    map[model.PolicyKey]*desired.Policy
@@ -76,7 +76,13 @@ func newDataplane(ctx context.Context, log *slog.Logger, cfg *config.Config, lin
 		policies:    map[model.PolicyKey]*desired.Policy{},
 		profiles:    map[string]*desired.Profile{},
 	}
-	if cfg.IPv6Support {
+	if d.ipv6 = cfg.IPv6Support; d.ipv6 {
+		if _, err := os.Stat(ipv6Settings); err != nil {
+			log.Warn("this host has no IPv6; only IPv4 is handled")
+			d.ipv6 = false
+		}
+	}
+	if d.ipv6 {
 		d.families = rules.Families[:]
 	}
 	var err error
@@ -93,10 +99,10 @@ func newDataplane(ctx context.Context, log *slog.Logger, cfg *config.Config, lin
 		d.trackers[f] = rules.NewTracker(d.renderer, f)
 		d.setHooks(f, nil)
 	}
-	for key, value := range sysctls.OfHost(cfg.IPv6Support) {
+	for key, value := range sysctls.OfHost(d.ipv6) {
 		d.sysctls.Set(key, value)
 	}
-	d.addresses.Set(routes.AddrKey{Interface: routes.Loopback, Prefix: gateway}, struct{}{})
+	d.setGateways(nil)
 	return d, nil
 }
 
@@ -111,7 +117,7 @@ func (d *dataplane) open(ctx context.Context) error {
 	}
 	if d.netlink, err = routes.Open(routes.Config{
 		Prefixes: d.cfg.InterfacePrefix, Protocol: d.cfg.DeviceRouteProtocol, RemoveExternal: d.cfg.RemoveExternalRoutes,
-		IPv6: d.cfg.IPv6Support, Interfaces: d.links,
+		IPv6: d.ipv6, Interfaces: d.links,
 	}); err != nil {
 		return err
 	}

@@ -170,12 +170,13 @@ func (c *chains) all() func(yield func(*chainTable) bool) {
 	}
 }
 
-// audit makes those tables read again that somebody else has written to.
-func (c *chains) audit() (drifted []string, err error) {
+// audit makes those tables read again that somebody else has written to; quiet says that
+// nobody has since the last audit.
+func (c *chains) audit(quiet bool) (drifted []string, err error) {
 	for _, f := range rules.Families {
 		for _, t := range rules.Tables {
 			target := c.targets[f][t]
-			if target == nil {
+			if target == nil || quiet && !target.Suspect() {
 				continue
 			}
 			yes, fault := target.Drifted()

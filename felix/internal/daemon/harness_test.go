@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -85,8 +86,10 @@ type host struct {
 	variant string
 	runDir  string
 	lock    string
-	felix   *nettest.Process
-	client  felixv1.FelixClient
+	// shims, when not empty, is a directory that felix looks into first for programs.
+	shims  string
+	felix  *nettest.Process
+	client felixv1.FelixClient
 }
 
 // addHost adds a host, number n of them, without starting felix.
@@ -150,7 +153,37 @@ func (h *host) command(args ...string) *exec.Cmd {
 		"--etcd-endpoints=http://127.0.0.1:2379", "--node-name="+h.Name)
 	cmd := h.Command(context.Background(), binary, args...)
 	cmd.Env = append(os.Environ(), "FELIX_IPTABLESBACKEND="+h.variant)
+	if h.shims != "" {
+		cmd.Env = append(cmd.Env, "PATH="+h.shims+":"+os.Getenv("PATH"))
+	}
 	return cmd
+}
+
+// shimRestore puts a script before each iptables-restore that felix runs from its next
+// start on: it runs the given shell commands first and notes the call. The function that
+// is returned tells how often they were called.
+func (h *host) shimRestore(commands string) (calls func() int) {
+	h.w.Helper()
+	h.shims = h.w.TempDir()
+	log := filepath.Join(h.shims, "calls")
+	for _, name := range []string{"iptables", "ip6tables"} {
+		name += "-" + h.variant + "-restore"
+		program, err := exec.LookPath(name)
+		if err != nil {
+			h.w.Fatal(err)
+		}
+		script := fmt.Sprintf("#!/bin/sh\necho %s >> %s\n%s\nexec %s \"$@\"\n", name, log, commands, program)
+		if err := os.WriteFile(filepath.Join(h.shims, name), []byte(script), 0o755); err != nil {
+			h.w.Fatal(err)
+		}
+	}
+	return func() int {
+		text, err := os.ReadFile(log)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			h.w.Fatal(err)
+		}
+		return strings.Count(string(text), "\n")
+	}
 }
 
 // start starts felix with parameters "NAME=value".

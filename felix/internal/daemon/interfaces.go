@@ -101,7 +101,7 @@ func (d *dataplane) addrChanged(a ifmonitor.Addr) bool {
 func (d *dataplane) settingChanged(index int) bool {
 	var wanted map[sysctls.Key]string
 	if index == ifmonitor.AllInterfaces {
-		wanted = sysctls.OfHost(d.cfg.IPv6Support)
+		wanted = sysctls.OfHost(d.ipv6)
 	} else if link, known := d.links.ByIndex(index); known {
 		if one := d.workloads.byIface[link.Name]; one != nil {
 			wanted = one.settings
@@ -119,7 +119,7 @@ func (d *dataplane) settingChanged(index int) bool {
 // audit looks cheaply whether others wrote to what does not notify, and has that read
 // again.
 func (d *dataplane) audit(withSets bool) (drifted []string, err error) {
-	drifted, err = d.chains.audit()
+	drifted, err = d.chains.audit(d.iptables.Quiet())
 	if !withSets {
 		return drifted, err
 	}

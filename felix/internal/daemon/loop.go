@@ -3,9 +3,11 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -64,6 +66,7 @@ type loop struct {
 	stale bool
 	// owners are addresses of other hosts' endpoints that the dataplane has not been told.
 	owners     map[netip.Addr]struct{}
+	gateways   gateways
 	lookAtAll  bool
 	failures   int
 	retryAt    time.Time
@@ -81,6 +84,7 @@ func newLoop(d *Daemon, cfg *config.Config) *loop {
 		engine:    calc.New(d.cfg.Node, cfg.InterfacePrefix...),
 		links:     ifmonitor.NewLinks(),
 		refreshed: map[string]time.Time{}, owners: map[netip.Addr]struct{}{},
+		gateways: gateways{byKey: map[model.WorkloadEndpointKey]netip.Addr{}},
 	}
 	l.state = statusapi.State{
 		Node: d.cfg.Node, Version: version.String(), Started: d.started,
@@ -173,17 +177,21 @@ func (l *loop) takeBatch(b store.Batch) error {
 	if len(events) > 0 {
 		l.engine.Apply(events)
 		l.takeQuarantine(events)
-		l.takeOwners(events)
+		l.takeAddresses(events)
 		l.fed, l.stale = true, true
 	}
 	return nil
 }
 
-// takeOwners notes the addresses of other hosts' endpoints.
-func (l *loop) takeOwners(events []store.Event) {
+// takeAddresses notes the addresses of other hosts' endpoints, and the gateways of this
+// host's.
+func (l *loop) takeAddresses(events []store.Event) {
 	for _, e := range events {
 		key, ok := e.Key.(model.WorkloadEndpointKey)
 		value, _ := e.Value.(*model.WorkloadEndpoint)
+		if ok && key.Node == l.node {
+			l.gateways.set(key, value)
+		}
 		if !ok || value == nil || key.Node == l.node {
 			continue
 		}
@@ -197,6 +205,10 @@ func (l *loop) takeOwners(events []store.Event) {
 	if l.dp != nil {
 		maps.Copy(l.dp.handover.suspect, l.owners)
 		clear(l.owners)
+		if l.gateways.takeChanged() {
+			l.dp.setGateways(l.gateways.byKey)
+			l.wantPass = true
+		}
 	}
 }
 
@@ -337,7 +349,7 @@ func (l *loop) work(ctx context.Context) error {
 		}
 		l.dp, l.wantPass = dp, true
 		l.state.Dataplane = dp.backend.String()
-		l.takeOwners(nil)
+		l.takeAddresses(nil)
 	}
 	changes := l.engine.Flush()
 	if !changes.IsEmpty() {
@@ -399,10 +411,26 @@ func (l *loop) pass(ctx context.Context) {
 		l.state.Revision = l.view.Revision()
 		if !l.passedOnce {
 			l.passedOnce, l.state.InSync = true, true
-			l.log.Info("in sync", logattr.Rev, l.state.Revision, logattr.Took, took, "endpoints", len(l.dp.workloads.byKey))
+			l.log.Info("in sync", logattr.Rev, l.state.Revision, logattr.Took, took, logattr.Endpoints, len(l.dp.workloads.byKey))
+			// The start needs much more memory than what follows.
+			debug.FreeOSMemory()
+			l.sweep(ctx)
 		}
 	}
 	l.post()
+}
+
+// sweep removes left-overs in the other variant of iptables, once, beside the loop.
+func (l *loop) sweep(ctx context.Context) {
+	inUse, families := l.dp.backend.Variant, l.dp.families
+	go func() {
+		err := sweepOtherVariant(ctx, inUse, families, func(format string, args ...any) {
+			l.log.Info("swept", "what", fmt.Sprintf(format, args...))
+		})
+		if err != nil && ctx.Err() == nil {
+			l.log.Warn("left-overs in the other variant of iptables", logattr.Err, err)
+		}
+	}()
 }
 
 // logPass writes one line about what a pass changed. A pass that only changed members of

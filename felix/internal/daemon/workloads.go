@@ -124,7 +124,7 @@ func (w *workloads) want(one *workload) {
 		w.replace(one, nil, nil, nil)
 		return
 	}
-	settings := sysctls.OfInterface(e.Interface, w.d.cfg.IPv6Support)
+	settings := sysctls.OfInterface(e.Interface, w.d.ipv6)
 	if !link.Up || !e.Up {
 		w.replace(one, settings, nil, nil)
 		return
@@ -133,7 +133,7 @@ func (w *workloads) want(one *workload) {
 	wanted := map[routes.Key]routes.Route{}
 	mac, hasMAC := routes.MACOf(e.MAC)
 	for _, n := range e.Nets {
-		if n.Addr().Is6() && !w.d.cfg.IPv6Support {
+		if n.Addr().Is6() && !w.d.ipv6 {
 			continue
 		}
 		wanted[routes.Key{Table: routes.MainTable, Prefix: n}] = routes.Route{Interface: e.Interface}

@@ -185,8 +185,9 @@ func (p Protocol) String() string {
 		return "sctp"
 	case UDPLite:
 		return "udplite"
+	default:
+		return strconv.Itoa(int(p))
 	}
-	return strconv.Itoa(int(p))
 }
 
 // HasPorts reports whether packets of the protocol have ports.

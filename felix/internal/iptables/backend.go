@@ -35,14 +35,14 @@ type Backend struct {
 
 // Detect decides which variant of iptables this host uses. With [Auto] it is the one
 // that holds Docker's chains, or else the system's default.
-func Detect(_ context.Context, setting string) (Backend, error) {
+func Detect(ctx context.Context, setting string) (Backend, error) {
 	found := map[string]Backend{}
 	for _, v := range []string{Legacy, NFT} {
 		if b, err := backendOf(v); err == nil {
 			found[v] = b
 		}
 	}
-	system, systemErr := systemDefault()
+	system, systemErr := systemDefault(ctx)
 	if b, ok := found[system]; !ok && systemErr == nil {
 		b = Backend{Variant: system, programs: map[rules.Family]programs{
 			rules.V4: {"iptables-save", "iptables-restore"},
@@ -116,8 +116,8 @@ func backendOf(variant string) (Backend, error) {
 }
 
 // systemDefault is the variant that plain "iptables" is.
-func systemDefault() (string, error) {
-	out, err := exec.Command("iptables", "--version").Output()
+func systemDefault(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "iptables", "--version").Output()
 	if err != nil {
 		return "", fmt.Errorf("iptables --version: %w", err)
 	}

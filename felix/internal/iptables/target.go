@@ -33,6 +33,8 @@ type Target struct {
 type Targets struct {
 	backend Backend
 	nft     *nftLedger
+	// audited is the mark that the last call of Quiet saw.
+	audited mark
 }
 
 // Open prepares the targets of a backend.
@@ -55,6 +57,21 @@ func (ts *Targets) Close() {
 	}
 }
 
+// Quiet reports that nobody else has written to any table since the last call: then only
+// [Target.Suspect] has to be asked. It is false where one question does not tell.
+func (ts *Targets) Quiet() bool {
+	if ts.nft == nil {
+		return false
+	}
+	now, known, err := ts.nft.read()
+	if err != nil || !known {
+		return false
+	}
+	quiet := now == ts.audited
+	ts.audited = now
+	return quiet
+}
+
 // Target is the target of one table of one family.
 func (ts *Targets) Target(f rules.Family, t rules.Table) (*Target, error) {
 	cmd, err := ts.backend.commands(f)
@@ -72,6 +89,10 @@ func (ts *Targets) Target(f rules.Family, t rules.Table) (*Target, error) {
 
 // Close ends the connection to the kernel; the rules stay.
 func (t *Target) Close() { t.ledger.close() }
+
+// Suspect reports whether the table may hold something else than List reported or Apply
+// wrote.
+func (t *Target) Suspect() bool { return t.suspect }
 
 // Drifted reports whether somebody else has written to the table since it was read. It
 // costs one system call.

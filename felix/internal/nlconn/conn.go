@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink/nl"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
@@ -27,12 +26,17 @@ const (
 	// maxSend is the number of bytes in one send.
 	maxSend    = 256 * 1024
 	bufferSize = 4 * 1024 * 1024
+	// receiveSize is more than the kernel puts into one message of a dump.
+	receiveSize = 64 * 1024
 )
 
 // Conn is an open netlink socket.
 type Conn struct {
-	sock *nl.NetlinkSocket
-	seq  uint32
+	fd  int
+	seq uint32
+	// buf takes what the kernel sends, so that the calls that are made several times a
+	// second make no garbage.
+	buf []byte
 }
 
 // Request is one message to the kernel. NLM_F_REQUEST is added to Flags.
@@ -45,25 +49,30 @@ type Request struct {
 // Dial opens a socket of a netlink protocol, such as NETLINK_NETFILTER, in the network
 // namespace of the calling thread.
 func Dial(protocol int) (*Conn, error) {
-	sock, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), protocol)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
 	if err != nil {
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
 	timeout := unix.NsecToTimeval(int64(Timeout))
 	// Without the right to force it the buffer stays as large as the system allows.
-	_ = sock.SetReceiveBufferSize(bufferSize, true)
-	if err := errors.Join(sock.SetReceiveTimeout(&timeout), sock.SetSendTimeout(&timeout)); err != nil {
-		sock.Close()
-		return nil, fmt.Errorf("set time-out of netlink socket: %w", err)
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bufferSize)
+	err = errors.Join(
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout),
+		unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
+	)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	return &Conn{sock: sock}, nil
+	return &Conn{fd: fd, buf: make([]byte, receiveSize)}, nil
 }
 
 // Close closes the socket.
-func (c *Conn) Close() { c.sock.Close() }
+func (c *Conn) Close() { _ = unix.Close(c.fd) }
 
-// Do sends one request and hands the answers to each (which may be nil) until the
-// kernel says that it is done. The error of the kernel is a [syscall.Errno]; those
+// Do sends one request and hands the answers to each (which may be nil, and must not keep
+// them) until the kernel says that it is done. The error of the kernel is a [syscall.Errno]; those
 // of a dump that changed under way are [nl.ErrDumpInterrupted].
 func (c *Conn) Do(r Request, each func(body []byte) error) error {
 	first := c.seq + 1
@@ -162,7 +171,7 @@ func (c *Conn) send(reqs []Request) error {
 			buf = append(buf, 0)
 		}
 	}
-	if err := unix.Sendto(c.sock.GetFd(), buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := unix.Sendto(c.fd, buf, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return fmt.Errorf("send to netlink: %w", err)
 	}
 	return nil
@@ -170,13 +179,21 @@ func (c *Conn) send(reqs []Request) error {
 
 func (c *Conn) receive() ([]syscall.NetlinkMessage, error) {
 	for {
-		msgs, from, err := c.sock.Receive()
+		n, from, err := unix.Recvfrom(c.fd, c.buf, 0)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
 		if err != nil {
 			return nil, fmt.Errorf("receive from netlink: %w", err)
 		}
-		if from.Pid == nl.PidKernel {
-			return msgs, nil
+		if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != nl.PidKernel {
+			continue
 		}
+		msgs, err := syscall.ParseNetlinkMessage(c.buf[:n])
+		if err != nil {
+			return nil, fmt.Errorf("receive from netlink: %w", err)
+		}
+		return msgs, nil
 	}
 }
 

@@ -135,7 +135,7 @@ func goldenRules(w *world) {
 	add(func(r *desired.Rule) { r.NotProtocol = 89 })
 	add(func(r *desired.Rule) {
 		r.Protocol = desired.ICMPv4
-		r.ICMP = &desired.ICMP{Type: 3, Code: ptr(uint8(4))}
+		r.ICMP = &desired.ICMP{Type: 3, Code: new(uint8(4))}
 		r.NotICMP = &desired.ICMP{Type: 8}
 	})
 	add(func(r *desired.Rule) { r.Protocol, r.ICMP = desired.ICMPv6, &desired.ICMP{Type: 128} })

@@ -281,7 +281,7 @@ var matrixCases = []matrixCase{
 	{
 		name: "ICMP type and code", hit: func(p *probe) { p.icmp, p.icmpCode = 3, 1 }, miss: func(p *probe) { p.icmp, p.icmpCode = 3, 2 },
 		rule: func(r *desired.Rule, _ ends, s scene) {
-			r.Protocol, r.ICMP = icmpOf(s.family), &desired.ICMP{Type: 3, Code: ptr(uint8(1))}
+			r.Protocol, r.ICMP = icmpOf(s.family), &desired.ICMP{Type: 3, Code: new(uint8(1))}
 		},
 	},
 	{

@@ -3,6 +3,7 @@ package rules
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -298,10 +299,8 @@ func matchInterface(i Interface, name string) bool {
 func matchNet(n Net, a netip.Addr) bool { return !n.IsValid() || n.Contains(a) != n.Not }
 
 func (tr *tracer) matchLocal(want Tristate, a netip.Addr) bool {
-	for _, l := range tr.locals {
-		if l == a {
-			return want != No
-		}
+	if slices.Contains(tr.locals, a) {
+		return want != No
 	}
 	return want != Yes
 }

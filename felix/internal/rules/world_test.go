@@ -127,5 +127,3 @@ func ports(list ...uint16) []desired.PortRange {
 	}
 	return out
 }
-
-func ptr[T any](v T) *T { return &v }

@@ -152,7 +152,7 @@ func (h *host) call(method, body string) (string, error) {
 	}}
 	resp, err := client.Post("http://plugin/"+method, "application/vnd.docker.plugins.v1.1+json", strings.NewReader(body))
 	must(h.t, err)
-	defer resp.Body.Close()
+	defer resp.Body.Close() //nolint:errcheck // nothing is buffered
 	text, err := io.ReadAll(resp.Body)
 	must(h.t, err)
 	if resp.StatusCode == http.StatusOK {

@@ -119,7 +119,7 @@ func TestStatusHealthAndLiveness(t *testing.T) {
 	h.create(web)
 	conn, err := grpcsock.Dial(filepath.Join(h.cfg.RunDir, "libnetwork.sock"))
 	must(t, err)
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // nothing is buffered
 	status, err := libnetworkv1.NewLibnetworkClient(conn).Status(t.Context(), &libnetworkv1.StatusRequest{})
 	must(t, err)
 	if status.GetNode() != "node00" || status.GetScope() != "local" || !status.GetDatastoreConnected() || !status.GetEngineConnected() {
@@ -146,7 +146,7 @@ func TestWithoutEtcdThePluginIsNotReady(t *testing.T) {
 	h.start()
 	conn, err := grpcsock.Dial(filepath.Join(h.cfg.RunDir, "libnetwork.sock"))
 	must(t, err)
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // nothing is buffered
 	status, err := libnetworkv1.NewLibnetworkClient(conn).Status(t.Context(), &libnetworkv1.StatusRequest{})
 	must(t, err)
 	health, err := healthgrpc.NewHealthClient(conn).Check(t.Context(), &healthgrpc.HealthCheckRequest{})

@@ -29,9 +29,9 @@ const callLimit = 10 * time.Second
 // The errors that a caller may want to tell apart.
 var (
 	// ErrUnavailable says that the engine did not answer.
-	ErrUnavailable = errors.New("Docker's engine does not answer")
+	ErrUnavailable = errors.New("the Docker engine does not answer")
 	// ErrNotFound says that the engine does not know the object.
-	ErrNotFound = errors.New("not known to Docker's engine")
+	ErrNotFound = errors.New("not known to the Docker engine")
 )
 
 // Client asks one engine. It is safe for concurrent use.
@@ -159,7 +159,7 @@ func (c *Client) get(ctx context.Context, path string, query url.Values, out any
 	if err != nil {
 		return err
 	}
-	defer resp.Body.Close()
+	defer resp.Body.Close() //nolint:errcheck // nothing is buffered
 	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
 		if ctx.Err() != nil {
 			return c.unavailable(path, err)
@@ -184,7 +184,7 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values) 
 	if resp.StatusCode < 400 {
 		return resp, nil
 	}
-	defer resp.Body.Close()
+	defer resp.Body.Close() //nolint:errcheck // nothing is buffered
 	if resp.StatusCode == http.StatusBadRequest {
 		c.version.Store(nil) // Another engine may have taken the socket over.
 	}
@@ -201,7 +201,7 @@ func (c *Client) negotiate(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", c.unavailable("/_ping", err)
 	}
-	defer resp.Body.Close()
+	defer resp.Body.Close() //nolint:errcheck // nothing is buffered
 	if resp.StatusCode >= 400 {
 		return "", answerError("/_ping", resp)
 	}

@@ -57,7 +57,7 @@ func (c *Client) watchOnce(ctx context.Context, w Watcher) (up bool, err error) 
 	if err != nil {
 		return false, fmt.Errorf("follow events: %w", err)
 	}
-	defer resp.Body.Close()
+	defer resp.Body.Close() //nolint:errcheck // nothing is buffered
 	c.connected.Store(true)
 	w.EngineUp(ctx)
 	for stream := json.NewDecoder(resp.Body); ; {

@@ -23,7 +23,7 @@ func waiter(t *testing.T, f *felixtest.Felix, timeout time.Duration) *Waiter {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { conn.Close() })
+	t.Cleanup(func() { _ = conn.Close() })
 	return New(conn, f.Socket, timeout)
 }
 

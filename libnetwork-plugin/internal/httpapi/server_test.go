@@ -60,7 +60,7 @@ func post(t *testing.T, path, method, body string) (int, string, http.Header) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer resp.Body.Close()
+	defer resp.Body.Close() //nolint:errcheck // nothing is buffered
 	text, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatal(err)

@@ -142,7 +142,7 @@ func replaceFile(path, text string) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(tmp.Name())
+	defer os.Remove(tmp.Name()) //nolint:errcheck // renamed when all went well
 	_, err = tmp.WriteString(text)
 	if closeErr := tmp.Close(); err == nil {
 		err = closeErr

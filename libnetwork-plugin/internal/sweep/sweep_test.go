@@ -284,10 +284,10 @@ func toSandbox(t *testing.T, name string) {
 	defer runtime.UnlockOSThread()
 	here, err := netns.Get()
 	must(t, err)
-	defer here.Close()
+	defer here.Close() //nolint:errcheck // nothing is buffered
 	sandbox, err := netns.New()
 	must(t, err)
 	must(t, netns.Set(here))
-	t.Cleanup(func() { sandbox.Close() })
+	t.Cleanup(func() { _ = sandbox.Close() })
 	must(t, netlink.LinkSetNsFd(link, int(sandbox)))
 }

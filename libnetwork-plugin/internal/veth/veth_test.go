@@ -73,7 +73,7 @@ func moveAway(t *testing.T, name string) netns.NsHandle {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer here.Close()
+	defer here.Close() //nolint:errcheck // nothing is buffered
 	sandbox, err := netns.New()
 	if err != nil {
 		t.Fatal(err)
@@ -81,7 +81,7 @@ func moveAway(t *testing.T, name string) netns.NsHandle {
 	if err := netns.Set(here); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { sandbox.Close() })
+	t.Cleanup(func() { _ = sandbox.Close() })
 	if err := netlink.LinkSetNsFd(moved, int(sandbox)); err != nil {
 		t.Fatal(err)
 	}

@@ -83,7 +83,7 @@ func (l *Lab) removeAll(ctx context.Context, s *Session) error {
 }
 
 func (l *Lab) compose(ctx context.Context, s *Session) error {
-	if err := s.machine(ctx, l.composeCommand("up", "-d")...); err != nil {
+	if err := s.machine(ctx, l.composeCommand(ctx, "up", "-d")...); err != nil {
 		return err
 	}
 	return s.until(ctx, 2*time.Minute, "the engines of all hosts answer", func(ctx context.Context) error {
@@ -104,7 +104,7 @@ func (l *Lab) loadImages(ctx context.Context, s *Session) error {
 	if err := os.MkdirAll(filepath.Dir(archive), 0o755); err != nil {
 		return err
 	}
-	defer os.Remove(archive)
+	defer os.Remove(archive) //nolint:errcheck // only a copy
 	if err := s.machine(ctx, append([]string{"docker", "save", "-o", archive}, images...)...); err != nil {
 		return err
 	}
@@ -124,7 +124,7 @@ func loadInto(ctx context.Context, h Host, archive string) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer file.Close() //nolint:errcheck // only read
 	cmd := command(ctx, "docker", "exec", "-i", h.Container, "docker", "load", "-q")
 	cmd.Stdin = file
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -136,7 +136,7 @@ func loadInto(ctx context.Context, h Host, archive string) error {
 // Down removes the lab without trace: containers, networks, volumes and the control
 // groups that the inner engines made. It is no error when there is nothing.
 func (l *Lab) Down(ctx context.Context) error {
-	cmd := command(ctx, l.composeCommand("down", "--volumes", "--remove-orphans", "--timeout", "5")...)
+	cmd := command(ctx, l.composeCommand(ctx, "down", "--volumes", "--remove-orphans", "--timeout", "1")...)
 	cmd.Dir, cmd.Env = l.Root, l.environment()
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("remove the lab: %w: %s", err, out)
@@ -162,9 +162,9 @@ func (l *Lab) Leftovers(ctx context.Context) ([]string, error) {
 }
 
 // composeCommand is compose v2 where docker has it, else docker-compose.
-func (l *Lab) composeCommand(args ...string) []string {
+func (l *Lab) composeCommand(ctx context.Context, args ...string) []string {
 	base := []string{"docker-compose"}
-	if command(context.Background(), "docker", "compose", "version").Run() == nil {
+	if command(ctx, "docker", "compose", "version").Run() == nil {
 		base = []string{"docker", "compose"}
 	}
 	return append(append(base, "-p", project, "-f", filepath.Join(l.Root, "compose.yaml")), args...)

@@ -102,7 +102,7 @@ func (l *Lab) watchPath(ctx context.Context, from, to *Container) (*pathWatch, e
 		cancel()
 		_ = cmd.Wait() // ended by us
 		_, _ = from.Host.On(context.WithoutCancel(ctx), "docker exec "+from.Name+" pkill probe\\ watch")
-		store.Close()
+		_ = store.Close()
 	}
 	return w, w.await(ctx, false, nil)
 }

@@ -3,7 +3,6 @@ package lab
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -53,7 +52,7 @@ func (s *Session) run(ctx context.Context, steps []step) error {
 		began := time.Now()
 		fmt.Fprintf(s.out, "\n=== %d/%d %s\n", i+1, len(steps), st.title)
 		if err := st.do(ctx, s); err != nil {
-			return s.explain(st.title, err)
+			return s.explain(context.WithoutCancel(ctx), st.title, err)
 		}
 		fmt.Fprintf(s.out, "    (%.1f s)\n", time.Since(began).Seconds())
 	}
@@ -65,8 +64,8 @@ func (s *Session) run(ctx context.Context, steps []step) error {
 	return nil
 }
 
-func (s *Session) explain(title string, err error) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+func (s *Session) explain(ctx context.Context, title string, err error) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	where, saveErr := s.lab.SaveLogs(ctx)
 	if saveErr != nil {
@@ -186,10 +185,4 @@ func (l *Lab) SaveLogs(ctx context.Context) (string, error) {
 
 func indentRest(text string) string {
 	return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n            ")
-}
-
-// isFailure reports whether an error is a check that did not hold.
-func isFailure(err error) bool {
-	var f *Failure
-	return errors.As(err, &f)
 }

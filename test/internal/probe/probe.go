@@ -24,7 +24,7 @@ func Serve(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	buf := make([]byte, 64)
 	for {
@@ -114,7 +114,7 @@ func answered(ctx context.Context, target string, seq uint64, patience time.Dura
 	if err != nil {
 		return false
 	}
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // nothing is buffered
 	_ = conn.SetDeadline(time.Now().Add(patience))
 	out := binary.BigEndian.AppendUint64(nil, seq)
 	if _, err := conn.Write(out); err != nil {

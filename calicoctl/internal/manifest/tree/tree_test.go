@@ -164,11 +164,12 @@ func TestParse(t *testing.T) {
 }
 
 func TestAliasesCannotExplode(t *testing.T) {
-	text := "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n"
+	var text strings.Builder
+	text.WriteString("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n")
 	for i := 1; i < 12; i++ {
-		text += fmt.Sprintf("a%d: &a%d [%s]\n", i, i, strings.Repeat(fmt.Sprintf("*a%d,", i-1), 10))
+		fmt.Fprintf(&text, "a%d: &a%d [%s]\n", i, i, strings.Repeat(fmt.Sprintf("*a%d,", i-1), 10))
 	}
-	if _, faults := read("f.yaml", text); len(faults) == 0 {
+	if _, faults := read("f.yaml", text.String()); len(faults) == 0 {
 		t.Error("a document that aliases blow up to 10^12 values was accepted")
 	}
 }
@@ -243,8 +244,8 @@ func TestBindFaults(t *testing.T) {
 		name, text string
 		want       []string
 	}{
-		{"all faults at once", "nmae: x\ncount: many\non: yes\norder: .inf\naddr: 10.0.0.256\nlabels: [a]\nitems: {}\n", []string{
-			`f.yaml:1:1: nmae: no such field here; did you mean "name"?`,
+		{"all faults at once", "nname: x\ncount: many\non: yes\norder: .inf\naddr: 10.0.0.256\nlabels: [a]\nitems: {}\n", []string{
+			`f.yaml:1:1: nname: no such field here; did you mean "name"?`,
 			`f.yaml:2:8: count: expected a whole number, not "many"`,
 			`f.yaml:3:5: on: expected true or false, not "yes"`,
 			`f.yaml:4:8: order: expected a number, not ".inf"`,

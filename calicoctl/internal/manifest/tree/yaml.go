@@ -76,6 +76,7 @@ func (c *yamlReader) node(y *yaml.Node, depth int) *Node {
 		}
 	case yaml.MappingNode:
 		c.mapping(y, n, depth)
+	default: // documents and streams hold the nodes and are none
 	}
 	return n
 }

@@ -32,7 +32,7 @@ func Run(ctx context.Context, w io.Writer, o Options, command []string) error {
 		if errors.Is(err, errNoDocker) {
 			return err
 		}
-		return fmt.Errorf("Docker's engine does not answer; start it and run this again: %w", err)
+		return fmt.Errorf("the Docker engine does not answer; start it and run this again: %w", err)
 	}
 	if err := prepareHost(ctx, w, o); err != nil {
 		return err
@@ -79,12 +79,12 @@ func prepareHost(ctx context.Context, w io.Writer, o Options) error {
 	_ = exec.CommandContext(ctx, "modprobe", "-a", "xt_set", "ip6_tables").Run()
 	fmt.Fprintln(w, "Enabling IPv4 forwarding")
 	if err := sysctl("net/ipv4/ip_forward", "1"); err != nil {
-		return fmt.Errorf("ERROR: Could not enable ipv4 forwarding: %w", err) //nolint:staticcheck // ST1005: the original's message
+		return fmt.Errorf("ERROR: Could not enable ipv4 forwarding: %w", err)
 	}
 	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
 		fmt.Fprintln(w, "Enabling IPv6 forwarding")
 		if err := sysctl("net/ipv6/conf/all/forwarding", "1"); err != nil {
-			return fmt.Errorf("ERROR: Could not enable ipv6 forwarding: %w", err) //nolint:staticcheck // ST1005: the original's message
+			return fmt.Errorf("ERROR: Could not enable ipv6 forwarding: %w", err)
 		}
 	}
 	fmt.Fprintln(w, "Increasing conntrack limit")

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
 
+	"calico.internal/calicoctl/internal/printer"
 	"calico.internal/libcalico/grpcsock"
 	bgpdv1 "calico.internal/proto/bgpd/v1"
 	felixv1 "calico.internal/proto/felix/v1"
@@ -156,24 +157,27 @@ func (s Status) PrintJSON(w io.Writer) error {
 }
 
 // Print writes the state as people read it.
-func (s Status) Print(w io.Writer, now time.Time) {
+func (s Status) Print(w io.Writer, now time.Time) error {
 	if s.Running {
 		fmt.Fprintln(w, "Calico process is running.")
 	} else {
 		fmt.Fprintln(w, "Calico process is not running.")
 	}
 	if s.BGP {
-		s.printFamily(w, "IPv4", now, netip.Addr.Is4)
-		s.printFamily(w, "IPv6", now, netip.Addr.Is6)
+		err := errors.Join(s.printFamily(w, "IPv4", now, netip.Addr.Is4), s.printFamily(w, "IPv6", now, netip.Addr.Is6))
+		if err != nil {
+			return err
+		}
 	} else if s.Running {
 		fmt.Fprintln(w, "\nNone of the BGP backend processes (bgpd) are running.")
 	}
 	for _, p := range s.Problems {
 		fmt.Fprintln(w, "PROBLEM:", p)
 	}
+	return nil
 }
 
-func (s Status) printFamily(w io.Writer, name string, now time.Time, family func(netip.Addr) bool) {
+func (s Status) printFamily(w io.Writer, name string, now time.Time, family func(netip.Addr) bool) error {
 	rows := [][]string{{"PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"}}
 	for _, p := range s.Peers {
 		if a, err := netip.ParseAddr(p.Address); err == nil && family(a) {
@@ -182,10 +186,10 @@ func (s Status) printFamily(w io.Writer, name string, now time.Time, family func
 	}
 	fmt.Fprintf(w, "\n%s BGP status\n", name)
 	if len(rows) == 1 {
-		fmt.Fprintf(w, "No %s peers found.\n", name)
-		return
+		_, err := fmt.Fprintf(w, "No %s peers found.\n", name)
+		return err
 	}
-	box(w, rows)
+	return printer.WriteBox(w, rows, len(rows[0]))
 }
 
 // since is a time of today, or a date.
@@ -197,34 +201,4 @@ func since(t, now time.Time) string {
 		return t.Format(time.TimeOnly)
 	}
 	return t.Format(time.DateOnly)
-}
-
-// box draws rows, the first of which is the heading, as the original did.
-func box(w io.Writer, rows [][]string) {
-	width := make([]int, len(rows[0]))
-	for _, row := range rows {
-		for i, cell := range row {
-			width[i] = max(width[i], len(cell))
-		}
-	}
-	line := "+"
-	for _, n := range width {
-		line += strings.Repeat("-", n+2) + "+"
-	}
-	fmt.Fprintln(w, line)
-	for r, row := range rows {
-		text := "|"
-		for i, cell := range row {
-			left := 0
-			if r == 0 {
-				left = (width[i] - len(cell)) / 2
-			}
-			text += fmt.Sprintf(" %-*s |", width[i], strings.Repeat(" ", left)+cell)
-		}
-		fmt.Fprintln(w, text)
-		if r == 0 {
-			fmt.Fprintln(w, line)
-		}
-	}
-	fmt.Fprintln(w, line)
 }

@@ -69,12 +69,14 @@ func TestPrint(t *testing.T) {
 	})
 	var got strings.Builder
 	s := read(t, dir, func(s Status) bool { return s.Running && s.BGP })
-	s.Print(&got, now)
+	if err := s.Print(&got, now); err != nil {
+		t.Fatal(err)
+	}
 	want := `Calico process is running.
 
 IPv4 BGP status
 +--------------+-------------------+-------+------------+----------------------------+
-| PEER ADDRESS |     PEER TYPE     | STATE |   SINCE    |            INFO            |
+| PEER ADDRESS | PEER TYPE         | STATE | SINCE      | INFO                       |
 +--------------+-------------------+-------+------------+----------------------------+
 | 172.17.8.101 | node-to-node mesh | up    | 11:00:00   | Established                |
 | 10.1.2.3     | global            | start | never      | Active: connection refused |
@@ -116,7 +118,9 @@ func TestNothingRuns(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got strings.Builder
-	s.Print(&got, time.Now())
+	if err := s.Print(&got, time.Now()); err != nil {
+		t.Fatal(err)
+	}
 	if want := "Calico process is not running.\n"; got.String() != want || s.Healthy() {
 		t.Errorf("got %q, healthy %t; want %q", got.String(), s.Healthy(), want)
 	}

@@ -1,0 +1,28 @@
+package daemon
+
+import "testing"
+
+func TestCheckCapabilities(t *testing.T) {
+	for name, c := range map[string]struct {
+		status string
+		ok     bool
+	}{
+		"root":               {"Name:\tx\nCapInh:\t0\nCapEff:\t000001ffffffffff\n", true},
+		"only what it needs": {"CapEff:\t0000000000003000\n", true},
+		"no NET_RAW":         {"CapEff:\t0000000000001000\n", false},
+		"nothing":            {"CapEff:\t0000000000000000\n", false},
+	} {
+		if err := checkCapabilities(c.status); (err == nil) != c.ok {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+func TestEveryParameterIsLiveOrNeedsARestart(t *testing.T) {
+	if needsRestart([]string{"LogPrefix", "MaxIpsetSize"}) != "" {
+		t.Error("a live parameter needs a restart")
+	}
+	if got := needsRestart([]string{"LogPrefix", "Ipv6Support"}); got != "Ipv6Support" {
+		t.Errorf("got %q", got)
+	}
+}
