@@ -107,7 +107,7 @@ anywhere; what could not be collected is listed.`,
 			if err := out.check(); err != nil {
 				return err
 			}
-			result, err := env.diags(cmd, dir, logDir, runDir)
+			result, err := env.diags(cmd.Context(), dir, logDir, runDir)
 			if err != nil {
 				return executing(err)
 			}
@@ -129,7 +129,7 @@ anywhere; what could not be collected is listed.`,
 	return cmd
 }
 
-func (env *Env) diags(cmd *cobra.Command, dir, logDir, runDir string) (diags.Result, error) {
+func (env *Env) diags(ctx context.Context, dir, logDir, runDir string) (diags.Result, error) {
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(env.Stderr, "Warning: without super user privileges much cannot be collected")
 	}
@@ -137,7 +137,7 @@ func (env *Env) diags(cmd *cobra.Command, dir, logDir, runDir string) (diags.Res
 	if err != nil {
 		return diags.Result{}, err
 	}
-	redactor := &diags.Redactor{}
+	redactor := diags.NewRedactor()
 	redactor.Know(env.Getenv("ETCD_PASSWORD"))
 	if cfg, err := env.Config(); err == nil {
 		redactor.Know(cfg.Etcd.Password)
@@ -147,7 +147,7 @@ func (env *Env) diags(cmd *cobra.Command, dir, logDir, runDir string) (diags.Res
 		config = clientconfig.DefaultPath
 	}
 	now := time.Now()
-	return diags.Collect(cmd.Context(), diags.Config{
+	return diags.Collect(ctx, diags.Config{
 		Dir: cmp.Or(dir, os.TempDir()), Name: "calico-diags-" + node + "-" + now.UTC().Format("20060102-150405"),
 		LogDir: logDir, Redactor: redactor, Now: now,
 		Files: []string{
@@ -155,19 +155,18 @@ func (env *Env) diags(cmd *cobra.Command, dir, logDir, runDir string) (diags.Res
 			"/proc/self/mountinfo", "/proc/modules", "/etc/os-release",
 		},
 		Sources: []diags.Source{
-			{Name: "datastore.json", Read: func(ctx context.Context) ([]byte, error) { return env.exported(ctx, cmd, redactor) }},
+			{Name: "datastore.json", Read: func(ctx context.Context) ([]byte, error) { return env.exported(ctx, redactor) }},
 			{Name: "status.json", Read: func(ctx context.Context) ([]byte, error) { return statusJSON(ctx, runDir) }},
-			{Name: "nodes.json", Read: func(ctx context.Context) ([]byte, error) { return env.nodesJSON(ctx, cmd) }},
+			{Name: "nodes.json", Read: env.nodesJSON},
 			{Name: "system.json", Read: func(context.Context) ([]byte, error) { return jsonOf(checksystem.Check(os.DirFS("/"), nil)) }},
 		},
 	})
 }
 
 // exported is the contents of the datastore, whose secrets are known from then on.
-func (env *Env) exported(ctx context.Context, cmd *cobra.Command, redactor *diags.Redactor) ([]byte, error) {
+func (env *Env) exported(ctx context.Context, redactor *diags.Redactor) ([]byte, error) {
 	var text bytes.Buffer
-	cmd.SetContext(ctx)
-	err := env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
+	err := env.inStore(ctx, func(ctx context.Context, s *resource.Store) error {
 		_, err := transfer.Export(ctx, s.Etcd(), &text, time.Now())
 		return err
 	})
@@ -191,9 +190,8 @@ func statusJSON(ctx context.Context, runDir string) ([]byte, error) {
 	return jsonOf(s)
 }
 
-func (env *Env) nodesJSON(ctx context.Context, cmd *cobra.Command) (data []byte, err error) {
-	cmd.SetContext(ctx)
-	err = env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
+func (env *Env) nodesJSON(ctx context.Context) (data []byte, err error) {
+	err = env.inStore(ctx, func(ctx context.Context, s *resource.Store) error {
 		nodes, err := readNodes(ctx, s)
 		if err == nil {
 			data, err = jsonOf(nodes)

@@ -14,23 +14,33 @@ const hidden = "[redacted]"
 // secretWord is in the names of values that are secrets.
 const secretWord = `(?:password|passwd|secret|token|credential|authorization|api[_-]?key|private[_-]?key)`
 
-var (
-	secretName = regexp.MustCompile(`(?i)` + secretWord)
-	// assigned matches name = value and name: value, also within JSON and within JSON
-	// that is text in JSON. An unquoted value reaches to the end of its line.
-	assigned = regexp.MustCompile(`(?i)([\w.-]*` + secretWord + `[\w.-]*\\*['"]?[ \t]*[:=][ \t]*)` +
-		`(\\+".*?\\+"|"(?:[^"\\]|\\.)*"|'[^']*'|[^\s"'\\{\[][^\n]*)`)
-	// flagged matches --password value.
-	flagged = regexp.MustCompile(`(?i)(--[\w-]*` + secretWord + `[\w-]*[ \t]+)(\S+)`)
-	// userinfo matches the user and password of a URL.
-	userinfo = regexp.MustCompile(`(://)[^/\s:@"']+:[^/\s@"']+@`)
-	pemKey   = regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----`)
-)
-
 // Redactor takes secrets out of texts.
 type Redactor struct {
+	// secretName matches names of values that are secrets.
+	secretName *regexp.Regexp
+	// assigned matches name = value and name: value, also within JSON and within JSON
+	// that is text in JSON. An unquoted value reaches to the end of its line.
+	assigned *regexp.Regexp
+	// flagged matches --password value.
+	flagged *regexp.Regexp
+	// userinfo matches the user and password of a URL.
+	userinfo *regexp.Regexp
+	// pemKey matches a private key.
+	pemKey *regexp.Regexp
 	// known are secrets by their text.
 	known []string
+}
+
+// NewRedactor makes a redactor that knows no secret by its text yet.
+func NewRedactor() *Redactor {
+	return &Redactor{
+		secretName: regexp.MustCompile(`(?i)` + secretWord),
+		assigned: regexp.MustCompile(`(?i)([\w.-]*` + secretWord + `[\w.-]*\\*['"]?[ \t]*[:=][ \t]*)` +
+			`(\\+".*?\\+"|"(?:[^"\\]|\\.)*"|'[^']*'|[^\s"'\\{\[][^\n]*)`),
+		flagged:  regexp.MustCompile(`(?i)(--[\w-]*` + secretWord + `[\w-]*[ \t]+)(\S+)`),
+		userinfo: regexp.MustCompile(`(://)[^/\s:@"']+:[^/\s@"']+@`),
+		pemKey:   regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----`),
+	}
 }
 
 // minSecret is the length from which a secret is looked for by its text; a shorter one
@@ -62,10 +72,10 @@ func (r *Redactor) Redact(text []byte) []byte {
 }
 
 func (r *Redactor) redactText(text []byte) []byte {
-	text = pemKey.ReplaceAll(text, []byte(hidden))
-	text = userinfo.ReplaceAll(text, []byte("${1}"+hidden+"@"))
-	text = assigned.ReplaceAll(text, []byte("${1}"+hidden))
-	return flagged.ReplaceAll(text, []byte("${1}"+hidden))
+	text = r.pemKey.ReplaceAll(text, []byte(hidden))
+	text = r.userinfo.ReplaceAll(text, []byte("${1}"+hidden+"@"))
+	text = r.assigned.ReplaceAll(text, []byte("${1}"+hidden))
+	return r.flagged.ReplaceAll(text, []byte("${1}"+hidden))
 }
 
 // redactJSON is for texts that are one JSON document, whose values are looked at one
@@ -96,7 +106,7 @@ func (r *Redactor) walk(v any) any {
 	case map[string]any:
 		for name, value := range v {
 			s, isText := value.(string)
-			if secretName.MatchString(name) && (!isText || s != "") {
+			if r.secretName.MatchString(name) && (!isText || s != "") {
 				v[name] = hidden
 				continue
 			}
@@ -114,7 +124,7 @@ func (r *Redactor) walk(v any) any {
 				return compact.String()
 			}
 		}
-		if name, _, ok := strings.Cut(v, "="); ok && secretName.MatchString(name) && !strings.ContainsAny(name, " \t\n") {
+		if name, _, ok := strings.Cut(v, "="); ok && r.secretName.MatchString(name) && !strings.ContainsAny(name, " \t\n") {
 			return name + "=" + hidden
 		}
 		return string(r.redactText([]byte(v)))
@@ -124,19 +134,19 @@ func (r *Redactor) walk(v any) any {
 
 // secretsIn collects the texts of fields with secret names from JSON documents, so that
 // they are found where they stand without their name.
-func secretsIn(v any, found *[]string) {
+func (r *Redactor) secretsIn(v any, found *[]string) {
 	switch v := v.(type) {
 	case map[string]any:
 		for name, value := range v {
-			if s, ok := value.(string); ok && secretName.MatchString(name) {
+			if s, ok := value.(string); ok && r.secretName.MatchString(name) {
 				*found = append(*found, s)
 				continue
 			}
-			secretsIn(value, found)
+			r.secretsIn(value, found)
 		}
 	case []any:
 		for _, item := range v {
-			secretsIn(item, found)
+			r.secretsIn(item, found)
 		}
 	}
 }
@@ -147,7 +157,7 @@ func (r *Redactor) KnowValues(values ...string) {
 		var v any
 		if json.Unmarshal([]byte(text), &v) == nil {
 			var found []string
-			secretsIn(v, &found)
+			r.secretsIn(v, &found)
 			r.Know(found...)
 		}
 	}

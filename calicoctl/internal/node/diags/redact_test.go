@@ -25,7 +25,7 @@ func TestRedact(t *testing.T) {
 		"what is known in a document": `{"a":"KNOWNSECRET"}`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			var r Redactor
+			r := NewRedactor()
 			r.Know("KNOWNSECRET", "abc")
 			got := string(r.Redact([]byte(text)))
 			if strings.Contains(got, "SECRET") || !strings.Contains(got, hidden) {
@@ -36,7 +36,7 @@ func TestRedact(t *testing.T) {
 }
 
 func TestRedactKeepsTheRest(t *testing.T) {
-	var r Redactor
+	r := NewRedactor()
 	r.KnowValues(`{"ip":"192.0.2.1","password":"hunter2"}`, "not JSON")
 	for text, want := range map[string]string{
 		"A=1\nETCD_PASSWORD=x\nB=2":                   "A=1\nETCD_PASSWORD=[redacted]\nB=2",
