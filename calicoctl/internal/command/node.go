@@ -35,6 +35,7 @@ func NewNode(env *Env) *cobra.Command {
 
 func newNodeRun(env *Env) *cobra.Command {
 	var o launch.Options
+	var out outputFlag
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Start the container calico-node on this host",
@@ -46,9 +47,18 @@ func newNodeRun(env *Env) *cobra.Command {
   # Only show the docker command.
   calicoctl node run --dryrun`,
 		Args: atMost(0),
-		RunE: func(cmd *cobra.Command, _ []string) error { return executing(env.runNode(cmd, o)) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			if out.json() && !o.DryRun {
+				return usagef("--output=json is for --dryrun, which shows the command")
+			}
+			return executing(env.runNode(cmd, o, out))
+		},
 	}
 	f := cmd.Flags()
+	out.flag(cmd)
 	f.StringVar(&o.Name, "name", "", "`name` of this node (default: NODENAME, then the host's name)")
 	f.StringVar(&o.IP, "ip", "", "IPv4 `address` of this node, with or without its subnet, or autodetect")
 	f.StringVar(&o.IP6, "ip6", "", "IPv6 `address` of this node, with or without its subnet, or autodetect")
@@ -68,7 +78,7 @@ func newNodeRun(env *Env) *cobra.Command {
 	return cmd
 }
 
-func (env *Env) runNode(cmd *cobra.Command, o launch.Options) error {
+func (env *Env) runNode(cmd *cobra.Command, o launch.Options, out outputFlag) error {
 	if err := o.Validate(); err != nil {
 		return err
 	}
@@ -87,6 +97,12 @@ func (env *Env) runNode(cmd *cobra.Command, o launch.Options) error {
 	o.Probe(cmd.Context())
 	command := launch.Command(o, etcd)
 	if o.DryRun {
+		if out.json() {
+			return writeJSON(env.Stdout, struct {
+				Start []string `json:"start"`
+				Stop  []string `json:"stop"`
+			}{command, []string{"docker", "stop", launch.ContainerName}})
+		}
 		env.showCommand(o, command)
 		return nil
 	}
