@@ -22,6 +22,11 @@ type Object struct {
 	Key  model.Key
 	// Value is nil in a set that only identifies.
 	Value model.Resource
+	// Revision is the one at which the document's author saw the resource; 0 when the
+	// document does not say.
+	Revision int64
+	// IfNew is what is wrong with the object if it does not exist yet.
+	IfNew tree.Faults
 	// File and Pos say where the object stood.
 	File string
 	Pos  tree.Pos

@@ -79,6 +79,9 @@ func (s *Set) object(r *tree.Report, file string) {
 			o.Key = o.Kind.Identify(r)
 		} else {
 			o.Key, o.Value = o.Kind.Decode(r)
+			if o.Kind.Revision != nil {
+				o.Revision = o.Kind.Revision(r)
+			}
 		}
 		s.once(r, o)
 	}
@@ -86,6 +89,7 @@ func (s *Set) object(r *tree.Report, file string) {
 		s.Faults = append(s.Faults, faults...)
 		return
 	}
+	o.IfNew = r.IfNew()
 	s.Objects = append(s.Objects, o)
 }
 

@@ -87,7 +87,7 @@ func (c conversion[M, S, R]) document(r *tree.Report) (model.Key, model.Resource
 	tree.Bind(r, &d)
 	key := c.key(r, d.Metadata)
 	value := c.decode(r, d.Metadata, d.Spec)
-	validate(r, key, value)
+	dialect.Validate(r, key, value, place)
 	return key, value
 }
 

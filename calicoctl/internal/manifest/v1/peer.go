@@ -66,7 +66,7 @@ func decodePeer(r *tree.Report, m BGPPeerMetadata, s BGPPeerSpec) *model.BGPPeer
 
 func encodePeer(k model.Key, p *model.BGPPeer) (m BGPPeerMetadata, s BGPPeerSpec, lost []string) {
 	key, _ := k.(model.BGPPeerKey)
-	m = BGPPeerMetadata{Scope: ScopeGlobal, Node: key.Node, PeerIP: IP{key.IP}}
+	m = BGPPeerMetadata{Scope: ScopeGlobal, Node: key.Node, PeerIP: IP{Addr: key.IP}}
 	if key.Node != "" {
 		m.Scope = ScopeNode
 	}

@@ -76,7 +76,7 @@ func decodePool(_ *tree.Report, m IPPoolMetadata, s IPPoolSpec) *model.IPPool {
 }
 
 func encodePool(_ model.Key, p *model.IPPool) (m IPPoolMetadata, s IPPoolSpec, lost []string) {
-	m = IPPoolMetadata{CIDR: IPNet{p.CIDR}}
+	m = IPPoolMetadata{CIDR: IPNet{Prefix: p.CIDR}}
 	s = IPPoolSpec{NATOutgoing: p.Masquerade, Disabled: p.Disabled}
 	if p.IPIPDevice != "" || p.IPIPMode != "" {
 		s.IPIP = &IPIPConfiguration{Enabled: p.IPIPDevice != "", Mode: Mode(p.IPIPMode)}

@@ -180,7 +180,7 @@ func encodeEntity(in model.Match) EntityRule {
 func encodeNets(in []netip.Prefix) []IPNet {
 	var out []IPNet
 	for _, p := range in {
-		out = append(out, IPNet{p})
+		out = append(out, IPNet{Prefix: p})
 	}
 	return out
 }
