@@ -29,7 +29,9 @@ func (env *Env) withStore(cmd *cobra.Command, f func(context.Context, *resource.
 		return err
 	}
 	defer client.Close() //nolint:errcheck // there is nothing left to lose
-	return f(cmd.Context(), resource.New(client))
+	s := resource.New(client)
+	s.OnWarning(func(msg string) { fmt.Fprintf(env.Stderr, "Warning: %s\n", msg) })
+	return f(cmd.Context(), s)
 }
 
 // Connect opens the datastore of a configuration and makes sure that it answers.

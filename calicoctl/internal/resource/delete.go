@@ -16,24 +16,39 @@ import (
 // Delete removes objects. It returns the outcomes of those that were done, also when
 // it fails.
 func (s *Store) Delete(ctx context.Context, objects []manifest.Object, skipMissing bool) ([]Outcome, error) {
+	objects, unknown, err := s.Resolve(ctx, objects)
+	if err != nil {
+		return nil, err
+	}
 	found, err := s.read(ctx, objects)
 	if err != nil {
 		return nil, err
 	}
+	var done []Outcome
 	var faults []error
+	for _, o := range unknown {
+		if !skipMissing {
+			faults = append(faults, Missing(o.Key))
+		}
+		done = append(done, Outcome{o, Skipped})
+	}
+	for _, o := range objects {
+		if o.Kind != nil && o.Kind.ReadOnly != "" {
+			faults = append(faults, fmt.Errorf("%s: %s", o.Key, o.Kind.ReadOnly))
+		}
+	}
 	for _, o := range objects {
 		if _, exists := found[o.Key]; !exists && !skipMissing {
 			faults = append(faults, Missing(o.Key))
 		}
 	}
+	faults = append(faults, s.stillUsed(ctx, objects)...)
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}
-	var done []Outcome
-	for len(done) < len(objects) {
-		next := objects[len(done):]
-		outcomes, err := s.deleteNext(ctx, next, found)
-		done = append(done, outcomes...)
+	for len(objects) > 0 {
+		outcomes, err := s.deleteNext(ctx, objects, found)
+		done, objects = append(done, outcomes...), objects[len(outcomes):]
 		if err != nil {
 			return done, err
 		}

@@ -79,12 +79,19 @@ func (s *Store) readOne(ctx context.Context, k model.Key, out map[model.Key]stor
 // Get returns the resources of the given keys, in their order, or says which of them
 // do not exist.
 func (s *Store) Get(ctx context.Context, objects []manifest.Object) ([]etcdstore.Entry, error) {
+	objects, unknown, err := s.Resolve(ctx, objects)
+	if err != nil {
+		return nil, err
+	}
 	found, err := s.read(ctx, objects)
 	if err != nil {
 		return nil, err
 	}
 	var out []etcdstore.Entry
 	var faults []error
+	for _, o := range unknown {
+		faults = append(faults, Missing(o.Key))
+	}
 	for _, o := range objects {
 		e, ok := found[o.Key]
 		switch {

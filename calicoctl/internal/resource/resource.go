@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"time"
 
@@ -57,6 +58,9 @@ const (
 type Store struct {
 	etcd *etcdstore.Client
 	ipam *ipam.Client
+	// warn takes what is worth saying about a write that is carried out all the same.
+	warn   func(string)
+	warned map[string]bool
 }
 
 // New returns the store behind a client. The client stays the caller's to close.
@@ -83,6 +87,7 @@ func (s *Store) Write(ctx context.Context, mode Mode, objects []manifest.Object)
 		if err != nil {
 			return done, err
 		}
+		s.review(ctx, steps)
 		n, err := s.commit(ctx, steps)
 		for _, st := range steps[:n] {
 			done = append(done, Outcome{st.object, st.did})
@@ -101,9 +106,9 @@ func (s *Store) Write(ctx context.Context, mode Mode, objects []manifest.Object)
 type step struct {
 	object manifest.Object
 	did    Did
-	// write is nil when nothing is to be written.
-	write *etcdstore.Write
-	// ops and size are what the write adds to a transaction.
+	// writes is empty when nothing is to be written.
+	writes []etcdstore.Write
+	// ops and size are what the writes add to a transaction.
 	ops, size int
 }
 
@@ -139,11 +144,16 @@ func decide(mode Mode, o manifest.Object, old stored, exists bool) (step, error)
 		st.did = Skipped
 		return st, nil
 	case exists && mode == Create:
-		return st, Exists(o.Key)
+		return st, Exists(o.Shown())
 	case !exists && mode == Replace:
-		return st, Missing(o.Key)
+		return st, Missing(o.Shown())
+	case !exists && len(o.IfNew) > 0:
+		return st, o.IfNew
 	}
 	if old.value != nil {
+		if err := fixed(o, old.value); err != nil {
+			return st, err
+		}
 		o.Kind.Carry(old.value, o.Value)
 	}
 	if !exists {
@@ -164,12 +174,16 @@ func decide(mode Mode, o manifest.Object, old stored, exists bool) (step, error)
 			return st, nil
 		}
 	}
+	if exists && o.Revision != 0 && old.revision != 0 && o.Revision != old.revision {
+		return st, fmt.Errorf("update conflict: %s has changed since revision %d; it is at %d: get it anew, or leave out resourceVersion%w",
+			o.Shown(), o.Revision, old.revision, silent{etcdstore.ErrConflict})
+	}
 	for path, value := range parts {
 		st.size += len(path) + len(value)
 	}
 	st.ops = len(model.Paths(o.Key))
 	w, err := write(o, old, exists)
-	st.write = &w
+	st.writes = []etcdstore.Write{w}
 	return st, err
 }
 
@@ -227,8 +241,8 @@ func writesOf(steps []step) ([]etcdstore.Write, error) {
 	var writes []etcdstore.Write
 	ipip := false
 	for _, st := range steps {
-		if st.write != nil {
-			writes = append(writes, *st.write)
+		writes = append(writes, st.writes...)
+		if len(st.writes) > 0 {
 			pool, ok := st.object.Value.(*model.IPPool)
 			ipip = ipip || ok && pool.IPIPDevice != ""
 		}

@@ -4,6 +4,8 @@
 package dialect
 
 import (
+	"reflect"
+
 	"calico.internal/calicoctl/internal/manifest/tree"
 	"calico.internal/libcalico/model"
 )
@@ -31,11 +33,16 @@ type Kind struct {
 	// List puts documents into the list type that templates range over.
 	List func(docs []any) any
 
+	// Document is the type of the documents.
+	Document reflect.Type
+
 	// The following are nil, or empty, in a dialect that does not need them.
 
 	// NameOf is what the dialect calls a resource, where that is not its key; such a
 	// resource is identified by a [NameKey].
 	NameOf func(k model.Key, v model.Resource) (namespace, name string)
+	// IdentifyName reads that name from a document, instead of Identify.
+	IdentifyName func(r *tree.Report) (namespace, name string)
 	// Owns tells which resources of the model's kind are of this kind.
 	Owns func(k model.Key) bool
 	// Namespaced is set for kinds that have a namespace.

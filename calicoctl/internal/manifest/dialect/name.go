@@ -29,18 +29,6 @@ type Revisioned interface{ SetRevision(revision int64) }
 // OwnedBy reports whether a resource of the model's kind is of this kind.
 func (k *Kind) OwnedBy(key model.Key) bool { return k.Owns == nil || k.Owns(key) }
 
-// KeyOf is the key as messages show it: the dialect's name if it has one of its own.
-func (k *Kind) KeyOf(key model.Key, v model.Resource) string {
-	if k.NameOf == nil || v == nil {
-		return key.String()
-	}
-	namespace, name := k.NameOf(key, v)
-	if !k.Namespaced {
-		namespace = ""
-	}
-	return NameKey{Of: k, Namespace: namespace, Name: name}.String()
-}
-
 // CarryRules copies into next what the dialect cannot say of rules: a rule that looks
 // in the dialect as an old one did is the old one.
 func CarryRules(old, next []model.Rule, same func(a, b model.Rule) bool) {

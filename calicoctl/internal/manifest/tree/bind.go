@@ -212,6 +212,13 @@ func setPlain(text string, v reflect.Value) bool {
 		}
 		v.SetInt(i)
 		return true
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		i, err := parseInt(text)
+		if err != nil || i < 0 || v.OverflowUint(uint64(i)) {
+			return false
+		}
+		v.SetUint(uint64(i))
+		return true
 	default:
 		return false
 	}
