@@ -65,6 +65,13 @@ func (s *Store) deleteNext(ctx context.Context, objects []manifest.Object, found
 	case model.NodeKey:
 		return s.deleteOne(ctx, objects[0], found, func(stored) error { return s.emptyNode(ctx, k.Name) })
 	}
+	if o := objects[0]; isSettings(o.Key.Kind()) {
+		e, exists := found[o.Key]
+		if !exists {
+			return []Outcome{{o, Skipped}}, nil
+		}
+		return []Outcome{{o, Deleted}}, s.deleteSettings(ctx, o, e)
+	}
 	var outcomes []Outcome
 	var writes []etcdstore.Write
 	ops := 0
@@ -93,7 +100,7 @@ func (s *Store) deleteNext(ctx context.Context, objects []manifest.Object, found
 
 // special is true for kinds whose deletion takes more than a delete.
 func special(k model.Key) bool {
-	return k.Kind() == model.KindIPPool || k.Kind() == model.KindNode
+	return k.Kind() == model.KindIPPool || k.Kind() == model.KindNode || isSettings(k.Kind())
 }
 
 func (s *Store) deleteOne(ctx context.Context, o manifest.Object, found map[model.Key]stored, before func(stored) error) ([]Outcome, error) {

@@ -40,6 +40,9 @@ func (s *Store) read(ctx context.Context, objects []manifest.Object) (map[model.
 }
 
 func (s *Store) readKind(ctx context.Context, kind model.Kind, keys []model.Key, out map[model.Key]stored) error {
+	if isSettings(kind) {
+		return s.readSettings(ctx, kind, keys, out)
+	}
 	if len(keys) <= fewObjects {
 		for _, k := range keys {
 			if err := s.readOne(ctx, k, out); err != nil {
@@ -109,6 +112,9 @@ func (s *Store) Get(ctx context.Context, objects []manifest.Object) ([]etcdstore
 // List returns all resources of a kind whose key matches, sorted by key, and the
 // stored values that cannot be read.
 func (s *Store) List(ctx context.Context, kind model.Kind, match func(model.Key) bool) ([]etcdstore.Entry, []store.Quarantined, error) {
+	if isSettings(kind) {
+		return s.listSettings(ctx, kind, match)
+	}
 	entries, _, bad, err := s.etcd.List(ctx, kind, match)
 	return entries, bad, err
 }

@@ -159,13 +159,16 @@ func decide(mode Mode, o manifest.Object, old stored, exists bool) (step, error)
 	if !exists {
 		stamp(o.Value, time.Now())
 	}
-	parts, err := model.Encode(o.Key, o.Value)
-	if err != nil {
-		return st, err
-	}
 	st.did = Created
 	if exists {
 		st.did = Configured
+	}
+	if isSettings(o.Key.Kind()) {
+		return decideSettings(st, o, old, exists)
+	}
+	parts, err := model.Encode(o.Key, o.Value)
+	if err != nil {
+		return st, err
 	}
 	if old.value != nil {
 		before, err := model.Encode(o.Key, old.value)
@@ -175,8 +178,7 @@ func decide(mode Mode, o manifest.Object, old stored, exists bool) (step, error)
 		}
 	}
 	if exists && o.Revision != 0 && old.revision != 0 && o.Revision != old.revision {
-		return st, fmt.Errorf("update conflict: %s has changed since revision %d; it is at %d: get it anew, or leave out resourceVersion%w",
-			o.Shown(), o.Revision, old.revision, silent{etcdstore.ErrConflict})
+		return st, outdated(o, old)
 	}
 	for path, value := range parts {
 		st.size += len(path) + len(value)
@@ -185,6 +187,13 @@ func decide(mode Mode, o manifest.Object, old stored, exists bool) (step, error)
 	w, err := write(o, old, exists)
 	st.writes = []etcdstore.Write{w}
 	return st, err
+}
+
+// outdated is the error about an object whose author saw another revision than is
+// stored.
+func outdated(o manifest.Object, old stored) error {
+	return fmt.Errorf("update conflict: %s has changed since revision %d; it is at %d: get it anew, or leave out resourceVersion",
+		o.Shown(), o.Revision, old.revision)
 }
 
 func write(o manifest.Object, old stored, exists bool) (etcdstore.Write, error) {

@@ -46,7 +46,7 @@ func ipPoolKind() dialect.Kind {
 		encode: encodePool,
 		carry: func(old, next *model.IPPool) {
 			next.Meta, next.BlockSize, next.NodeSelector = old.Meta, old.BlockSize, old.NodeSelector
-			next.DisableBGPExport = old.DisableBGPExport
+			next.DisableBGPExport, next.Manual = old.DisableBGPExport, old.Manual
 			if next.IPIPDevice == "" {
 				next.VXLANMode = old.VXLANMode
 			}
@@ -92,6 +92,9 @@ func encodePool(_ model.Key, p *model.IPPool) (m IPPoolMetadata, s IPPoolSpec, l
 	}
 	if p.DisableBGPExport {
 		lost = append(lost, "disableBGPExport")
+	}
+	if p.Manual {
+		lost = append(lost, "assignment mode manual")
 	}
 	return m, s, lost
 }

@@ -155,6 +155,9 @@ func decodeFilter(r *tree.Report, path string, in []FilterRule) []model.BGPFilte
 		if at := tree.Index(path, i) + ".action"; rule.Action == "" && !r.Doubts(at) {
 			r.Add(at, "missing; expected Accept or Reject")
 		}
+		if at := tree.Index(path, i); r.Doubts(at+".cidr") || r.Doubts(at+".matchOperator") {
+			rule.CIDR, rule.MatchOperator, rule.PrefixLength = scalar.IPNet{}, "", nil
+		}
 		length := deref(rule.PrefixLength, PrefixLength{})
 		out = append(out, model.BGPFilterRule{
 			CIDR: rule.CIDR.Prefix, Operator: string(rule.MatchOperator), MinLength: length.Min, MaxLength: length.Max,

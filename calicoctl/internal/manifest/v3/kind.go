@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"calico.internal/calicoctl/internal/manifest/dialect"
+	"calico.internal/calicoctl/internal/manifest/settings"
 	"calico.internal/calicoctl/internal/manifest/tree"
 	"calico.internal/libcalico/model"
 )
@@ -138,7 +139,9 @@ func (c conversion[S, R]) document(r *tree.Report) (model.Key, model.Resource) {
 			*c.labels(value), meta.V3Labels = meta.V3Labels, nil
 		}
 	}
-	dialect.Validate(r, key, value, c.place)
+	if _, ok := model.Resource(value).(*settings.Settings); !ok { // the parts have been checked
+		dialect.Validate(r, key, value, c.place)
+	}
 	return key, value
 }
 
@@ -246,7 +249,8 @@ func nonZero[T comparable](v T) *T {
 // Kinds lists the kinds of the dialect.
 func Kinds() []dialect.Kind {
 	return []dialect.Kind{
-		bgpFilterKind(), bgpPeerKind(), blockAffinityKind(),
+		bgpConfigurationKind(), bgpFilterKind(), bgpPeerKind(), blockAffinityKind(),
+		clusterInformationKind(), felixConfigurationKind(),
 		globalNetworkPolicyKind(), globalNetworkSetKind(), hostEndpointKind(),
 		ipamConfigurationKind(), ipPoolKind(), ipReservationKind(),
 		networkPolicyKind(), networkSetKind(), nodeKind(), profileKind(), tierKind(), workloadEndpointKind(),

@@ -72,7 +72,6 @@ const (
 	subdomainRule = "must be 1 to 253 lower-case letters, digits, '-' or '.', a letter or digit at both ends of each part between dots"
 	labelNameRule = "label name must be at most 63 letters, digits, '-', '_' or '.', a letter or digit first and last, " +
 		"with or without a DNS name and '/' before it"
-	labelValueRule = "label value must be at most 63 letters, digits, '-', '_' or '.', a letter or digit first and last"
 )
 
 // checkMeta checks what all resources have in common. The rules for names and labels
@@ -93,9 +92,6 @@ func (c conversion[S, R]) checkMeta(r *tree.Report, m *ObjectMeta) {
 	for _, name := range slices.Sorted(maps.Keys(m.Labels)) {
 		if !isLabelName(name) {
 			r.AddIfNew("metadata.labels", "%q: %s", name, labelNameRule)
-		}
-		if v := m.Labels[name]; v != "" && !isLabelPart(v) {
-			r.AddIfNew(tree.Join("metadata.labels", name), "%q: %s", v, labelValueRule)
 		}
 	}
 }
