@@ -34,7 +34,9 @@ func (env *Env) inStore(ctx context.Context, f func(context.Context, *resource.S
 		return err
 	}
 	defer client.Close() //nolint:errcheck // there is nothing left to lose
-	return f(ctx, resource.New(client))
+	s := resource.New(client)
+	s.OnWarning(func(msg string) { fmt.Fprintf(env.Stderr, "Warning: %s\n", msg) })
+	return f(ctx, s)
 }
 
 // Connect opens the datastore of a configuration and makes sure that it answers.

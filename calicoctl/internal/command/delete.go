@@ -41,6 +41,7 @@ its network, a BGP peer by its IP address.`,
 	d.files.flags(cmd, "delete")
 	d.how.flags(cmd)
 	d.ids.flags(cmd)
+	env.dialectFlag(cmd)
 	cmd.Flags().BoolVarP(&d.skipMissing, "skip-not-exists", "s", false, "skip over resources that do not exist, and count them as done")
 	return cmd
 }
@@ -93,7 +94,7 @@ func (d *deletion) objects(args []string) ([]manifest.Object, error) {
 	}
 	var objects []manifest.Object
 	for _, arg := range args[1:] {
-		n, err := parseName(kind.Model, arg)
+		n, err := parseNameOf(kind, arg)
 		if err != nil {
 			return nil, err
 		}

@@ -118,12 +118,12 @@ func (env *Env) printDiff(changes []resource.Change, answer []difference) error 
 			return err
 		}
 		c := changes[i]
-		was := c.Key.String() + " as stored"
+		was := c.Shown().String() + " as stored"
 		if d.Old == nil {
 			was = "/dev/null"
 		}
-		fmt.Fprintf(w, "# %s would be %s\n", c.Key, c.Did)
-		text := diff.Diff(was, before, fmt.Sprintf("%s as in %s", c.Key, c.File), after)
+		fmt.Fprintf(w, "# %s would be %s\n", c.Shown(), c.Did)
+		text := diff.Diff(was, before, fmt.Sprintf("%s as in %s", c.Shown(), c.File), after)
 		if len(text) == 0 {
 			text = fmt.Appendf(nil, "# it differs in what apiVersion %s does not show\n", c.Kind.APIVersion)
 		}

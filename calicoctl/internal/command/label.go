@@ -35,6 +35,7 @@ labels may be given.`,
 	cmd.Flags().BoolVar(&l.overwrite, "overwrite", false, "change labels that are there already")
 	cmd.Flags().BoolVar(&l.remove, "remove", false, "remove the labels with the given keys")
 	l.ids.flags(cmd)
+	l.env.dialectFlag(cmd)
 	l.how.flags(cmd)
 	return cmd
 }
@@ -63,7 +64,7 @@ func (l *labelling) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	o := objects[0]
-	if !labelled(o.Key.Kind()) {
+	if o.Kind.NameOf == nil && !labelled(o.Key.Kind()) {
 		return usagef("resources of kind %s have no labels", o.Kind.Name)
 	}
 	changes, err := l.parse(args[2:])
@@ -110,14 +111,17 @@ func (l *labelling) parse(args []string) ([]labelChange, error) {
 }
 
 // edit changes the labels of a copy; lines, if not nil, gets what was done.
-func (l *labelling) edit(o manifest.Object, changes []labelChange, lines *[]string) func(model.Resource) (model.Resource, error) {
-	return func(old model.Resource) (model.Resource, error) {
-		r, err := sameResource(o.Key, old)
+func (l *labelling) edit(o manifest.Object, changes []labelChange, lines *[]string) func(model.Key, model.Resource) (model.Resource, error) {
+	return func(k model.Key, old model.Resource) (model.Resource, error) {
+		r, err := sameResource(k, old)
 		if err != nil {
 			return nil, err
 		}
 		var said []string
 		labels := labelsOf(r)
+		if meta := model.MetadataOf(r); labels == nil && meta != nil && o.Kind.NameOf != nil {
+			labels = &meta.V3Labels
+		}
 		if labels == nil {
 			return nil, fmt.Errorf("%s has no labels", o.Key)
 		}
@@ -134,13 +138,13 @@ func (l *labelling) edit(o manifest.Object, changes []labelChange, lines *[]stri
 		if lines != nil {
 			*lines = said
 		}
-		return r, model.Validate(o.Key, r)
+		return r, model.Validate(k, r)
 	}
 }
 
 func (l *labelling) change(labels map[string]string, o manifest.Object, c labelChange) (line string, err error) {
 	was, exists := labels[c.key]
-	what := fmt.Sprintf("%s %s", o.Kind.Name, nameOf(o.Key))
+	what := fmt.Sprintf("%s %s", o.Kind.Name, objectNameOf(o).Name)
 	switch {
 	case l.remove && !exists:
 		return "", fmt.Errorf("%s has no label %s", what, c.key)

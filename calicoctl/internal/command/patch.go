@@ -52,6 +52,7 @@ at the same time, the patch is made again on top of that.`,
 	f.StringVarP(&p.kind, "type", "t", patchMerge, "`kind` of patch: merge (RFC 7386) or json (RFC 6902)")
 	mustComplete(cmd, "type", []string{patchMerge, patchJSON})
 	p.ids.flags(cmd)
+	p.env.dialectFlag(cmd)
 	p.how.flags(cmd)
 	return cmd
 }
@@ -83,7 +84,8 @@ func (p *patching) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	o := objects[0]
-	return p.env.modify(cmd, patchVerb, p.how, o, true, func(old model.Resource) (model.Resource, error) {
+	return p.env.modify(cmd, patchVerb, p.how, o, true, func(k model.Key, old model.Resource) (model.Resource, error) {
+		o.Key = k
 		return p.env.patched(o, old, edit)
 	})
 }
@@ -151,7 +153,7 @@ func withoutPlace(faults tree.Faults) tree.Faults {
 
 // modify changes one resource in place and reports what became of it.
 func (env *Env) modify(cmd *cobra.Command, v verb, how changing, o manifest.Object, carry bool,
-	edit func(model.Resource) (model.Resource, error),
+	edit func(model.Key, model.Resource) (model.Resource, error),
 ) error {
 	return env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
 		changed, err := s.Modify(ctx, o, carry, how.dry(), edit)

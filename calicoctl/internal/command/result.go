@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"calico.internal/calicoctl/internal/manifest"
+	"calico.internal/calicoctl/internal/manifest/dialect"
 	"calico.internal/calicoctl/internal/manifest/tree"
 	"calico.internal/calicoctl/internal/printer"
 	"calico.internal/calicoctl/internal/resource"
@@ -48,6 +49,7 @@ func (env *Env) table(rows [][]string) error { return printer.WriteTable(env.Std
 type objectName struct {
 	APIVersion   string `json:"apiVersion"`
 	Kind         string `json:"kind"`
+	Namespace    string `json:"namespace,omitempty"`
 	Name         string `json:"name"`
 	Node         string `json:"node,omitempty"`
 	Orchestrator string `json:"orchestrator,omitempty"`
@@ -56,7 +58,9 @@ type objectName struct {
 
 func objectNameOf(o manifest.Object) objectName {
 	n := objectName{APIVersion: o.Kind.APIVersion, Kind: o.Kind.Name, Name: nameOf(o.Key)}
-	switch k := o.Key.(type) {
+	switch k := o.Shown().(type) {
+	case dialect.NameKey:
+		n.Namespace, n.Name = k.Namespace, k.Name
 	case model.BGPPeerKey:
 		n.Node = k.Node
 	case model.HostEndpointKey:

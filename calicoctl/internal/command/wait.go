@@ -16,9 +16,7 @@ import (
 	"calico.internal/calicoctl/internal/manifest"
 	"calico.internal/calicoctl/internal/manifest/dialect"
 	"calico.internal/calicoctl/internal/resource"
-	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/model"
-	"calico.internal/libcalico/store"
 )
 
 func newWait(env *Env) *cobra.Command {
@@ -49,6 +47,7 @@ is an error. The condition is one of
 	}
 	w.files.flags(cmd, "wait for")
 	w.ids.flags(cmd)
+	w.env.dialectFlag(cmd)
 	w.out.flag(cmd)
 	cmd.Flags().StringVar(&w.condition, "for", "", "the `condition` to wait for")
 	cmd.Flags().DurationVar(&w.timeout, "timeout", 30*time.Second, "how `long` to wait; 0 looks once")
@@ -66,7 +65,7 @@ type waiting struct {
 }
 
 // check says whether an object is as it should be, and if not, how it is.
-type check func(*store.View, manifest.Object) (ok bool, state string)
+type check func(*resource.Seen, manifest.Object) (ok bool, state string)
 
 func (w *waiting) run(cmd *cobra.Command, args []string) error {
 	if err := w.out.check(); err != nil {
@@ -114,7 +113,7 @@ func (w *waiting) await(ctx context.Context, s *resource.Store, objects []manife
 	for i, o := range objects {
 		answer[i] = met{objectName: objectNameOf(o), For: w.condition}
 	}
-	err := s.Await(ctx, kinds, func(view *store.View) (bool, error) {
+	err := s.Await(ctx, kinds, func(view *resource.Seen) (bool, error) {
 		all := true
 		for i, o := range objects {
 			if answer[i].Met {
@@ -191,9 +190,9 @@ func (w *waiting) parse(objects []manifest.Object) (check, []model.Kind, error) 
 }
 
 func exists(want bool) check {
-	return func(view *store.View, o manifest.Object) (bool, string) {
+	return func(view *resource.Seen, o manifest.Object) (bool, string) {
 		state := "it does not exist"
-		found := known(view, o.Key)
+		_, _, found := view.Find(o)
 		if found {
 			state = "it exists"
 		}
@@ -201,16 +200,9 @@ func exists(want bool) check {
 	}
 }
 
-// known is true for a resource that is stored, be it usable or not.
-func known(view *store.View, k model.Key) bool {
-	if _, ok := view.Get(k); ok {
-		return true
-	}
-	return slices.ContainsFunc(view.Quarantined(), func(q etcdstore.Quarantined) bool { return q.Key == k })
-}
-
-func nodeReady(view *store.View, o manifest.Object) (bool, string) {
-	programs := livenessOf(view, nameOf(o.Key))
+func nodeReady(view *resource.Seen, o manifest.Object) (bool, string) {
+	_, _, there := view.Find(o)
+	programs := livenessOf(view, objectNameOf(o).Name)
 	var not []string
 	for _, program := range slices.Sorted(maps.Keys(programs)) {
 		if !programs[program].Ready {
@@ -218,7 +210,7 @@ func nodeReady(view *store.View, o manifest.Object) (bool, string) {
 		}
 	}
 	switch {
-	case !known(view, o.Key):
+	case !there:
 		return false, "it does not exist"
 	case programs["felix"] == nil:
 		return false, "felix does not report"
@@ -232,7 +224,7 @@ func nodeReady(view *store.View, o manifest.Object) (bool, string) {
 var nodePrograms = []string{"felix", "bgpd", "confd", "libnetwork"}
 
 // livenessOf is what the programs of a node report.
-func livenessOf(view *store.View, node string) map[string]*model.Liveness {
+func livenessOf(view *resource.Seen, node string) map[string]*model.Liveness {
 	out := map[string]*model.Liveness{}
 	for _, program := range nodePrograms {
 		r, _ := view.Get(model.LivenessKey{Node: node, Program: program})
@@ -243,12 +235,13 @@ func livenessOf(view *store.View, node string) map[string]*model.Liveness {
 	return out
 }
 
-func endpointUp(view *store.View, o manifest.Object) (bool, string) {
-	k, _ := o.Key.(model.WorkloadEndpointKey)
+func endpointUp(view *resource.Seen, o manifest.Object) (bool, string) {
+	key, _, there := view.Find(o)
+	k, _ := key.(model.WorkloadEndpointKey)
 	r, _ := view.Get(model.EndpointStatusKey(k))
 	status, ok := r.(*model.EndpointStatus)
 	switch {
-	case !known(view, o.Key):
+	case !there:
 		return false, "it does not exist"
 	case !ok:
 		return false, "felix does not report it"
@@ -257,12 +250,12 @@ func endpointUp(view *store.View, o manifest.Object) (bool, string) {
 }
 
 func hasField(path string, steps []string, value string, hasValue bool) check {
-	return func(view *store.View, o manifest.Object) (bool, string) {
-		r, ok := view.Get(o.Key)
-		if !ok {
+	return func(view *resource.Seen, o manifest.Object) (bool, string) {
+		k, r, ok := view.Find(o)
+		if !ok || r == nil {
 			return false, "it does not exist"
 		}
-		got, ok := fieldOf(o.Kind, o.Key, r, steps)
+		got, ok := fieldOf(o.Kind, k, r, steps)
 		switch {
 		case !ok:
 			return false, "it has no " + path

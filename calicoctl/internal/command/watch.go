@@ -32,17 +32,17 @@ func (q *query) watchChanges(cmd *cobra.Command, args []string) error {
 	}
 	names := make([]name, len(args)-1)
 	for i, arg := range args[1:] {
-		if names[i], err = parseName(kind.Model, arg); err != nil {
+		if names[i], err = parseNameOf(kind, arg); err != nil {
 			return err
 		}
 	}
 	out := bufio.NewWriter(q.env.Stdout)
-	stream, err := printer.NewStream(out, q.output, kind)
+	stream, err := printer.NewStream(out, q.output, q.ids.withNamespace(kind))
 	if err != nil {
 		return usagef("%s", err)
 	}
 	match := func(k model.Key) bool {
-		return q.ids.matches(k) && (len(names) == 0 || slices.ContainsFunc(names, func(n name) bool { return n.called(k) }))
+		return q.ids.matches(k) && kind.OwnedBy(k) && (len(names) == 0 || kind.NameOf != nil || slices.ContainsFunc(names, func(n name) bool { return n.called(k) }))
 	}
 	return q.env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
 		c, err := cluster(ctx, s, []printer.Group{{Kind: kind}})
@@ -54,7 +54,7 @@ func (q *query) watchChanges(cmd *cobra.Command, args []string) error {
 				fmt.Fprintf(q.env.Stderr, "Warning: %v; watching goes on when it is back\n", lost)
 				return nil
 			}
-			if err := stream.Print(q.shown(kind, events), c); err != nil {
+			if err := stream.Print(q.shown(kind, names, events), c); err != nil {
 				return failedToExecute(err)
 			}
 			return out.Flush()
@@ -63,16 +63,35 @@ func (q *query) watchChanges(cmd *cobra.Command, args []string) error {
 }
 
 // shown makes documents of what happened.
-func (q *query) shown(kind *dialect.Kind, events []resource.Event) []printer.Event {
+func (q *query) shown(kind *dialect.Kind, names []name, events []resource.Event) []printer.Event {
 	var out []printer.Event
 	for _, e := range events {
+		if !q.isNamed(kind, names, e) {
+			continue
+		}
 		if e.Err != nil {
 			fmt.Fprintf(q.env.Stderr, "Warning: %s: %v; it is not in force as it stands\n", e.Key, e.Err)
 		}
 		if e.Value != nil {
 			doc, _ := kind.Encode(e.Key, e.Value)
+			if d, ok := doc.(dialect.Revisioned); ok {
+				d.SetRevision(e.Revision)
+			}
 			out = append(out, printer.Event{Type: e.Type, Doc: doc})
 		}
 	}
 	return out
+}
+
+// isNamed reports whether a resource that its dialect has a name for is one of those
+// that were asked for.
+func (q *query) isNamed(kind *dialect.Kind, names []name, e resource.Event) bool {
+	if kind.NameOf == nil {
+		return true
+	}
+	namespace, called := kind.NameOf(e.Key, e.Value)
+	if kind.Namespaced && q.ids.namespace != "" && q.ids.namespace != namespace {
+		return false
+	}
+	return len(names) == 0 || slices.ContainsFunc(names, func(n name) bool { return n.text == called })
 }

@@ -23,7 +23,7 @@ are checked before the first is written; if anything is wrong, every fault is na
 its file, line and column, and nothing is written.
 
 Valid resource types are bgpPeer, hostEndpoint, ipPool, node, policy, profile and
-workloadEndpoint.`
+workloadEndpoint of apiVersion v1, and the kinds of projectcalico.org/v3.`
 
 // newWriter makes one of the commands that store the resources of files.
 func newWriter(env *Env, v verb, cmd *cobra.Command, mode func() resource.Mode) *cobra.Command {
@@ -113,7 +113,7 @@ func (env *Env) reportChange(v verb, how changing, objects []manifest.Object, do
 	out := bufio.NewWriter(env.Stdout)
 	if v == applyVerb || how.dry() {
 		for _, o := range done {
-			fmt.Fprintf(out, "%s %s\n", o.Key, o.Did)
+			fmt.Fprintf(out, "%s %s\n", o.Shown(), o.Did)
 		}
 	}
 	if err == nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"calico.internal/calicoctl/internal/manifest"
 	"calico.internal/libcalico/etcdstore"
@@ -16,18 +17,16 @@ import (
 // Delete removes objects. It returns the outcomes of those that were done, also when
 // it fails.
 func (s *Store) Delete(ctx context.Context, objects []manifest.Object, skipMissing bool) ([]Outcome, error) {
-	found, err := s.deletable(ctx, objects, skipMissing)
+	objects, done, found, err := s.deletable(ctx, objects, skipMissing)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.CheckUnlocked(ctx); err != nil {
 		return nil, err
 	}
-	var done []Outcome
-	for len(done) < len(objects) {
-		next := objects[len(done):]
-		outcomes, err := s.deleteNext(ctx, next, found)
-		done = append(done, outcomes...)
+	for len(objects) > 0 {
+		outcomes, err := s.deleteNext(ctx, objects, found)
+		done, objects = append(done, outcomes...), objects[len(outcomes):]
 		if err != nil {
 			return done, err
 		}
@@ -35,19 +34,37 @@ func (s *Store) Delete(ctx context.Context, objects []manifest.Object, skipMissi
 	return done, nil
 }
 
-// deletable reads what is to be deleted, or says what of it is not there.
-func (s *Store) deletable(ctx context.Context, objects []manifest.Object, skipMissing bool) (map[model.Key]stored, error) {
-	found, err := s.read(ctx, objects)
+// deletable reads what is to be deleted, or says what stands against it. known is what
+// exists or is named by its key, done what is skipped.
+func (s *Store) deletable(ctx context.Context, objects []manifest.Object, skipMissing bool) (
+	known []manifest.Object, done []Outcome, found map[model.Key]stored, err error,
+) {
+	known, unknown, err := s.Resolve(ctx, objects)
 	if err != nil {
-		return nil, err
+		return nil, nil, nil, err
+	}
+	if found, err = s.read(ctx, known); err != nil {
+		return nil, nil, nil, err
 	}
 	var faults []error
-	for _, o := range objects {
+	for _, o := range unknown {
+		if !skipMissing {
+			faults = append(faults, Missing(o.Key))
+		}
+		done = append(done, Outcome{o, Skipped})
+	}
+	for _, o := range known {
+		if o.Kind != nil && o.Kind.ReadOnly != "" {
+			faults = append(faults, fmt.Errorf("%s: %s", o.Key, o.Kind.ReadOnly))
+		}
+	}
+	for _, o := range known {
 		if _, exists := found[o.Key]; !exists && !skipMissing {
 			faults = append(faults, Missing(o.Key))
 		}
 	}
-	return found, errors.Join(faults...)
+	faults = append(faults, s.stillUsed(ctx, known)...)
+	return known, done, found, errors.Join(faults...)
 }
 
 // deleteNext deletes the first of the objects, and as many after it as fit into the
@@ -58,6 +75,13 @@ func (s *Store) deleteNext(ctx context.Context, objects []manifest.Object, found
 		return s.deleteOne(ctx, objects[0], found, func(e stored) error { return s.emptyPool(ctx, k, e) })
 	case model.NodeKey:
 		return s.deleteOne(ctx, objects[0], found, func(stored) error { return s.emptyNode(ctx, k.Name) })
+	}
+	if o := objects[0]; isSettings(o.Key.Kind()) {
+		e, exists := found[o.Key]
+		if !exists {
+			return []Outcome{{o, Skipped}}, nil
+		}
+		return []Outcome{{o, Deleted}}, s.deleteSettings(ctx, o, e)
 	}
 	var outcomes []Outcome
 	var writes []etcdstore.Write
@@ -85,7 +109,7 @@ func (s *Store) deleteNext(ctx context.Context, objects []manifest.Object, found
 
 // special is true for kinds whose deletion takes more than a delete.
 func special(k model.Key) bool {
-	return k.Kind() == model.KindIPPool || k.Kind() == model.KindNode
+	return k.Kind() == model.KindIPPool || k.Kind() == model.KindNode || isSettings(k.Kind())
 }
 
 func (s *Store) deleteOne(ctx context.Context, o manifest.Object, found map[model.Key]stored, before func(stored) error) ([]Outcome, error) {
@@ -144,7 +168,7 @@ func (s *Store) deleteScoped(ctx context.Context, node string) error {
 	var writes []etcdstore.Write
 	for _, kind := range []model.Kind{
 		model.KindHostEndpoint, model.KindBGPPeer, model.KindFelixConfig, model.KindBGPConfig,
-		model.KindFelixStatus, model.KindEndpointStatus,
+		model.KindConfiguration, model.KindFelixStatus, model.KindEndpointStatus,
 	} {
 		entries, _, bad, err := s.etcd.List(ctx, kind, func(k model.Key) bool { return scopeOf(k) == node })
 		if err != nil {
@@ -186,6 +210,10 @@ func scopeOf(k model.Key) string {
 		return k.Node
 	case model.BGPConfigKey:
 		return k.Node
+	case model.ConfigurationKey:
+		if node, ok := strings.CutPrefix(k.Name, "node."); ok {
+			return node
+		}
 	case model.FelixStatusKey:
 		return k.Node
 	case model.EndpointStatusKey:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"calico.internal/calicoctl/internal/manifest"
 	"calico.internal/libcalico/etcdstore"
@@ -27,6 +28,10 @@ func (s *Store) Plan(ctx context.Context, mode Mode, objects []manifest.Object) 
 	}
 	out := make([]Change, len(steps))
 	for i, st := range steps {
+		if meta := model.MetadataOf(st.object.Value); meta != nil && st.did == Created {
+			// What a new resource gets is made when it is written.
+			meta.UID, meta.CreationTimestamp = "", time.Time{}
+		}
 		out[i] = Change{Outcome{st.object, st.did}, st.old}
 	}
 	return out, nil
@@ -34,18 +39,21 @@ func (s *Store) Plan(ctx context.Context, mode Mode, objects []manifest.Object) 
 
 // PlanDelete says what [Store.Delete] would do now, and deletes nothing.
 func (s *Store) PlanDelete(ctx context.Context, objects []manifest.Object, skipMissing bool) ([]Change, error) {
-	found, err := s.deletable(ctx, objects, skipMissing)
+	objects, done, found, err := s.deletable(ctx, objects, skipMissing)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Change, len(objects))
-	for i, o := range objects {
+	out := make([]Change, 0, len(objects)+len(done))
+	for _, o := range done {
+		out = append(out, Change{Outcome: o})
+	}
+	for _, o := range objects {
 		e, exists := found[o.Key]
 		did := Deleted
 		if !exists {
 			did = Skipped
 		}
-		out[i] = Change{Outcome{o, did}, e.value}
+		out = append(out, Change{Outcome{o, did}, e.value})
 	}
 	return out, nil
 }
@@ -61,6 +69,7 @@ func (s *Store) WriteAtomically(ctx context.Context, mode Mode, objects []manife
 		if err != nil {
 			return nil, err
 		}
+		s.review(ctx, steps)
 		err = s.commitAtomically(ctx, steps)
 		if errors.Is(err, etcdstore.ErrConflict) && retries < maxRetries {
 			continue
@@ -96,23 +105,34 @@ func (s *Store) commitAtomically(ctx context.Context, steps []step) error {
 func changes(steps []step) int {
 	n := 0
 	for _, st := range steps {
-		if st.write != nil {
+		if len(st.writes) > 0 {
 			n++
 		}
 	}
 	return n
 }
 
-// Modify changes one object that exists. change is given what is stored, must leave
+// Modify changes one object that exists. change is given its key and what is stored, must leave
 // that as it is, and returns the whole new value; it is called again when someone else
 // wrote in between. With dryRun nothing is written. What the object's dialect cannot
 // say is kept when carry is set.
 func (s *Store) Modify(ctx context.Context, o manifest.Object, carry, dryRun bool,
-	change func(old model.Resource) (model.Resource, error),
+	change func(k model.Key, old model.Resource) (model.Resource, error),
 ) (Change, error) {
 	mode := overwrite
 	if carry {
 		mode = Replace
+	}
+	known, _, err := s.Resolve(ctx, []manifest.Object{o})
+	switch {
+	case err != nil:
+		return Change{}, err
+	case len(known) == 0:
+		return Change{}, Missing(o.Key)
+	}
+	o = known[0]
+	if o.Kind.ReadOnly != "" {
+		return Change{}, fmt.Errorf("%s: %s", o.Key, o.Kind.ReadOnly)
 	}
 	for retries := 0; ; retries++ {
 		found, err := s.read(ctx, []manifest.Object{o})
@@ -126,7 +146,7 @@ func (s *Store) Modify(ctx context.Context, o manifest.Object, carry, dryRun boo
 		case old.value == nil:
 			return Change{}, Unreadable(o.Key, old.err)
 		}
-		if o.Value, err = change(old.value); err != nil {
+		if o.Value, err = change(o.Key, old.value); err != nil {
 			return Change{}, err
 		}
 		steps, err := s.compare(ctx, mode, []manifest.Object{o}, found)
@@ -134,6 +154,7 @@ func (s *Store) Modify(ctx context.Context, o manifest.Object, carry, dryRun boo
 			return Change{}, err
 		}
 		if !dryRun {
+			s.review(ctx, steps)
 			_, err = s.commit(ctx, steps)
 		}
 		if errors.Is(err, etcdstore.ErrConflict) && retries < maxRetries {

@@ -12,8 +12,8 @@ import (
 )
 
 // addTag is a modification that adds a tag to a profile.
-func addTag(tag string) func(model.Resource) (model.Resource, error) {
-	return func(old model.Resource) (model.Resource, error) {
+func addTag(tag string) func(model.Key, model.Resource) (model.Resource, error) {
+	return func(_ model.Key, old model.Resource) (model.Resource, error) {
 		p := *old.(*model.Profile)
 		p.Tags = append(append([]string{}, p.Tags...), tag)
 		return &p, nil
@@ -62,11 +62,11 @@ func TestLockedMeanwhile(t *testing.T) {
 	if _, err := s.Write(ctx, Create, objs); err != nil {
 		t.Fatal(err)
 	}
-	_, err := s.Modify(ctx, objs[0], true, false, func(old model.Resource) (model.Resource, error) {
+	_, err := s.Modify(ctx, objs[0], true, false, func(k model.Key, old model.Resource) (model.Resource, error) {
 		if changed, err := s.SetLock(ctx, true); err != nil || !changed {
 			return nil, errors.Join(err, errors.New("the lock was there"))
 		}
-		return addTag("a")(old)
+		return addTag("a")(k, old)
 	})
 	if !errors.Is(err, ErrLocked) {
 		t.Errorf("error %v, want %v", err, ErrLocked)

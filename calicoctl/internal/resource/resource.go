@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"time"
 
@@ -59,6 +60,9 @@ const (
 type Store struct {
 	etcd *etcdstore.Client
 	ipam *ipam.Client
+	// warn takes what is worth saying about a write that is carried out all the same.
+	warn   func(string)
+	warned map[string]bool
 }
 
 // New returns the store behind a client. The client stays the caller's to close.
@@ -85,6 +89,7 @@ func (s *Store) Write(ctx context.Context, mode Mode, objects []manifest.Object)
 		if err != nil {
 			return done, err
 		}
+		s.review(ctx, steps)
 		n, err := s.commit(ctx, steps)
 		for _, st := range steps[:n] {
 			done = append(done, Outcome{st.object, st.did})
@@ -105,9 +110,9 @@ type step struct {
 	did    Did
 	// old is what is stored; nil when that is nothing, or cannot be read.
 	old model.Resource
-	// write is nil when nothing is to be written.
-	write *etcdstore.Write
-	// ops and size are what the write adds to a transaction.
+	// writes is empty when nothing is to be written.
+	writes []etcdstore.Write
+	// ops and size are what the writes add to a transaction.
 	ops, size int
 }
 
@@ -147,23 +152,31 @@ func decide(mode Mode, o manifest.Object, old stored, exists bool) (step, error)
 		st.did = Skipped
 		return st, nil
 	case exists && mode == Create:
-		return st, Exists(o.Key)
+		return st, Exists(o.Shown())
 	case !exists && (mode == Replace || mode == overwrite):
-		return st, Missing(o.Key)
+		return st, Missing(o.Shown())
+	case !exists && len(o.IfNew) > 0:
+		return st, o.IfNew
 	}
 	if old.value != nil && mode != overwrite {
+		if err := fixed(o, old.value); err != nil {
+			return st, err
+		}
 		o.Kind.Carry(old.value, o.Value)
 	}
 	if !exists {
 		stamp(o.Value, time.Now())
 	}
-	parts, err := model.Encode(o.Key, o.Value)
-	if err != nil {
-		return st, err
-	}
 	st.did = Created
 	if exists {
 		st.did = Configured
+	}
+	if isSettings(o.Key.Kind()) {
+		return decideSettings(st, o, old, exists)
+	}
+	parts, err := model.Encode(o.Key, o.Value)
+	if err != nil {
+		return st, err
 	}
 	if old.value != nil {
 		before, err := model.Encode(o.Key, old.value)
@@ -172,13 +185,23 @@ func decide(mode Mode, o manifest.Object, old stored, exists bool) (step, error)
 			return st, nil
 		}
 	}
+	if exists && o.Revision != 0 && old.revision != 0 && o.Revision != old.revision {
+		return st, outdated(o, old)
+	}
 	for path, value := range parts {
 		st.size += len(path) + len(value)
 	}
 	st.ops = len(model.Paths(o.Key))
 	w, err := write(o, old, exists)
-	st.write = &w
+	st.writes = []etcdstore.Write{w}
 	return st, err
+}
+
+// outdated is the error about an object whose author saw another revision than is
+// stored.
+func outdated(o manifest.Object, old stored) error {
+	return fmt.Errorf("update conflict: %s has changed since revision %d; it is at %d: get it anew, or leave out resourceVersion",
+		o.Shown(), o.Revision, old.revision)
 }
 
 func write(o manifest.Object, old stored, exists bool) (etcdstore.Write, error) {
@@ -233,8 +256,8 @@ func writesOf(steps []step) ([]etcdstore.Write, error) {
 	var writes []etcdstore.Write
 	ipip := false
 	for _, st := range steps {
-		if st.write != nil {
-			writes = append(writes, *st.write)
+		writes = append(writes, st.writes...)
+		if len(st.writes) > 0 {
 			pool, ok := st.object.Value.(*model.IPPool)
 			ipip = ipip || ok && pool.IPIPDevice != ""
 		}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 
+	"calico.internal/calicoctl/internal/manifest"
+	"calico.internal/calicoctl/internal/manifest/dialect"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/store"
@@ -24,6 +26,8 @@ type Event struct {
 	Key  model.Key
 	// Value is what is stored now, or was last.
 	Value model.Resource
+	// Revision is the one at which it happened.
+	Revision int64
 	// Err says why what is stored is not in force.
 	Err error
 }
@@ -53,7 +57,7 @@ func (s *Store) Watch(ctx context.Context, kind model.Kind, match func(model.Key
 
 func eventOf(known map[model.Key]model.Resource, e store.Event) Event {
 	was, exists := known[e.Key]
-	out := Event{Type: EventModified, Key: e.Key, Value: e.Value, Err: e.Err}
+	out := Event{Type: EventModified, Key: e.Key, Value: e.Value, Revision: e.Revision, Err: e.Err}
 	switch {
 	case e.Value == nil && e.Err == nil:
 		out.Type, out.Value = EventDeleted, was
@@ -69,20 +73,58 @@ func eventOf(known map[model.Key]model.Resource, e store.Event) Event {
 	return out
 }
 
+// Seen is what a watch has seen.
+type Seen struct {
+	view *store.View
+	all  map[model.Key]model.Resource
+}
+
+// Get returns a resource; ok is false when there is none that can be used.
+func (s *Seen) Get(k model.Key) (model.Resource, bool) { return s.view.Get(k) }
+
+// Find returns the resource that an object names, by its key or by the name that its
+// dialect has for it. value is nil when what is stored cannot be used.
+func (s *Seen) Find(o manifest.Object) (k model.Key, value model.Resource, ok bool) {
+	name, named := o.Key.(dialect.NameKey)
+	if !named {
+		value, ok = s.view.Get(o.Key)
+		bad := slices.ContainsFunc(s.view.Quarantined(), func(q store.Quarantined) bool { return q.Key == o.Key })
+		return o.Key, value, ok || bad
+	}
+	for k, v := range s.all {
+		if k.Kind() != name.Of.Model || !name.Of.OwnedBy(k) {
+			continue
+		}
+		if namespace, called := name.Of.NameOf(k, v); namespace == name.Namespace && called == name.Name {
+			return k, v, true
+		}
+	}
+	return nil, nil, false
+}
+
 // Await watches kinds until done says that what it sees is what is waited for. It is
-// called with the view whenever that has changed, and once at the start.
-func (s *Store) Await(ctx context.Context, kinds []model.Kind, done func(*store.View) (bool, error)) error {
+// called whenever that has changed, and once at the start.
+func (s *Store) Await(ctx context.Context, kinds []model.Kind, done func(*Seen) (bool, error)) error {
 	var prefixes []string
 	for _, kind := range kinds {
 		prefixes = append(prefixes, model.ListPrefixes(kind)...)
 	}
-	view := store.New(store.Options{Filter: func(k model.Key) bool { return slices.Contains(kinds, k.Kind()) }})
+	seen := &Seen{
+		view: store.New(store.Options{Filter: func(k model.Key) bool { return slices.Contains(kinds, k.Kind()) }}),
+		all:  map[model.Key]model.Resource{},
+	}
 	for b := range s.etcd.Watch(ctx, prefixes, etcdstore.WatchOptions{}) {
-		view.Apply(b)
-		if !view.InSync() {
+		for _, e := range seen.view.Apply(b) {
+			if e.Value == nil {
+				delete(seen.all, e.Key)
+				continue
+			}
+			seen.all[e.Key] = e.Value
+		}
+		if !seen.view.InSync() {
 			continue
 		}
-		if ok, err := done(view); ok || err != nil {
+		if ok, err := done(seen); ok || err != nil {
 			return err
 		}
 	}
