@@ -5,6 +5,7 @@ go 1.26.0
 require (
 	calico.internal/libcalico v0.0.0
 	calico.internal/proto v0.0.0
+	github.com/evanphx/json-patch/v5 v5.9.11
 	github.com/google/go-cmp v0.7.0
 	github.com/rogpeppe/go-internal v1.14.1
 	github.com/spf13/cobra v1.10.2

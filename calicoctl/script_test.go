@@ -5,7 +5,9 @@ package calicoctl_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,6 +27,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"calicoctl":   func() { os.Exit(command.Run(context.Background(), command.OSEnv(), os.Args[1:], command.NewNode)) },
 		"kv":          func() { os.Exit(status(kv(os.Args[1:]))) },
+		"v2":          func() { os.Exit(status(v2(os.Args[1]))) },
 		"ipam-assign": func() { os.Exit(status(assign(os.Args[1:]))) },
 	})
 }
@@ -34,7 +37,7 @@ func TestScripts(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no scripts: %v", err)
 	}
-	etcd := etcdtest.Start(t)
+	etcd := etcdtest.Start(t, etcdtest.EnableV2())
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			etcd.Wipe(t) // the scripts share it, one after the other
@@ -112,4 +115,37 @@ func assign(args []string) error {
 		}
 		return ipam.New(c, args[0]).Assign(ctx, addr, owner)
 	})
+}
+
+// v2 is a program for scripts that puts the "KEY VALUE" lines of a file into the v2
+// tree.
+func v2(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), " ")
+		form := url.Values{"value": {value}}
+		if strings.HasSuffix(key, "/status") {
+			form.Set("ttl", "300")
+		}
+		req, err := http.NewRequestWithContext(context.Background(), http.MethodPut,
+			os.Getenv("ETCD_ENDPOINTS")+"/v2/keys"+key, strings.NewReader(form.Encode()))
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err
+		}
+		if err := resp.Body.Close(); err != nil {
+			return err
+		}
+		if resp.StatusCode >= http.StatusBadRequest {
+			return fmt.Errorf("%s: %s", key, resp.Status)
+		}
+	}
+	return nil
 }

@@ -222,6 +222,9 @@ func checkBGPPeer(f *faults, k BGPPeerKey, p *BGPPeer) {
 	// RFC 2385 leaves the length open; Linux takes at most 80 bytes.
 	f.unless(len(p.Password) <= 80, "spec.password", len(p.Password), "at most 80 bytes (TCP_MD5SIG)")
 	f.unless(!strings.ContainsAny(p.Password, "\x00\r\n"), "spec.password", "…", "must be one line")
+	for i, name := range p.Filters {
+		f.name(indexed("spec.filters", i), name)
+	}
 }
 
 func checkHostEndpoint(f *faults, k HostEndpointKey, e *HostEndpoint) {

@@ -226,6 +226,20 @@ var stored = []struct {
 		map[string]string{"/calico/docker/v1/network/net1": `{"ids":{"node00":"abc"},"options":{"mtu":"1400"},"internal":true}`},
 	},
 	{
+		"a BGP filter",
+		model.BGPFilterKey{Name: "tor"},
+		&model.BGPFilter{ImportV4: []model.BGPFilterRule{
+			{CIDR: prefix("10.0.0.0/8"), Operator: "In", MinLength: new(16), Action: model.FilterReject}, {Action: model.FilterAccept},
+		}},
+		map[string]string{"/calico/v1/bgpfilters/tor": `{"import_v4":[{"cidr":"10.0.0.0/8","operator":"In","min_length":16,"action":"Reject"},{"action":"Accept"}]}`},
+	},
+	{
+		"a configuration's metadata",
+		model.ConfigurationKey{Of: model.FelixConfigurations, Name: "default"},
+		&model.Configuration{Meta: model.Meta{UID: "u"}},
+		map[string]string{"/calico/v1/felixconfigurations/default": `{"uid":"u"}`},
+	},
+	{
 		"liveness",
 		model.LivenessKey{Node: "n", Program: "felix"},
 		&model.Liveness{Version: "v1", Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Ready: true},

@@ -36,6 +36,12 @@ func (NodeKey) Kind() Kind { return KindNode }
 func (BGPPeerKey) Kind() Kind { return KindBGPPeer }
 
 // Kind is the kind of the resource that the key names.
+func (BGPFilterKey) Kind() Kind { return KindBGPFilter }
+
+// Kind is the kind of the resource that the key names.
+func (ConfigurationKey) Kind() Kind { return KindConfiguration }
+
+// Kind is the kind of the resource that the key names.
 func (BGPConfigKey) Kind() Kind { return KindBGPConfig }
 
 // Kind is the kind of the resource that the key names.
@@ -104,6 +110,12 @@ func (k NodeKey) String() string { return text(k.Kind(), "name", k.Name) }
 
 // String is the key as messages show it.
 func (k BGPPeerKey) String() string { return text(k.Kind(), "node", k.Node, "ip", k.IP.String()) }
+
+// String is the key as messages show it.
+func (k BGPFilterKey) String() string { return text(k.Kind(), "name", k.Name) }
+
+// String is the key as messages show it.
+func (k ConfigurationKey) String() string { return text(k.Kind(), "of", k.Of, "name", k.Name) }
 
 // String is the key as messages show it.
 func (k BGPConfigKey) String() string { return text(k.Kind(), "node", k.Node, "name", k.Name) }
@@ -194,6 +206,12 @@ func (*Node) Kind() Kind { return KindNode }
 
 // Kind is the kind of the key that the resource belongs to.
 func (*BGPPeer) Kind() Kind { return KindBGPPeer }
+
+// Kind is the kind of the key that the resource belongs to.
+func (*BGPFilter) Kind() Kind { return KindBGPFilter }
+
+// Kind is the kind of the key that the resource belongs to.
+func (*Configuration) Kind() Kind { return KindConfiguration }
 
 // Kind is the kind of the key that the resource belongs to: KindBGPConfig or
 // KindFelixConfig.

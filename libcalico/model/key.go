@@ -20,8 +20,10 @@ const (
 	KindNetworkSet       Kind = "networkSet"
 	KindNode             Kind = "node"
 	KindBGPPeer          Kind = "bgpPeer"
+	KindBGPFilter        Kind = "bgpFilter"
 	KindBGPConfig        Kind = "bgpConfig"
 	KindFelixConfig      Kind = "felixConfig"
+	KindConfiguration    Kind = "configuration"
 	KindReady            Kind = "ready"
 	KindBlock            Kind = "ipamBlock"
 	KindBlockAffinity    Kind = "ipamBlockAffinity"
@@ -117,6 +119,25 @@ type BGPConfigKey struct {
 // that node. Paths: /calico/v1/config/<name> and /calico/v1/host/<node>/config/<name>.
 type FelixConfigKey struct {
 	Node, Name string
+}
+
+// BGPFilterKey names a list of filter rules for BGP peers.
+// Path: /calico/v1/bgpfilters/<name>.
+type BGPFilterKey struct {
+	Name string
+}
+
+// The values of [ConfigurationKey.Of].
+const (
+	BGPConfigurations   = "bgpconfigurations"
+	FelixConfigurations = "felixconfigurations"
+)
+
+// ConfigurationKey names what the v3 dialect knows of a group of raw settings besides
+// the settings: Name is "default" for the global ones, "node.<node>" for a node's.
+// Paths: /calico/v1/bgpconfigurations/<name> and /calico/v1/felixconfigurations/<name>.
+type ConfigurationKey struct {
+	Of, Name string
 }
 
 // ReadyKey is the flag that says that the store has been initialised.

@@ -299,6 +299,32 @@ var layouts = []*layout{
 		},
 		check: checkBGPPeer,
 	}.layout(),
+	spec[BGPFilterKey, BGPFilter, *BGPFilter]{
+		kind:     KindBGPFilter,
+		prefixes: []string{PrefixV1 + "bgpfilters/"},
+		patterns: []string{PrefixV1 + "bgpfilters/{}"},
+		split:    one(func(k BGPFilterKey) []string { return []string{k.Name} }),
+		join:     named(func(name string) BGPFilterKey { return BGPFilterKey{name} }),
+		check:    checkBGPFilter,
+	}.layout(),
+	spec[ConfigurationKey, Configuration, *Configuration]{
+		kind:     KindConfiguration,
+		prefixes: []string{PrefixV1 + BGPConfigurations + "/", PrefixV1 + FelixConfigurations + "/"},
+		patterns: []string{PrefixV1 + BGPConfigurations + "/{}", PrefixV1 + FelixConfigurations + "/{}"},
+		split: func(k ConfigurationKey) (int, []string) {
+			if k.Of == FelixConfigurations {
+				return 1, []string{k.Name}
+			}
+			return 0, []string{k.Name}
+		},
+		join: func(alternative int, ids []string) (ConfigurationKey, bool) {
+			return ConfigurationKey{[]string{BGPConfigurations, FelixConfigurations}[alternative], ids[0]}, true
+		},
+		check: func(f *faults, k ConfigurationKey, c *Configuration) {
+			f.meta(c.Meta)
+			f.name("metadata.name", k.Name)
+		},
+	}.layout(),
 	spec[HostEndpointKey, HostEndpoint, *HostEndpoint]{
 		kind:     KindHostEndpoint,
 		prefixes: []string{hostPrefix},

@@ -55,6 +55,11 @@ func isInterface(s string) bool {
 	return consists(s, "_.-", maxInterface) && s != "." && s != ".."
 }
 
+// isInterfacePattern allows an asterisk at the end.
+func isInterfacePattern(s string) bool {
+	return s == "*" || isInterface(strings.TrimSuffix(s, "*"))
+}
+
 func isLabelName(s string) bool { return consists(s, "_./-", maxLabelName) }
 
 func isLabelValue(s string) bool {

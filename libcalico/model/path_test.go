@@ -76,6 +76,17 @@ var pathsOf = []struct {
 			"/calico/bgp/v1/host/node00/rr_cluster_id",
 		},
 	},
+	{model.BGPFilterKey{Name: "tor"}, "bgpFilter(name=tor)", []string{"/calico/v1/bgpfilters/tor"}},
+	{
+		model.ConfigurationKey{Of: model.BGPConfigurations, Name: "default"},
+		"configuration(of=bgpconfigurations, name=default)",
+		[]string{"/calico/v1/bgpconfigurations/default"},
+	},
+	{
+		model.ConfigurationKey{Of: model.FelixConfigurations, Name: "node.n"},
+		"configuration(of=felixconfigurations, name=node.n)",
+		[]string{"/calico/v1/felixconfigurations/node.n"},
+	},
 	{model.BGPConfigKey{Name: "as_num"}, "bgpConfig(name=as_num)", []string{"/calico/bgp/v1/global/as_num"}},
 	{
 		model.BGPConfigKey{Node: "node00", Name: "loglevel"},
@@ -184,7 +195,7 @@ func TestEveryKindIsInThePathTable(t *testing.T) {
 			t.Errorf("no path of kind %s is tested", kind)
 		}
 	}
-	if len(model.Kinds()) != 21 {
+	if len(model.Kinds()) != 23 {
 		t.Errorf("%d kinds", len(model.Kinds()))
 	}
 }

@@ -25,6 +25,17 @@ type Meta struct {
 	V3Labels map[string]string `json:"v3_labels,omitempty"`
 }
 
+// Metadata is the resource's [Meta]; every resource that embeds one has the method.
+func (m *Meta) Metadata() *Meta { return m }
+
+// MetadataOf is the [Meta] of a resource, or nil when it has none.
+func MetadataOf(r Resource) *Meta {
+	if m, ok := r.(interface{ Metadata() *Meta }); ok {
+		return m.Metadata()
+	}
+	return nil
+}
+
 // WorkloadEndpoint is one interface of a container.
 type WorkloadEndpoint struct {
 	Meta
@@ -147,6 +158,8 @@ type IPPool struct {
 	NodeSelector     string `json:"node_selector,omitempty"`
 	VXLANMode        string `json:"vxlan_mode,omitempty"`
 	DisableBGPExport bool   `json:"disable_bgp_export,omitempty"`
+	// Manual keeps the pool for requests that name it or an address of it.
+	Manual bool `json:"manual,omitempty"`
 }
 
 // IPReservation keeps addresses from being given out.
@@ -192,6 +205,45 @@ type BGPPeer struct {
 	Password string `json:"password,omitempty"`
 	// Port is the peer's TCP port; 0 means 179.
 	Port uint16 `json:"port,omitempty"`
+	// Filters names the [BGPFilter] resources for the peer, in order.
+	Filters []string `json:"filters,omitempty"`
+}
+
+// The actions of a BGP filter's rule, as the v3 dialect spells them.
+const (
+	FilterAccept = "Accept"
+	FilterReject = "Reject"
+)
+
+// BGPFilter says which routes are exchanged with the peers that name it. The first
+// rule that matches a route decides.
+type BGPFilter struct {
+	Meta
+
+	ExportV4 []BGPFilterRule `json:"export_v4,omitempty"`
+	ImportV4 []BGPFilterRule `json:"import_v4,omitempty"`
+	ExportV6 []BGPFilterRule `json:"export_v6,omitempty"`
+	ImportV6 []BGPFilterRule `json:"import_v6,omitempty"`
+}
+
+// BGPFilterRule matches routes; all of its conditions must hold.
+type BGPFilterRule struct {
+	// CIDR is compared with a route's prefix as Operator says: Equal, NotEqual, In or
+	// NotIn. Both are set or neither.
+	CIDR     netip.Prefix `json:"cidr,omitzero"`
+	Operator string       `json:"operator,omitempty"`
+	// MinLength and MaxLength bound the length of a route's prefix; nil is no bound.
+	MinLength *int `json:"min_length,omitempty"`
+	MaxLength *int `json:"max_length,omitempty"`
+	// Source is "RemotePeers" for routes learned by BGP, empty for all.
+	Source    string `json:"source,omitempty"`
+	Interface string `json:"interface,omitempty"`
+	Action    string `json:"action"`
+}
+
+// Configuration is the value of [ConfigurationKey].
+type Configuration struct {
+	Meta
 }
 
 // Setting is a raw value of one configuration key (BGP or felix).

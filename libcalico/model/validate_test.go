@@ -136,6 +136,8 @@ func TestValidateResources(t *testing.T) {
 	block := func(name string, b model.Block, want ...string) check {
 		return check{name, model.BlockKey{CIDR: prefix("10.0.0.0/31")}, &b, want}
 	}
+	filterKey := model.BGPFilterKey{Name: "tor"}
+	filter := func(r model.BGPFilterRule) *model.BGPFilter { return &model.BGPFilter{ImportV4: []model.BGPFilterRule{r}} }
 	peerKey := model.BGPPeerKey{IP: addr("10.0.0.1")}
 	long := strings.Repeat("x", 129)
 	many := map[string]string{}
@@ -197,6 +199,18 @@ func TestValidateResources(t *testing.T) {
 		{"node: AS 0", model.NodeKey{Name: "n"}, &model.Node{ASNumber: new(model.ASNumber(0))}, []string{"spec.bgp.asNumber"}},
 		{"node: cluster id", model.NodeKey{Name: "n"}, &model.Node{RouteReflectorClusterID: "1"}, []string{"spec.bgp.routeReflectorClusterID"}},
 		{"node: name with a slash", model.NodeKey{Name: "a/b"}, &model.Node{}, []string{"metadata.name"}},
+
+		{"filter: fine", filterKey, filter(model.BGPFilterRule{CIDR: prefix("10.0.0.0/8"), Operator: "NotIn", MinLength: new(8), MaxLength: new(32), Interface: "eth*", Source: "RemotePeers", Action: "Accept"}), nil},
+		{"filter: no action", filterKey, filter(model.BGPFilterRule{}), []string{"spec.importV4[0].action"}},
+		{"filter: unknown operator", filterKey, filter(model.BGPFilterRule{Action: "Accept", CIDR: prefix("10.0.0.0/8"), Operator: "Is"}), []string{"spec.importV4[0].matchOperator"}},
+		{"filter: cidr alone", filterKey, filter(model.BGPFilterRule{Action: "Accept", CIDR: prefix("10.0.0.0/8")}), []string{"spec.importV4[0]"}},
+		{"filter: operator alone", filterKey, filter(model.BGPFilterRule{Action: "Accept", Operator: "In"}), []string{"spec.importV4[0]"}},
+		{"filter: other family", filterKey, filter(model.BGPFilterRule{Action: "Accept", CIDR: prefix("fd00::/8"), Operator: "In"}), []string{"spec.importV4[0].cidr"}},
+		{"filter: lengths without cidr", filterKey, filter(model.BGPFilterRule{Action: "Accept", MinLength: new(1)}), []string{"spec.importV4[0].prefixLength"}},
+		{"filter: length out of range", filterKey, filter(model.BGPFilterRule{Action: "Accept", CIDR: prefix("10.0.0.0/8"), Operator: "In", MaxLength: new(33)}), []string{"spec.importV4[0].prefixLength.max"}},
+		{"filter: lengths crossed", filterKey, filter(model.BGPFilterRule{Action: "Accept", CIDR: prefix("10.0.0.0/8"), Operator: "In", MinLength: new(9), MaxLength: new(8)}), []string{"spec.importV4[0].prefixLength"}},
+		{"filter: source and interface", filterKey, filter(model.BGPFilterRule{Action: "Reject", Source: "All", Interface: "a b"}), []string{"spec.importV4[0].source", "spec.importV4[0].interface"}},
+		{"peer: filter's name", peerKey, &model.BGPPeer{IP: addr("10.0.0.1"), ASNumber: 1, Filters: []string{"a b"}}, []string{"spec.filters[0]"}},
 
 		{"peer: fine", peerKey, &model.BGPPeer{IP: addr("10.0.0.1"), ASNumber: 1}, nil},
 		{"peer: other key", peerKey, &model.BGPPeer{IP: addr("10.0.0.2"), ASNumber: 1}, []string{"metadata.peerIP"}},

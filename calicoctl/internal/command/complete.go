@@ -23,7 +23,9 @@ func (env *Env) completeResources(ids *identifiers) completion {
 		if len(args) == 0 {
 			var kinds []string
 			for _, k := range env.registry.Kinds() {
-				kinds = append(kinds, k.Name)
+				if !slices.ContainsFunc(kinds, func(name string) bool { return strings.EqualFold(name, k.Name) }) {
+					kinds = append(kinds, k.Name)
+				}
 			}
 			return startingWith(kinds, typed), cobra.ShellCompDirectiveNoFileComp
 		}
@@ -34,18 +36,21 @@ func (env *Env) completeResources(ids *identifiers) completion {
 // liveNames is the names of the existing resources of a kind; none when the datastore
 // does not answer at once.
 func (env *Env) liveNames(cmd *cobra.Command, ids *identifiers, args []string) []string {
-	kind, ok := env.registry.ByAlias(args[0])
-	if !ok {
+	kind, err := env.kindNamed(args[0])
+	if err != nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(context.Background()), completeTimeout)
 	defer cancel()
 	cmd.SetContext(ctx)
 	var names []string
-	err := env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
+	err = env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
 		entries, _, err := s.List(ctx, kind.Model, func(k model.Key) bool { return ids.matches(k) })
 		for _, e := range entries {
-			if n := nameOf(e.Key); !slices.Contains(args[1:], n) {
+			if !kind.OwnedBy(e.Key) {
+				continue
+			}
+			if n := shownName(kind, e.Key, e.Value); !slices.Contains(args[1:], n) {
 				names = append(names, n)
 			}
 		}

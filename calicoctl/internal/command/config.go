@@ -35,10 +35,32 @@ func newConfig(env *Env) *cobra.Command {
 
 // setting is what the three commands have in common: which setting is meant.
 type setting struct {
+	outputFlag
+
 	node, raw string
 }
 
+// settingResult is a setting in JSON. Value is nil when it was unset.
+type settingResult struct {
+	Name      string  `json:"name"`
+	Node      string  `json:"node,omitempty"`
+	Component string  `json:"component,omitempty"`
+	Value     *string `json:"value"`
+}
+
+// report says what a setting is, or was made, in JSON if that is asked for.
+func (env *Env) reportSetting(st setting, known *resource.Setting, name string, value *string) error {
+	if !st.json() {
+		return nil
+	}
+	if known != nil {
+		name = known.Name
+	}
+	return writeJSON(env.Stdout, settingResult{Name: name, Node: st.node, Component: st.raw, Value: value})
+}
+
 func (st *setting) flags(cmd *cobra.Command) {
+	st.flag(cmd)
 	cmd.Flags().StringVarP(&st.node, "node", "n", "", "the `node` whose own value is meant")
 	cmd.Flags().StringVar(&st.raw, "raw", "", "NAME and VALUE are those of `component` (bgp or felix), and are taken as they are")
 	mustComplete(cmd, "raw", []string{string(resource.BGP), string(resource.Felix)})
@@ -46,6 +68,9 @@ func (st *setting) flags(cmd *cobra.Command) {
 
 // find finds the setting by name; it is nil for a raw one.
 func (st *setting) find(name string) (*resource.Setting, error) {
+	if err := st.check(); err != nil {
+		return nil, err
+	}
 	if st.raw != "" {
 		if c := resource.Component(st.raw); c != resource.BGP && c != resource.Felix {
 			return nil, usagef("unknown component %q: --raw is bgp or felix", st.raw)
@@ -103,7 +128,10 @@ func newConfigSet(env *Env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return executing(env.set(cmd, st, known, args[0], args[1]))
+			if err := env.set(cmd, st, known, args[0], args[1]); err != nil {
+				return executing(err)
+			}
+			return env.reportSetting(st, known, args[0], &args[1])
 		},
 	}
 	st.flags(cmd)
@@ -145,10 +173,14 @@ func newConfigGet(env *Env) *cobra.Command {
 			}
 			return executing(env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
 				value, err := readSetting(ctx, s, st, known, args[0])
-				if err == nil {
-					fmt.Fprintln(env.Stdout, value)
+				switch {
+				case err != nil:
+					return err
+				case st.json():
+					return env.reportSetting(st, known, args[0], &value)
 				}
-				return err
+				fmt.Fprintln(env.Stdout, value)
+				return nil
 			}))
 		},
 	}
@@ -189,10 +221,16 @@ func newConfigUnset(env *Env) *cobra.Command {
 				return err
 			}
 			return executing(env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
+				var err error
 				if known == nil {
-					return s.UnsetRaw(ctx, resource.Component(st.raw), st.node, args[0])
+					err = s.UnsetRaw(ctx, resource.Component(st.raw), st.node, args[0])
+				} else {
+					err = s.Unset(ctx, *known, st.node)
 				}
-				return s.Unset(ctx, *known, st.node)
+				if err != nil {
+					return err
+				}
+				return env.reportSetting(st, known, args[0], nil)
 			}))
 		},
 	}

@@ -20,16 +20,23 @@ func (env *Env) Config() (clientconfig.Config, error) {
 
 // withStore connects to the datastore, makes sure that it answers, and calls f.
 func (env *Env) withStore(cmd *cobra.Command, f func(context.Context, *resource.Store) error) error {
+	return env.inStore(cmd.Context(), f)
+}
+
+// inStore is withStore for what has a context of its own.
+func (env *Env) inStore(ctx context.Context, f func(context.Context, *resource.Store) error) error {
 	cfg, err := env.Config()
 	if err != nil {
 		return err
 	}
-	client, err := Connect(cmd.Context(), cfg)
+	client, err := Connect(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer client.Close() //nolint:errcheck // there is nothing left to lose
-	return f(cmd.Context(), resource.New(client))
+	s := resource.New(client)
+	s.OnWarning(func(msg string) { fmt.Fprintf(env.Stderr, "Warning: %s\n", msg) })
+	return f(ctx, s)
 }
 
 // Connect opens the datastore of a configuration and makes sure that it answers.

@@ -20,7 +20,8 @@ deleted, unless --skip-not-exists is given.
 
 Deleting a pool disables it and gives back the nodes' claims on its blocks; addresses
 in use stay in use. Deleting a node also deletes its workload endpoints, releases
-their addresses and gives back its blocks.
+their addresses, gives back its blocks, and deletes its host endpoints, the BGP peers
+and settings of its own.
 
 Valid resource types are bgpPeer, hostEndpoint, ipPool, node, policy, profile and
 workloadEndpoint. Their names are case insensitive and may be plural. A pool is named by
@@ -38,7 +39,9 @@ its network, a BGP peer by its IP address.`,
 		ValidArgsFunction: env.completeResources(&d.ids),
 	}
 	d.files.flags(cmd, "delete")
+	d.how.flags(cmd)
 	d.ids.flags(cmd)
+	env.dialectFlag(cmd)
 	cmd.Flags().BoolVarP(&d.skipMissing, "skip-not-exists", "s", false, "skip over resources that do not exist, and count them as done")
 	return cmd
 }
@@ -47,16 +50,25 @@ type deletion struct {
 	env         *Env
 	files       inputs
 	ids         identifiers
+	how         changing
 	skipMissing bool
 }
 
 func (d *deletion) run(cmd *cobra.Command, args []string) error {
+	if err := d.how.check(); err != nil {
+		return err
+	}
 	objects, err := d.objects(args)
 	if err != nil {
 		return err
 	}
-	return d.env.execute(cmd, verb{"delete", "deleted"}, objects, func(ctx context.Context, s *resource.Store) ([]resource.Outcome, error) {
-		return s.Delete(ctx, objects, d.skipMissing)
+	return d.env.execute(cmd, verb{"delete", "deleted"}, d.how, objects, change{
+		plan: func(ctx context.Context, s *resource.Store) ([]resource.Change, error) {
+			return s.PlanDelete(ctx, objects, d.skipMissing)
+		},
+		do: func(ctx context.Context, s *resource.Store) ([]resource.Outcome, error) {
+			return s.Delete(ctx, objects, d.skipMissing)
+		},
 	})
 }
 
@@ -82,7 +94,7 @@ func (d *deletion) objects(args []string) ([]manifest.Object, error) {
 	}
 	var objects []manifest.Object
 	for _, arg := range args[1:] {
-		n, err := parseName(kind.Model, arg)
+		n, err := parseNameOf(kind, arg)
 		if err != nil {
 			return nil, err
 		}

@@ -31,6 +31,10 @@ Valid resource types are bgpPeer, hostEndpoint, ipPool, node, policy, profile an
 workloadEndpoint. Their names are case insensitive and may be plural. A pool is named by
 its network, a BGP peer by its IP address.
 
+The kinds of projectcalico.org/v3 are known too. What both versions have is shown as v1
+unless --api-version, CALICOCTL_API_VERSION or spec.apiVersion in the configuration file
+asks for projectcalico.org/v3, which names every resource by its name.
+
 Output formats:
   ps                     a table with the columns that identify resources
   wide                   a table with more columns
@@ -47,6 +51,12 @@ Output formats:
   # List the workload endpoints of a node.
   calicoctl get workloadEndpoint --node=node01
 
+  # Show the policies, and then every change of them.
+  calicoctl get policy --watch
+
+  # Show the pools as projectcalico.org/v3 has them.
+  calicoctl get ippools --api-version=projectcalico.org/v3 -o yaml
+
   # Print only the names.
   calicoctl get nodes -o go-template='{{range .}}{{range .Items}}{{.Metadata.Name}} {{end}}{{end}}'`,
 		RunE:              q.run,
@@ -55,9 +65,12 @@ Output formats:
 	}
 	q.files.flags(cmd, "get")
 	q.ids.flags(cmd)
+	q.ids.flagAll(cmd)
+	env.dialectFlag(cmd)
 	cmd.Flags().StringVarP(&q.output, "output", "o", "ps",
 		"output `format`: yaml, json, ps, wide, custom-columns=..., go-template=..., go-template-file=...")
 	mustComplete(cmd, "output", printer.Formats())
+	cmd.Flags().BoolVarP(&q.watch, "watch", "w", false, "go on with every change, until interrupted: a row, a line of JSON or a YAML item each")
 	return cmd
 }
 
@@ -66,6 +79,7 @@ type query struct {
 	files  inputs
 	ids    identifiers
 	output string
+	watch  bool
 }
 
 // found is one resource with the kind that prints it.
@@ -78,6 +92,9 @@ func (q *query) run(cmd *cobra.Command, args []string) error {
 	out, err := printer.Parse(q.output)
 	if err != nil {
 		return usagef("%s", err)
+	}
+	if q.watch {
+		return q.watchChanges(cmd, args)
 	}
 	fetch, err := q.plan(args, out)
 	if err != nil {
@@ -115,6 +132,9 @@ func (q *query) plan(args []string, out printer.Printer) (fetch, error) {
 		return nil, usagef("--filename names what to get, so no kind, name or identifier may be given")
 	case len(q.files.names) > 0:
 		objects, err := q.env.readObjects(q.files, true)
+		if err == nil {
+			err = q.env.preferDialect()
+		}
 		return q.byKey(objects), err
 	case len(args) == 0:
 		return nil, usagef("name what to get by KIND, or by --filename")
@@ -131,9 +151,12 @@ func (q *query) plan(args []string, out printer.Printer) (fetch, error) {
 	}
 	names := make([]name, len(args)-1)
 	for i, arg := range args[1:] {
-		if names[i], err = parseName(kind.Model, arg); err != nil {
+		if names[i], err = parseNameOf(kind, arg); err != nil {
 			return nil, err
 		}
+	}
+	if kind.NameOf != nil {
+		return q.byDialectName(kind, names), nil
 	}
 	return q.byName(kind, names), nil
 }
@@ -141,15 +164,7 @@ func (q *query) plan(args []string, out printer.Printer) (fetch, error) {
 func (q *query) byKey(objects []manifest.Object) fetch {
 	return func(ctx context.Context, s *resource.Store) ([]found, error) {
 		entries, err := s.Get(ctx, objects)
-		kinds := map[model.Key]*dialect.Kind{}
-		for _, o := range objects {
-			kinds[o.Key] = o.Kind
-		}
-		out := make([]found, len(entries))
-		for i, e := range entries {
-			out[i] = found{kinds[e.Key], e}
-		}
-		return out, err
+		return q.env.printers(objects, entries), err
 	}
 }
 
@@ -218,20 +233,26 @@ func (q *query) print(ctx context.Context, s *resource.Store, out printer.Printe
 		if err != nil {
 			return err
 		}
-		groups = append(groups, printer.Group{Kind: kind})
+		groups = append(groups, printer.Group{Kind: q.ids.withNamespace(kind), Single: len(args) == 2})
 	}
 	for _, f := range resources {
 		doc, lost := f.kind.Encode(f.entry.Key, f.entry.Value)
+		if d, ok := doc.(dialect.Revisioned); ok {
+			d.SetRevision(f.entry.Revision)
+		}
 		if len(lost) > 0 && printer.ShowsAll(out) {
 			fmt.Fprintf(q.env.Stderr, "Warning: apiVersion %s cannot show all of %s; not shown: %s\n",
 				f.kind.APIVersion, f.entry.Key, strings.Join(lost, ", "))
 		}
-		i := slices.IndexFunc(groups, func(g printer.Group) bool { return g.Kind == f.kind })
+		i := slices.IndexFunc(groups, func(g printer.Group) bool {
+			return g.Kind.APIVersion == f.kind.APIVersion && g.Kind.Name == f.kind.Name
+		})
 		if i < 0 {
 			i = len(groups)
 			groups = append(groups, printer.Group{Kind: f.kind})
 		}
 		groups[i].Docs = append(groups[i].Docs, doc)
+		groups[i].Revision = max(groups[i].Revision, f.entry.Revision)
 	}
 	cluster, err := cluster(ctx, s, groups)
 	if err != nil {

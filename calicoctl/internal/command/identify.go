@@ -16,6 +16,8 @@ import (
 // identifiers are what, besides its name, tells a resource from others of its kind.
 type identifiers struct {
 	node, orchestrator, workload, scope string
+
+	namespaces
 }
 
 func (id *identifiers) flags(cmd *cobra.Command) {
@@ -24,6 +26,7 @@ func (id *identifiers) flags(cmd *cobra.Command) {
 	f.StringVar(&id.orchestrator, "orchestrator", "", "the `orchestrator` of a workloadEndpoint")
 	f.StringVar(&id.workload, "workload", "", "the `workload` of a workloadEndpoint")
 	f.StringVar(&id.scope, "scope", "", "the `scope` of a bgpPeer: global or node")
+	id.namespaces.flags(cmd)
 }
 
 // used lists the flags that were given.
@@ -59,6 +62,9 @@ func (id *identifiers) check(kind *dialect.Kind) error {
 			return usagef("--%s does not identify resources of kind %s", f, kind.Name)
 		}
 	}
+	if err := id.namespaces.check(kind); err != nil {
+		return err
+	}
 	scopes := []string{"global", "node"}
 	if id.scope != "" && !slices.Contains(scopes, id.scope) {
 		return usagef("Unrecognized scope '%s', must be one of: global, node", id.scope)
@@ -71,6 +77,9 @@ func (id *identifiers) check(kind *dialect.Kind) error {
 
 // kindNamed finds the kind that a user means.
 func (env *Env) kindNamed(name string) (*dialect.Kind, error) {
+	if err := env.preferDialect(); err != nil {
+		return nil, err
+	}
 	k, ok := env.registry.ByAlias(name)
 	if !ok {
 		return nil, usagef("Resource type '%s' is not supported%s", name, tree.DidYouMean(name, env.registry.Aliases()))
@@ -104,6 +113,9 @@ func parseName(kind model.Kind, text string) (name, error) {
 
 // key is the key of one resource, for which all identifiers are needed.
 func (id *identifiers) key(kind *dialect.Kind, n name) (model.Key, error) {
+	if kind.NameOf != nil {
+		return id.nameKey(kind, n.text), nil
+	}
 	for _, f := range []struct{ name, value string }{
 		{"node", id.node}, {"orchestrator", id.orchestrator}, {"workload", id.workload},
 	} {

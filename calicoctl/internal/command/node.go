@@ -29,12 +29,13 @@ func NewNode(env *Env) *cobra.Command {
 		RunE:  group,
 		Args:  cobra.ArbitraryArgs,
 	}
-	cmd.AddCommand(newNodeRun(env), newNodeStatus(env), newNodeStartup(env))
+	cmd.AddCommand(newNodeRun(env), newNodeStatus(env), newNodeCheckSystem(env), newNodeDiags(env), newNodeStartup(env))
 	return cmd
 }
 
 func newNodeRun(env *Env) *cobra.Command {
 	var o launch.Options
+	var out outputFlag
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Start the container calico-node on this host",
@@ -46,9 +47,18 @@ func newNodeRun(env *Env) *cobra.Command {
   # Only show the docker command.
   calicoctl node run --dryrun`,
 		Args: atMost(0),
-		RunE: func(cmd *cobra.Command, _ []string) error { return executing(env.runNode(cmd, o)) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			if out.json() && !o.DryRun {
+				return usagef("--output=json is for --dryrun, which shows the command")
+			}
+			return executing(env.runNode(cmd, o, out))
+		},
 	}
 	f := cmd.Flags()
+	out.flag(cmd)
 	f.StringVar(&o.Name, "name", "", "`name` of this node (default: NODENAME, then the host's name)")
 	f.StringVar(&o.IP, "ip", "", "IPv4 `address` of this node, with or without its subnet, or autodetect")
 	f.StringVar(&o.IP6, "ip6", "", "IPv6 `address` of this node, with or without its subnet, or autodetect")
@@ -68,7 +78,7 @@ func newNodeRun(env *Env) *cobra.Command {
 	return cmd
 }
 
-func (env *Env) runNode(cmd *cobra.Command, o launch.Options) error {
+func (env *Env) runNode(cmd *cobra.Command, o launch.Options, out outputFlag) error {
 	if err := o.Validate(); err != nil {
 		return err
 	}
@@ -87,6 +97,12 @@ func (env *Env) runNode(cmd *cobra.Command, o launch.Options) error {
 	o.Probe(cmd.Context())
 	command := launch.Command(o, etcd)
 	if o.DryRun {
+		if out.json() {
+			return writeJSON(env.Stdout, struct {
+				Start []string `json:"start"`
+				Stop  []string `json:"stop"`
+			}{command, []string{"docker", "stop", launch.ContainerName}})
+		}
 		env.showCommand(o, command)
 		return nil
 	}
@@ -118,15 +134,25 @@ func (env *Env) showCommand(o launch.Options, command []string) {
 
 func newNodeStatus(env *Env) *cobra.Command {
 	var output, runDir string
+	all := false
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show whether the services of this host run, and its BGP sessions",
-		Long: "Show whether the services of this host run, and its BGP sessions. Ends with 1 when a\n" +
-			"service does not run or is degraded.",
+		Long: "Show whether the services of this host run, and its BGP sessions. With --all, show how all\n" +
+			"nodes are, by what their services keep in the datastore while they live. Ends with 1\n" +
+			"when a service does not run or is degraded.",
+		Example: `  # Show this host.
+  calicoctl node status
+
+  # Show all nodes.
+  calicoctl node status --all`,
 		Args: atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if output != "" && output != "json" {
 				return usagef("unknown output format %q: expected json", output)
+			}
+			if all {
+				return env.statusOfAll(cmd, output == "json")
 			}
 			s, err := status.Read(cmd.Context(), runDir)
 			if err != nil {
@@ -145,6 +171,7 @@ func newNodeStatus(env *Env) *cobra.Command {
 	}
 	cmd.Flags().StringVarP(&output, "output", "o", "", "output `format`: json")
 	cmd.Flags().StringVar(&runDir, "run-dir", runDirectory, "`directory` of the services' sockets")
+	cmd.Flags().BoolVar(&all, "all", false, "show all nodes, as the datastore knows them")
 	return cmd
 }
 

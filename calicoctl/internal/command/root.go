@@ -44,7 +44,7 @@ func NewRoot(env *Env, more ...Builder) *cobra.Command {
 		"`file` with connection configuration in YAML or JSON (default "+clientconfig.DefaultPath+")")
 	builders := slices.Concat([]Builder{
 		newCreate, newApply, newReplace, newDelete, newGet, newConfig, newIPAM, newVersion,
-	}, more)
+	}, verbs(), more)
 	for _, build := range builders {
 		root.AddCommand(build(env))
 	}

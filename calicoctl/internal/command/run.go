@@ -27,6 +27,8 @@ type Env struct {
 
 	registry   *manifest.Registry
 	configPath string
+	// apiVersion is the dialect that a command line asks for.
+	apiVersion string
 }
 
 // OSEnv is the world of the process.

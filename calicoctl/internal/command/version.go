@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -11,6 +12,7 @@ import (
 )
 
 func newVersion(env *Env) *cobra.Command {
+	var out outputFlag
 	clientOnly := false
 	cmd := &cobra.Command{
 		Use:   "version",
@@ -19,6 +21,12 @@ func newVersion(env *Env) *cobra.Command {
   calicoctl version --client`,
 		Args: atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			if out.json() {
+				return env.versionJSON(cmd, clientOnly)
+			}
 			fmt.Fprintf(env.Stdout, "Client Version:    %s\n", version.Version)
 			fmt.Fprintf(env.Stdout, "Build date:        %s\n", version.BuildDate)
 			fmt.Fprintf(env.Stdout, "Git commit:        %s\n", version.Commit)
@@ -33,7 +41,40 @@ func newVersion(env *Env) *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&clientOnly, "client", false, "show only the version of this program")
+	out.flag(cmd)
 	return cmd
+}
+
+// versions is the answer in JSON; what the cluster does not tell is left out.
+type versions struct {
+	ClientVersion  string `json:"clientVersion"`
+	BuildDate      string `json:"buildDate"`
+	GitCommit      string `json:"gitCommit"`
+	ClusterVersion string `json:"clusterVersion,omitempty"`
+	ClusterType    string `json:"clusterType,omitempty"`
+}
+
+func (env *Env) versionJSON(cmd *cobra.Command, clientOnly bool) error {
+	v := versions{ClientVersion: version.Version, BuildDate: version.BuildDate, GitCommit: version.Commit}
+	var err error
+	if !clientOnly {
+		err = env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
+			for name, field := range map[string]*string{"CalicoVersion": &v.ClusterVersion, "ClusterType": &v.ClusterType} {
+				value, err := s.Raw(ctx, resource.Felix, "", name)
+				if err != nil {
+					return err
+				}
+				if value != nil {
+					*field = *value
+				}
+			}
+			return nil
+		})
+	}
+	if err != nil {
+		err = fmt.Errorf("Unable to retrieve Cluster Version or Type: %w", err) //nolint:staticcheck // ST1005: the original's message
+	}
+	return errors.Join(err, writeJSON(env.Stdout, v))
 }
 
 func (env *Env) clusterVersion(ctx context.Context, s *resource.Store) error {

@@ -2,6 +2,7 @@ package command
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 
@@ -22,14 +23,23 @@ are checked before the first is written; if anything is wrong, every fault is na
 its file, line and column, and nothing is written.
 
 Valid resource types are bgpPeer, hostEndpoint, ipPool, node, policy, profile and
-workloadEndpoint.`
+workloadEndpoint of apiVersion v1, and the kinds of projectcalico.org/v3.`
 
 // newWriter makes one of the commands that store the resources of files.
 func newWriter(env *Env, v verb, cmd *cobra.Command, mode func() resource.Mode) *cobra.Command {
 	var files inputs
+	var how changing
+	atomic := false
 	cmd.Args = atMost(0)
 	files.flags(cmd, v.present)
+	how.flags(cmd)
+	if v == applyVerb {
+		cmd.Flags().BoolVar(&atomic, "atomic", false, "write everything in one transaction, or nothing; what is too much for one is refused")
+	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := how.check(); err != nil {
+			return err
+		}
 		if len(files.names) == 0 {
 			return usagef("--filename is missing: it names the file to %s, - is standard input", v.present)
 		}
@@ -37,34 +47,79 @@ func newWriter(env *Env, v verb, cmd *cobra.Command, mode func() resource.Mode) 
 		if err != nil {
 			return err
 		}
-		return env.execute(cmd, v, objects, func(ctx context.Context, s *resource.Store) ([]resource.Outcome, error) {
-			return s.Write(ctx, mode(), objects)
+		return env.execute(cmd, v, how, objects, change{
+			plan: func(ctx context.Context, s *resource.Store) ([]resource.Change, error) {
+				return s.Plan(ctx, mode(), objects)
+			},
+			do: func(ctx context.Context, s *resource.Store) ([]resource.Outcome, error) {
+				if atomic {
+					return s.WriteAtomically(ctx, mode(), objects)
+				}
+				return s.Write(ctx, mode(), objects)
+			},
 		})
 	}
 	return cmd
 }
 
+// change is how a command changes resources, and how it finds out what it would do.
+type change struct {
+	plan func(context.Context, *resource.Store) ([]resource.Change, error)
+	do   func(context.Context, *resource.Store) ([]resource.Outcome, error)
+}
+
 // execute changes resources and reports what became of them.
-func (env *Env) execute(cmd *cobra.Command, v verb, objects []manifest.Object,
-	change func(context.Context, *resource.Store) ([]resource.Outcome, error),
-) error {
+func (env *Env) execute(cmd *cobra.Command, v verb, how changing, objects []manifest.Object, c change) error {
+	if how.dryRun == dryRunClient {
+		done := make([]resource.Outcome, len(objects))
+		for i, o := range objects {
+			done[i] = resource.Outcome{Object: o, Did: valid}
+		}
+		return env.reportChange(v, how, objects, done, nil)
+	}
 	return env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
-		done, err := change(ctx, s)
-		out := bufio.NewWriter(env.Stdout)
-		if v == applyVerb {
-			for _, o := range done {
-				fmt.Fprintf(out, "%s %s\n", o.Key, o.Did)
-			}
+		if !how.dry() {
+			done, err := c.do(ctx, s)
+			return env.reportChange(v, how, objects, done, err)
 		}
-		if err == nil {
-			fmt.Fprintf(out, "Successfully %s %d %sresource(s)\n", v.past, len(done), kindNote(objects))
+		planned, err := c.plan(ctx, s)
+		done := make([]resource.Outcome, len(planned))
+		for i, p := range planned {
+			done[i] = p.Outcome
 		}
-		flushed := out.Flush()
-		if err != nil {
-			return env.failure(v, objects, len(done), err)
-		}
-		return flushed
+		return env.reportChange(v, how, objects, done, err)
 	})
+}
+
+// reportChange says what became of each object, and how far it got if not all were done.
+func (env *Env) reportChange(v verb, how changing, objects []manifest.Object, done []resource.Outcome, err error) error {
+	failed := err
+	if err != nil {
+		failed = env.failure(v, objects, len(done), err)
+	}
+	if how.json() {
+		result := changeResult{Action: v.present, Resources: []objectResult{}, Total: len(objects)}
+		if how.dry() {
+			result.DryRun = how.dryRun
+		}
+		for _, o := range done {
+			result.Resources = append(result.Resources, objectResult{objectNameOf(o.Object), o.Did})
+		}
+		if err != nil {
+			result.Error = err.Error()
+		}
+		return cmp.Or(failed, writeJSON(env.Stdout, result))
+	}
+	out := bufio.NewWriter(env.Stdout)
+	if v == applyVerb || how.dry() {
+		for _, o := range done {
+			fmt.Fprintf(out, "%s %s\n", o.Shown(), o.Did)
+		}
+	}
+	if err == nil {
+		fmt.Fprintf(out, "Successfully %s %d %sresource(s)%s\n", v.past, len(done), kindNote(objects), how.note())
+	}
+	return cmp.Or(failed, out.Flush())
 }
 
 // failure tells how far a change of several resources got.

@@ -17,10 +17,15 @@ func WriteJSON(w io.Writer, docs []any) error {
 	if docs == nil {
 		docs = []any{}
 	}
+	return WriteJSONDocument(w, docs)
+}
+
+// WriteJSONDocument writes one document as JSON.
+func WriteJSONDocument(w io.Writer, doc any) error {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
-	return enc.Encode(docs)
+	return enc.Encode(doc)
 }
 
 // yamlChunk is how many documents are made YAML of at a time: a list that is written
@@ -52,6 +57,20 @@ func WriteYAML(w io.Writer, docs []any) error {
 		}
 	}
 	return nil
+}
+
+// WriteYAMLDocument writes one document as YAML, in the manner of [WriteYAML].
+func WriteYAMLDocument(w io.Writer, doc any) error {
+	n, err := toYAML(doc)
+	if err != nil {
+		return fmt.Errorf("write YAML: %w", err)
+	}
+	text, err := yaml.Dump(n, yaml.WithIndent(2), yaml.WithCompactSeqIndent(true), yaml.WithLineWidth(-1))
+	if err != nil {
+		return fmt.Errorf("write YAML: %w", err)
+	}
+	_, err = w.Write(text)
+	return err
 }
 
 // toYAML goes by way of JSON, so that a document has one set of names and one idea of

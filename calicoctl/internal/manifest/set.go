@@ -3,6 +3,7 @@ package manifest
 import (
 	"strings"
 
+	"calico.internal/calicoctl/internal/manifest/dialect"
 	"calico.internal/calicoctl/internal/manifest/tree"
 	"calico.internal/libcalico/model"
 )
@@ -75,10 +76,19 @@ func isList(n *tree.Node) bool {
 func (s *Set) object(r *tree.Report, file string) {
 	o := Object{File: file, Pos: r.Root().Pos}
 	if s.typed(r, &o) {
-		if s.identify {
+		switch {
+		case s.identify && o.Kind.NameOf != nil:
+			namespace, name := o.Kind.IdentifyName(r)
+			o.Key = dialect.NameKey{Of: o.Kind, Namespace: namespace, Name: name}
+		case s.identify:
 			o.Key = o.Kind.Identify(r)
-		} else {
+		case o.Kind.ReadOnly != "":
+			r.Add("kind", "%s", o.Kind.ReadOnly)
+		default:
 			o.Key, o.Value = o.Kind.Decode(r)
+			if o.Kind.Revision != nil {
+				o.Revision = o.Kind.Revision(r)
+			}
 		}
 		s.once(r, o)
 	}
@@ -86,6 +96,7 @@ func (s *Set) object(r *tree.Report, file string) {
 		s.Faults = append(s.Faults, faults...)
 		return
 	}
+	o.IfNew = r.IfNew()
 	s.Objects = append(s.Objects, o)
 }
 
@@ -93,7 +104,7 @@ func (s *Set) object(r *tree.Report, file string) {
 func (s *Set) typed(r *tree.Report, o *Object) bool {
 	version, kind := r.Root().TextOf("apiVersion"), r.Root().TextOf("kind")
 	if version == "" {
-		r.Add("apiVersion", "missing; expected v1")
+		r.Add("apiVersion", "missing; expected v1 or projectcalico.org/v3")
 	}
 	if kind == "" {
 		r.Add("kind", "missing")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"calico.internal/calicoctl/internal/manifest"
@@ -17,6 +18,11 @@ import (
 type Group struct {
 	Kind *dialect.Kind
 	Docs []any
+	// Revision is the newest of the documents' resources.
+	Revision int64
+	// Single is set when one resource was asked for by its name, which dialects with
+	// lists of their own print without a list.
+	Single bool
 }
 
 // Printer writes groups of documents.
@@ -37,9 +43,9 @@ func Parse(output string) (Printer, error) {
 	name, arg, hasArg := strings.Cut(output, "=")
 	switch {
 	case output == "yaml":
-		return documents(manifest.WriteYAML), nil
+		return documents{manifest.WriteYAML, manifest.WriteYAMLDocument}, nil
 	case output == "json":
-		return documents(manifest.WriteJSON), nil
+		return documents{manifest.WriteJSON, manifest.WriteJSONDocument}, nil
 	case output == "ps" || output == "":
 		return table{columns: func(k *dialect.Kind) []string { return k.Short }}, nil
 	case output == "wide":
@@ -79,16 +85,37 @@ func ShowsAll(p Printer) bool {
 }
 
 // documents prints documents as they are.
-type documents func(io.Writer, []any) error
+type documents struct {
+	list func(io.Writer, []any) error
+	one  func(io.Writer, any) error
+}
 
 // Check accepts every kind.
 func (documents) Check(*dialect.Kind) error { return nil }
 
-// Print writes the documents of all groups as one list.
+// Print writes the documents of all groups as one list: a plain one, or the list of
+// their dialect if they are all of one that has its own.
 func (d documents) Print(w io.Writer, groups []Group, _ dialect.Cluster) error {
 	var all []any
-	for _, g := range groups {
-		all = append(all, g.Docs...)
+	var revision int64
+	plain := len(groups) == 0
+	for i, g := range groups {
+		all, revision = append(all, groups[i].sorted()...), max(revision, g.Revision)
+		plain = plain || g.Kind.Wrap == nil
 	}
-	return d(w, all)
+	switch {
+	case plain:
+		return d.list(w, all)
+	case len(groups) == 1 && groups[0].Single && len(all) == 1:
+		return d.one(w, all[0])
+	}
+	return d.one(w, groups[0].Kind.Wrap(all, len(groups) == 1, revision))
+}
+
+// sorted is the documents in the order of their kind.
+func (g *Group) sorted() []any {
+	if g.Kind.Compare != nil {
+		slices.SortStableFunc(g.Docs, g.Kind.Compare)
+	}
+	return g.Docs
 }

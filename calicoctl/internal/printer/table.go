@@ -32,7 +32,7 @@ func (t table) Print(w io.Writer, groups []Group, c dialect.Cluster) error {
 		for _, col := range columns {
 			rows[0] = append(rows[0], col.Heading)
 		}
-		for _, d := range g.Docs {
+		for _, d := range g.sorted() {
 			var row []string
 			for _, col := range columns {
 				row = append(row, col.Show(d, c))

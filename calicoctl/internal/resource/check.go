@@ -8,8 +8,9 @@ import (
 	"calico.internal/libcalico/model"
 )
 
-// check finds what is wrong among resources rather than in one: pools that overlap
-// and nodes that have the same address.
+// check finds what is wrong among resources rather than in one: pools that overlap,
+// nodes that have the same address, names that another resource has, and tiers that are
+// not there.
 func (s *Store) check(ctx context.Context, steps []step) []error {
 	var faults []error
 	for kind, conflict := range map[model.Kind]func(a, b model.Resource) string{
@@ -17,14 +18,15 @@ func (s *Store) check(ctx context.Context, steps []step) []error {
 	} {
 		faults = append(faults, s.checkKind(ctx, kind, conflict, steps)...)
 	}
-	return faults
+	faults = append(faults, s.checkNames(ctx, steps)...)
+	return append(faults, s.checkTiers(ctx, steps)...)
 }
 
 func (s *Store) checkKind(ctx context.Context, kind model.Kind, conflict func(a, b model.Resource) string, steps []step) []error {
 	all := map[model.Key]model.Resource{}
 	var changed []model.Key
 	for _, st := range steps {
-		if st.object.Key.Kind() == kind && st.write != nil {
+		if st.object.Key.Kind() == kind && len(st.writes) > 0 {
 			all[st.object.Key] = st.object.Value
 			changed = append(changed, st.object.Key)
 		}

@@ -77,8 +77,7 @@ func (s *Store) put(ctx context.Context, settings ...raw) error {
 		}
 		writes = append(writes, w)
 	}
-	_, err := s.etcd.Commit(ctx, writes...)
-	return err
+	return s.write(ctx, writes...)
 }
 
 // Setting is one of the settings that "calicoctl config" knows by name.

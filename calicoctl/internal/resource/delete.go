@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"calico.internal/calicoctl/internal/manifest"
 	"calico.internal/libcalico/etcdstore"
@@ -16,29 +17,54 @@ import (
 // Delete removes objects. It returns the outcomes of those that were done, also when
 // it fails.
 func (s *Store) Delete(ctx context.Context, objects []manifest.Object, skipMissing bool) ([]Outcome, error) {
-	found, err := s.read(ctx, objects)
+	objects, done, found, err := s.deletable(ctx, objects, skipMissing)
 	if err != nil {
 		return nil, err
 	}
-	var faults []error
-	for _, o := range objects {
-		if _, exists := found[o.Key]; !exists && !skipMissing {
-			faults = append(faults, Missing(o.Key))
-		}
+	if err := s.CheckUnlocked(ctx); err != nil {
+		return nil, err
 	}
-	if len(faults) > 0 {
-		return nil, errors.Join(faults...)
-	}
-	var done []Outcome
-	for len(done) < len(objects) {
-		next := objects[len(done):]
-		outcomes, err := s.deleteNext(ctx, next, found)
-		done = append(done, outcomes...)
+	for len(objects) > 0 {
+		outcomes, err := s.deleteNext(ctx, objects, found)
+		done, objects = append(done, outcomes...), objects[len(outcomes):]
 		if err != nil {
 			return done, err
 		}
 	}
 	return done, nil
+}
+
+// deletable reads what is to be deleted, or says what stands against it. known is what
+// exists or is named by its key, done what is skipped.
+func (s *Store) deletable(ctx context.Context, objects []manifest.Object, skipMissing bool) (
+	known []manifest.Object, done []Outcome, found map[model.Key]stored, err error,
+) {
+	known, unknown, err := s.Resolve(ctx, objects)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if found, err = s.read(ctx, known); err != nil {
+		return nil, nil, nil, err
+	}
+	var faults []error
+	for _, o := range unknown {
+		if !skipMissing {
+			faults = append(faults, Missing(o.Key))
+		}
+		done = append(done, Outcome{o, Skipped})
+	}
+	for _, o := range known {
+		if o.Kind != nil && o.Kind.ReadOnly != "" {
+			faults = append(faults, fmt.Errorf("%s: %s", o.Key, o.Kind.ReadOnly))
+		}
+	}
+	for _, o := range known {
+		if _, exists := found[o.Key]; !exists && !skipMissing {
+			faults = append(faults, Missing(o.Key))
+		}
+	}
+	faults = append(faults, s.stillUsed(ctx, known)...)
+	return known, done, found, errors.Join(faults...)
 }
 
 // deleteNext deletes the first of the objects, and as many after it as fit into the
@@ -49,6 +75,13 @@ func (s *Store) deleteNext(ctx context.Context, objects []manifest.Object, found
 		return s.deleteOne(ctx, objects[0], found, func(e stored) error { return s.emptyPool(ctx, k, e) })
 	case model.NodeKey:
 		return s.deleteOne(ctx, objects[0], found, func(stored) error { return s.emptyNode(ctx, k.Name) })
+	}
+	if o := objects[0]; isSettings(o.Key.Kind()) {
+		e, exists := found[o.Key]
+		if !exists {
+			return []Outcome{{o, Skipped}}, nil
+		}
+		return []Outcome{{o, Deleted}}, s.deleteSettings(ctx, o, e)
 	}
 	var outcomes []Outcome
 	var writes []etcdstore.Write
@@ -68,17 +101,15 @@ func (s *Store) deleteNext(ctx context.Context, objects []manifest.Object, found
 		writes = append(writes, w)
 		outcomes = append(outcomes, Outcome{o, Deleted})
 	}
-	if len(writes) > 0 {
-		if _, err := s.etcd.Commit(ctx, writes...); err != nil {
-			return nil, err
-		}
+	if err := s.write(ctx, writes...); err != nil {
+		return nil, err
 	}
 	return outcomes, nil
 }
 
 // special is true for kinds whose deletion takes more than a delete.
 func special(k model.Key) bool {
-	return k.Kind() == model.KindIPPool || k.Kind() == model.KindNode
+	return k.Kind() == model.KindIPPool || k.Kind() == model.KindNode || isSettings(k.Kind())
 }
 
 func (s *Store) deleteOne(ctx context.Context, o manifest.Object, found map[model.Key]stored, before func(stored) error) ([]Outcome, error) {
@@ -125,7 +156,70 @@ func (s *Store) emptyNode(ctx context.Context, node string) error {
 			return err
 		}
 	}
-	return s.ipam.ReleaseNode(ctx, node)
+	if err := s.ipam.ReleaseNode(ctx, node); err != nil {
+		return err
+	}
+	return s.deleteScoped(ctx, node)
+}
+
+// deleteScoped deletes what exists only for a node: its host endpoints, BGP peers,
+// settings, and what felix reported about it.
+func (s *Store) deleteScoped(ctx context.Context, node string) error {
+	var writes []etcdstore.Write
+	for _, kind := range []model.Kind{
+		model.KindHostEndpoint, model.KindBGPPeer, model.KindFelixConfig, model.KindBGPConfig,
+		model.KindConfiguration, model.KindFelixStatus, model.KindEndpointStatus,
+	} {
+		entries, _, bad, err := s.etcd.List(ctx, kind, func(k model.Key) bool { return scopeOf(k) == node })
+		if err != nil {
+			return err
+		}
+		keys := make([]model.Key, 0, len(entries)+len(bad))
+		for _, e := range entries {
+			keys = append(keys, e.Key)
+		}
+		for _, b := range bad {
+			if b.Key != nil {
+				keys = append(keys, b.Key)
+			}
+		}
+		for _, k := range keys {
+			w, err := etcdstore.DeleteWrite(k, 0)
+			if err != nil {
+				return err
+			}
+			writes = append(writes, w)
+		}
+	}
+	for some := range slices.Chunk(writes, maxOps) {
+		if err := s.write(ctx, some...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// scopeOf is the node that a resource exists for; empty when it is for all.
+func scopeOf(k model.Key) string {
+	switch k := k.(type) {
+	case model.HostEndpointKey:
+		return k.Node
+	case model.BGPPeerKey:
+		return k.Node
+	case model.FelixConfigKey:
+		return k.Node
+	case model.BGPConfigKey:
+		return k.Node
+	case model.ConfigurationKey:
+		if node, ok := strings.CutPrefix(k.Name, "node."); ok {
+			return node
+		}
+	case model.FelixStatusKey:
+		return k.Node
+	case model.EndpointStatusKey:
+		return k.Node
+	}
+	return ""
 }
 
 // deleteEndpoint deletes an endpoint and releases its addresses. Those that carry the

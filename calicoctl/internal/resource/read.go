@@ -40,6 +40,9 @@ func (s *Store) read(ctx context.Context, objects []manifest.Object) (map[model.
 }
 
 func (s *Store) readKind(ctx context.Context, kind model.Kind, keys []model.Key, out map[model.Key]stored) error {
+	if isSettings(kind) {
+		return s.readSettings(ctx, kind, keys, out)
+	}
 	if len(keys) <= fewObjects {
 		for _, k := range keys {
 			if err := s.readOne(ctx, k, out); err != nil {
@@ -79,12 +82,19 @@ func (s *Store) readOne(ctx context.Context, k model.Key, out map[model.Key]stor
 // Get returns the resources of the given keys, in their order, or says which of them
 // do not exist.
 func (s *Store) Get(ctx context.Context, objects []manifest.Object) ([]etcdstore.Entry, error) {
+	objects, unknown, err := s.Resolve(ctx, objects)
+	if err != nil {
+		return nil, err
+	}
 	found, err := s.read(ctx, objects)
 	if err != nil {
 		return nil, err
 	}
 	var out []etcdstore.Entry
 	var faults []error
+	for _, o := range unknown {
+		faults = append(faults, Missing(o.Key))
+	}
 	for _, o := range objects {
 		e, ok := found[o.Key]
 		switch {
@@ -102,6 +112,9 @@ func (s *Store) Get(ctx context.Context, objects []manifest.Object) ([]etcdstore
 // List returns all resources of a kind whose key matches, sorted by key, and the
 // stored values that cannot be read.
 func (s *Store) List(ctx context.Context, kind model.Kind, match func(model.Key) bool) ([]etcdstore.Entry, []store.Quarantined, error) {
+	if isSettings(kind) {
+		return s.listSettings(ctx, kind, match)
+	}
 	entries, _, bad, err := s.etcd.List(ctx, kind, match)
 	return entries, bad, err
 }

@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"time"
 
@@ -51,12 +52,17 @@ const (
 	Apply
 	// Replace is for objects that exist.
 	Replace
+	// overwrite is for objects that exist and are given with all that they have.
+	overwrite
 )
 
 // Store is the datastore as commands use it.
 type Store struct {
 	etcd *etcdstore.Client
 	ipam *ipam.Client
+	// warn takes what is worth saying about a write that is carried out all the same.
+	warn   func(string)
+	warned map[string]bool
 }
 
 // New returns the store behind a client. The client stays the caller's to close.
@@ -83,6 +89,7 @@ func (s *Store) Write(ctx context.Context, mode Mode, objects []manifest.Object)
 		if err != nil {
 			return done, err
 		}
+		s.review(ctx, steps)
 		n, err := s.commit(ctx, steps)
 		for _, st := range steps[:n] {
 			done = append(done, Outcome{st.object, st.did})
@@ -101,9 +108,11 @@ func (s *Store) Write(ctx context.Context, mode Mode, objects []manifest.Object)
 type step struct {
 	object manifest.Object
 	did    Did
-	// write is nil when nothing is to be written.
-	write *etcdstore.Write
-	// ops and size are what the write adds to a transaction.
+	// old is what is stored; nil when that is nothing, or cannot be read.
+	old model.Resource
+	// writes is empty when nothing is to be written.
+	writes []etcdstore.Write
+	// ops and size are what the writes add to a transaction.
 	ops, size int
 }
 
@@ -114,6 +123,10 @@ func (s *Store) plan(ctx context.Context, mode Mode, objects []manifest.Object) 
 	if err != nil {
 		return nil, err
 	}
+	return s.compare(ctx, mode, objects, found)
+}
+
+func (s *Store) compare(ctx context.Context, mode Mode, objects []manifest.Object, found map[model.Key]stored) ([]step, error) {
 	var faults []error
 	steps := make([]step, 0, len(objects))
 	for _, o := range objects {
@@ -133,29 +146,37 @@ func (s *Store) plan(ctx context.Context, mode Mode, objects []manifest.Object) 
 }
 
 func decide(mode Mode, o manifest.Object, old stored, exists bool) (step, error) {
-	st := step{object: o}
+	st := step{object: o, old: old.value}
 	switch {
 	case exists && mode == CreateMissing:
 		st.did = Skipped
 		return st, nil
 	case exists && mode == Create:
-		return st, Exists(o.Key)
-	case !exists && mode == Replace:
-		return st, Missing(o.Key)
+		return st, Exists(o.Shown())
+	case !exists && (mode == Replace || mode == overwrite):
+		return st, Missing(o.Shown())
+	case !exists && len(o.IfNew) > 0:
+		return st, o.IfNew
 	}
-	if old.value != nil {
+	if old.value != nil && mode != overwrite {
+		if err := fixed(o, old.value); err != nil {
+			return st, err
+		}
 		o.Kind.Carry(old.value, o.Value)
 	}
 	if !exists {
 		stamp(o.Value, time.Now())
 	}
-	parts, err := model.Encode(o.Key, o.Value)
-	if err != nil {
-		return st, err
-	}
 	st.did = Created
 	if exists {
 		st.did = Configured
+	}
+	if isSettings(o.Key.Kind()) {
+		return decideSettings(st, o, old, exists)
+	}
+	parts, err := model.Encode(o.Key, o.Value)
+	if err != nil {
+		return st, err
 	}
 	if old.value != nil {
 		before, err := model.Encode(o.Key, old.value)
@@ -164,13 +185,23 @@ func decide(mode Mode, o manifest.Object, old stored, exists bool) (step, error)
 			return st, nil
 		}
 	}
+	if exists && o.Revision != 0 && old.revision != 0 && o.Revision != old.revision {
+		return st, outdated(o, old)
+	}
 	for path, value := range parts {
 		st.size += len(path) + len(value)
 	}
 	st.ops = len(model.Paths(o.Key))
 	w, err := write(o, old, exists)
-	st.write = &w
+	st.writes = []etcdstore.Write{w}
 	return st, err
+}
+
+// outdated is the error about an object whose author saw another revision than is
+// stored.
+func outdated(o manifest.Object, old stored) error {
+	return fmt.Errorf("update conflict: %s has changed since revision %d; it is at %d: get it anew, or leave out resourceVersion",
+		o.Shown(), o.Revision, old.revision)
 }
 
 func write(o manifest.Object, old stored, exists bool) (etcdstore.Write, error) {
@@ -199,10 +230,8 @@ func (s *Store) commit(ctx context.Context, steps []step) (int, error) {
 		if err != nil {
 			return done, err
 		}
-		if len(writes) > 0 {
-			if _, err := s.etcd.Commit(ctx, writes...); err != nil {
-				return done, err
-			}
+		if err := s.write(ctx, writes...); err != nil {
+			return done, err
 		}
 		done += len(batch)
 	}
@@ -227,8 +256,8 @@ func writesOf(steps []step) ([]etcdstore.Write, error) {
 	var writes []etcdstore.Write
 	ipip := false
 	for _, st := range steps {
-		if st.write != nil {
-			writes = append(writes, *st.write)
+		writes = append(writes, st.writes...)
+		if len(st.writes) > 0 {
 			pool, ok := st.object.Value.(*model.IPPool)
 			ipip = ipip || ok && pool.IPIPDevice != ""
 		}

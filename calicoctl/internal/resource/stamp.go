@@ -12,7 +12,7 @@ import (
 // (RFC 9562, version 4) and the time of its creation. The v1 dialect does not show
 // them.
 func stamp(r model.Resource, now time.Time) {
-	meta := metaOf(r)
+	meta := model.MetadataOf(r)
 	if meta == nil || meta.UID != "" {
 		return
 	}
@@ -21,24 +21,4 @@ func stamp(r model.Resource, now time.Time) {
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
 	meta.UID = fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 	meta.CreationTimestamp = now.UTC().Truncate(time.Second)
-}
-
-func metaOf(r model.Resource) *model.Meta {
-	switch r := r.(type) {
-	case *model.BGPPeer:
-		return &r.Meta
-	case *model.HostEndpoint:
-		return &r.Meta
-	case *model.IPPool:
-		return &r.Meta
-	case *model.Node:
-		return &r.Meta
-	case *model.Policy:
-		return &r.Meta
-	case *model.Profile:
-		return &r.Meta
-	case *model.WorkloadEndpoint:
-		return &r.Meta
-	}
-	return nil
 }

@@ -4,6 +4,8 @@
 package dialect
 
 import (
+	"reflect"
+
 	"calico.internal/calicoctl/internal/manifest/tree"
 	"calico.internal/libcalico/model"
 )
@@ -30,6 +32,30 @@ type Kind struct {
 	Carry func(old, next model.Resource)
 	// List puts documents into the list type that templates range over.
 	List func(docs []any) any
+
+	// Document is the type of the documents.
+	Document reflect.Type
+
+	// The following are nil, or empty, in a dialect that does not need them.
+
+	// NameOf is what the dialect calls a resource, where that is not its key; such a
+	// resource is identified by a [NameKey].
+	NameOf func(k model.Key, v model.Resource) (namespace, name string)
+	// IdentifyName reads that name from a document, instead of Identify.
+	IdentifyName func(r *tree.Report) (namespace, name string)
+	// Owns tells which resources of the model's kind are of this kind.
+	Owns func(k model.Key) bool
+	// Namespaced is set for kinds that have a namespace.
+	Namespaced bool
+	// ReadOnly says why resources of the kind cannot be written.
+	ReadOnly string
+	// Revision is the one at which a document's author saw the resource.
+	Revision func(r *tree.Report) int64
+	// Compare orders documents of tables and lists otherwise than by key.
+	Compare func(a, b any) int
+	// Wrap puts documents into the list that yaml and json print; all says that they
+	// are of one kind, and revision is the newest of theirs.
+	Wrap func(docs []any, all bool, revision int64) any
 
 	// Columns are all columns of tables; Short and Wide name those of the formats ps
 	// and wide.

@@ -26,6 +26,12 @@ func BindAt(r *Report, name string, into any) {
 	}
 }
 
+// Refuser is a field that is known and cannot be set, whatever the value.
+type Refuser interface {
+	// Refuse says why.
+	Refuse() string
+}
+
 type binder struct {
 	r *Report
 }
@@ -100,14 +106,21 @@ func (b *binder) object(n *Node, path string, v reflect.Value) {
 			b.r.At(f.Pos, at, "%s", unknown(f.Name, known))
 			continue
 		}
-		b.value(f.Value, at, v.FieldByIndex(known[i].index))
+		if field := v.FieldByIndex(known[i].index); !known[i].refused {
+			b.value(f.Value, at, field)
+		} else if f.Value.Kind != Null {
+			reason, _ := field.Interface().(Refuser)
+			b.r.At(f.Pos, at, "%s", reason.Refuse())
+		}
 	}
 }
 
 func unknown(name string, known []field) string {
-	names := make([]string, len(known))
-	for i, k := range known {
-		names[i] = k.name
+	var names []string
+	for _, k := range known {
+		if !k.refused {
+			names = append(names, k.name)
+		}
 	}
 	msg := "no such field here"
 	if hint := DidYouMean(name, names); hint != "" {
@@ -199,6 +212,13 @@ func setPlain(text string, v reflect.Value) bool {
 		}
 		v.SetInt(i)
 		return true
+	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64:
+		i, err := parseInt(text)
+		if err != nil || i < 0 || v.OverflowUint(uint64(i)) {
+			return false
+		}
+		v.SetUint(uint64(i))
+		return true
 	default:
 		return false
 	}
@@ -215,8 +235,9 @@ func parseInt(text string) (int64, error) {
 
 // field is a field of a struct that manifests can set.
 type field struct {
-	name  string
-	index []int
+	name    string
+	index   []int
+	refused bool
 }
 
 // fieldsOf lists the fields of a struct, with those of structs embedded in it.
@@ -228,12 +249,14 @@ func fieldsOf(t reflect.Type) []field {
 	for _, f := range reflect.VisibleFields(t) {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if name != "" && name != "-" {
-			out = append(out, field{name: name, index: f.Index})
+			out = append(out, field{name: name, index: f.Index, refused: f.Type.Implements(refuser)})
 		}
 	}
 	fieldCache.Store(t, out)
 	return out
 }
+
+var refuser = reflect.TypeFor[Refuser]()
 
 // fieldCache holds what fieldsOf found, by type: a compiled table.
 var fieldCache sync.Map

@@ -66,6 +66,8 @@ type Report struct {
 	root   *Node
 	prefix string
 	faults Faults
+	// ifNew holds what is a fault only of an object that does not exist yet.
+	ifNew Faults
 	// broken holds the paths of values that could not be taken.
 	broken []string
 }
@@ -88,6 +90,15 @@ func (r *Report) At(pos Pos, path, format string, args ...any) {
 func (r *Report) Add(path, format string, args ...any) {
 	r.At(r.root.Find(path), path, format, args...)
 }
+
+// AddIfNew adds what is a fault only if the object does not exist yet: one that does
+// must stay changeable, by whatever name it was made.
+func (r *Report) AddIfNew(path, format string, args ...any) {
+	r.ifNew = append(r.ifNew, &Fault{File: r.file, Pos: r.root.Find(path), Path: r.full(path), Msg: fmt.Sprintf(format, args...)})
+}
+
+// IfNew returns what AddIfNew added.
+func (r *Report) IfNew() Faults { return r.ifNew }
 
 // Has reports whether there is a fault at path or inside the value there.
 func (r *Report) Has(path string) bool {

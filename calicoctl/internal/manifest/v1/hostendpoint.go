@@ -69,7 +69,7 @@ func encodeHostEndpoint(k model.Key, e *model.HostEndpoint) (m HostEndpointMetad
 	s = HostEndpointSpec{InterfaceName: e.Interface, Profiles: e.Profiles}
 	for _, list := range [][]netip.Addr{e.ExpectedIPv4Addrs, e.ExpectedIPv6Addrs} {
 		for _, ip := range list {
-			s.ExpectedIPs = append(s.ExpectedIPs, IP{ip})
+			s.ExpectedIPs = append(s.ExpectedIPs, IP{Addr: ip})
 		}
 	}
 	if len(e.Ports) > 0 {

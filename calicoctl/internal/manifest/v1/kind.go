@@ -1,6 +1,7 @@
 package v1
 
 import (
+	"reflect"
 	"strings"
 
 	"calico.internal/calicoctl/internal/manifest/dialect"
@@ -50,6 +51,7 @@ func (c conversion[M, S, R]) dialectKind() dialect.Kind {
 	return dialect.Kind{
 		APIVersion: APIVersion, Name: string(c.kind), Model: c.kind, Aliases: c.aliases,
 		Columns: c.columns, Short: c.short, Wide: c.wide,
+		Document: reflect.TypeFor[Resource[M, S]](),
 		Identify: c.identify,
 		Decode:   c.document,
 		Encode:   c.write,
@@ -87,7 +89,7 @@ func (c conversion[M, S, R]) document(r *tree.Report) (model.Key, model.Resource
 	tree.Bind(r, &d)
 	key := c.key(r, d.Metadata)
 	value := c.decode(r, d.Metadata, d.Spec)
-	validate(r, key, value)
+	dialect.Validate(r, key, value, place)
 	return key, value
 }
 

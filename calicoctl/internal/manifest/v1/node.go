@@ -118,5 +118,5 @@ func encodeAddress(a netip.Addr, subnet netip.Prefix) *IPNet {
 	if subnet.IsValid() {
 		bits = subnet.Bits()
 	}
-	return &IPNet{netip.PrefixFrom(a, bits)}
+	return &IPNet{Prefix: netip.PrefixFrom(a, bits)}
 }

@@ -29,7 +29,7 @@ func bgpPeerKind() dialect.Kind {
 		decode:  decodePeer,
 		encode:  encodePeer,
 		carry: func(old, next *model.BGPPeer) {
-			next.Meta, next.Password, next.Port = old.Meta, old.Password, old.Port
+			next.Meta, next.Password, next.Port, next.Filters = old.Meta, old.Password, old.Port, old.Filters
 		},
 		columns: []dialect.Column{
 			column("SCOPE", func(p *BGPPeer, _ dialect.Cluster) string { return string(p.Metadata.Scope) }),
@@ -66,7 +66,7 @@ func decodePeer(r *tree.Report, m BGPPeerMetadata, s BGPPeerSpec) *model.BGPPeer
 
 func encodePeer(k model.Key, p *model.BGPPeer) (m BGPPeerMetadata, s BGPPeerSpec, lost []string) {
 	key, _ := k.(model.BGPPeerKey)
-	m = BGPPeerMetadata{Scope: ScopeGlobal, Node: key.Node, PeerIP: IP{key.IP}}
+	m = BGPPeerMetadata{Scope: ScopeGlobal, Node: key.Node, PeerIP: IP{Addr: key.IP}}
 	if key.Node != "" {
 		m.Scope = ScopeNode
 	}
@@ -77,6 +77,9 @@ func encodePeer(k model.Key, p *model.BGPPeer) (m BGPPeerMetadata, s BGPPeerSpec
 	}
 	if p.Port != 0 {
 		lost = append(lost, "port")
+	}
+	if len(p.Filters) > 0 {
+		lost = append(lost, "filters")
 	}
 	return m, s, lost
 }

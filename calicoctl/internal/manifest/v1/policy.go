@@ -44,6 +44,8 @@ func policyKind() dialect.Kind {
 			next.Meta = old.Meta
 			next.Annotations = annotations
 			next.ApplyOnForward = old.ApplyOnForward
+			carryRules(old.InboundRules, next.InboundRules)
+			carryRules(old.OutboundRules, next.OutboundRules)
 		},
 		columns: []dialect.Column{
 			column("NAME", func(p *Policy, _ dialect.Cluster) string { return p.Metadata.Name }),

@@ -46,7 +46,7 @@ func ipPoolKind() dialect.Kind {
 		encode: encodePool,
 		carry: func(old, next *model.IPPool) {
 			next.Meta, next.BlockSize, next.NodeSelector = old.Meta, old.BlockSize, old.NodeSelector
-			next.DisableBGPExport = old.DisableBGPExport
+			next.DisableBGPExport, next.Manual = old.DisableBGPExport, old.Manual
 			if next.IPIPDevice == "" {
 				next.VXLANMode = old.VXLANMode
 			}
@@ -76,7 +76,7 @@ func decodePool(_ *tree.Report, m IPPoolMetadata, s IPPoolSpec) *model.IPPool {
 }
 
 func encodePool(_ model.Key, p *model.IPPool) (m IPPoolMetadata, s IPPoolSpec, lost []string) {
-	m = IPPoolMetadata{CIDR: IPNet{p.CIDR}}
+	m = IPPoolMetadata{CIDR: IPNet{Prefix: p.CIDR}}
 	s = IPPoolSpec{NATOutgoing: p.Masquerade, Disabled: p.Disabled}
 	if p.IPIPDevice != "" || p.IPIPMode != "" {
 		s.IPIP = &IPIPConfiguration{Enabled: p.IPIPDevice != "", Mode: Mode(p.IPIPMode)}
@@ -92,6 +92,9 @@ func encodePool(_ model.Key, p *model.IPPool) (m IPPoolMetadata, s IPPoolSpec, l
 	}
 	if p.DisableBGPExport {
 		lost = append(lost, "disableBGPExport")
+	}
+	if p.Manual {
+		lost = append(lost, "assignment mode manual")
 	}
 	return m, s, lost
 }

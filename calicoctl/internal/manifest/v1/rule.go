@@ -2,9 +2,11 @@ package v1
 
 import (
 	"net/netip"
+	"reflect"
 	"slices"
 	"strconv"
 
+	"calico.internal/calicoctl/internal/manifest/dialect"
 	"calico.internal/calicoctl/internal/manifest/tree"
 	"calico.internal/libcalico/model"
 )
@@ -139,6 +141,12 @@ func encodeRules(path string, in []model.Rule, lost *[]string) []Rule {
 	return out
 }
 
+// carryRules keeps the log prefixes and annotations of rules that are otherwise as they
+// were.
+func carryRules(old, next []model.Rule) {
+	dialect.CarryRules(old, next, func(a, b model.Rule) bool { return reflect.DeepEqual(encodeRule(a), encodeRule(b)) })
+}
+
 func namesPort(m model.Match) bool {
 	named := func(p model.Port) bool { return p.Name != "" }
 	return slices.ContainsFunc(m.Ports, named) || slices.ContainsFunc(m.NotPorts, named)
@@ -180,7 +188,7 @@ func encodeEntity(in model.Match) EntityRule {
 func encodeNets(in []netip.Prefix) []IPNet {
 	var out []IPNet
 	for _, p := range in {
-		out = append(out, IPNet{p})
+		out = append(out, IPNet{Prefix: p})
 	}
 	return out
 }

@@ -4,30 +4,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"strconv"
 	"strings"
 
+	"calico.internal/calicoctl/internal/manifest/scalar"
 	"calico.internal/calicoctl/internal/manifest/tree"
 	"calico.internal/libcalico/model"
 )
-
-// choice reads one word of a fixed set.
-func choice(what, text string, words ...string) (string, error) {
-	for _, w := range words {
-		if text == w {
-			return w, nil
-		}
-	}
-	return "", fmt.Errorf("%q is not %s: expected %s%s", text, what, tree.OneOf(words), tree.DidYouMean(text, words))
-}
 
 // Action is what a rule does with a packet.
 type Action string
 
 // UnmarshalText reads an action.
 func (a *Action) UnmarshalText(text []byte) error {
-	w, err := choice("an action", string(text), "allow", "deny", "log", "pass")
+	w, err := scalar.Choice("an action", string(text), "allow", "deny", "log", "pass")
 	*a = Action(w)
 	return err
 }
@@ -37,7 +27,7 @@ type Direction string
 
 // UnmarshalText reads a direction.
 func (d *Direction) UnmarshalText(text []byte) error {
-	w, err := choice("a policy type", string(text), model.PolicyTypeIngress, model.PolicyTypeEgress)
+	w, err := scalar.Choice("a policy type", string(text), model.PolicyTypeIngress, model.PolicyTypeEgress)
 	*d = Direction(w)
 	return err
 }
@@ -47,7 +37,7 @@ type Mode string
 
 // UnmarshalText reads a mode.
 func (m *Mode) UnmarshalText(text []byte) error {
-	w, err := choice("an IP-in-IP mode", string(text), model.IPIPAlways, model.IPIPCrossSubnet)
+	w, err := scalar.Choice("an IP-in-IP mode", string(text), model.IPIPAlways, model.IPIPCrossSubnet)
 	*m = Mode(w)
 	return err
 }
@@ -63,68 +53,22 @@ type Scope string
 
 // UnmarshalText reads a scope.
 func (s *Scope) UnmarshalText(text []byte) error {
-	w, err := choice("a scope", string(text), string(ScopeGlobal), string(ScopeNode))
+	w, err := scalar.Choice("a scope", string(text), string(ScopeGlobal), string(ScopeNode))
 	*s = Scope(w)
 	return err
 }
 
-// IP is an IP address.
-type IP struct{ netip.Addr }
-
-// UnmarshalText reads an address.
-func (ip *IP) UnmarshalText(text []byte) error {
-	a, err := netip.ParseAddr(string(text))
-	if err != nil || a.Zone() != "" {
-		return fmt.Errorf("%q is not an IP address", text)
-	}
-	ip.Addr = a
-	return nil
-}
-
-// IPNet is a network in CIDR notation; an address alone stands for itself.
-type IPNet struct{ netip.Prefix }
-
-// UnmarshalText reads a network.
-func (n *IPNet) UnmarshalText(text []byte) error {
-	s := string(text)
-	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
-		n.Prefix = netip.PrefixFrom(a, a.BitLen())
-		return nil
-	}
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return fmt.Errorf("%q is not an IP address or a network such as 10.0.0.0/8 or fd00::/8", s)
-	}
-	n.Prefix = p
-	return nil
-}
-
-// ASNumber is a BGP autonomous system number.
-type ASNumber model.ASNumber
-
-// UnmarshalText reads "64512" or "0.64512".
-func (n *ASNumber) UnmarshalText(text []byte) error {
-	as, err := model.ParseASNumber(string(text))
-	if err != nil {
-		return fmt.Errorf("%q is not an AS number: expected 1 to 4294967295, or two halves such as 64512.1", text)
-	}
-	*n = ASNumber(as)
-	return nil
-}
-
-// MarshalJSON writes the number.
-func (n ASNumber) MarshalJSON() ([]byte, error) { return json.Marshal(uint32(n)) }
-
-// String is the number in decimal.
-func (n ASNumber) String() string { return strconv.FormatUint(uint64(n), 10) }
-
-// parseDigits is ParseUint without its signs and underscores.
-func parseDigits(s string, bits int) (uint64, error) {
-	if strings.Trim(s, "0123456789") != "" {
-		return 0, strconv.ErrSyntax
-	}
-	return strconv.ParseUint(s, 10, bits)
-}
+// The values that all dialects have.
+type (
+	// IP is an IP address.
+	IP = scalar.IP
+	// IPNet is a network in CIDR notation.
+	IPNet = scalar.IPNet
+	// ASNumber is a BGP autonomous system number.
+	ASNumber = scalar.ASNumber
+	// MAC is a hardware address.
+	MAC = scalar.MAC
+)
 
 // Protocol is an IP protocol by name or number.
 type Protocol model.Protocol
@@ -134,11 +78,11 @@ var protocolNames = []string{"tcp", "udp", "icmp", "icmpv6", "sctp", "udplite"}
 // UnmarshalText reads a protocol.
 func (p *Protocol) UnmarshalText(text []byte) error {
 	s := string(text)
-	if n, err := parseDigits(s, 8); err == nil && n > 0 {
+	if n, err := scalar.ParseDigits(s, 8); err == nil && n > 0 {
 		*p = Protocol(strconv.FormatUint(n, 10))
 		return nil
 	}
-	w, err := choice("a protocol", s, protocolNames...)
+	w, err := scalar.Choice("a protocol", s, protocolNames...)
 	if err != nil {
 		return fmt.Errorf("%q is not a protocol: expected %s, or a number from 1 to 255%s",
 			s, strings.Join(protocolNames, ", "), tree.DidYouMean(s, protocolNames))
@@ -149,7 +93,7 @@ func (p *Protocol) UnmarshalText(text []byte) error {
 
 // MarshalJSON writes a number as a number.
 func (p Protocol) MarshalJSON() ([]byte, error) {
-	if n, err := parseDigits(string(p), 8); err == nil {
+	if n, err := scalar.ParseDigits(string(p), 8); err == nil {
 		return json.Marshal(n)
 	}
 	return json.Marshal(string(p))
@@ -166,8 +110,8 @@ func (p *Port) UnmarshalText(text []byte) error {
 	if !isRange {
 		last = first
 	}
-	f, err1 := parseDigits(first, 16)
-	l, err2 := parseDigits(last, 16)
+	f, err1 := scalar.ParseDigits(first, 16)
+	l, err2 := scalar.ParseDigits(last, 16)
 	if errors.Join(err1, err2) != nil || f == 0 || f > l {
 		return fmt.Errorf("%q is not a port: expected 1 to 65535, or a range such as 8000:8010", s)
 	}
@@ -192,25 +136,4 @@ func (p Port) MarshalJSON() ([]byte, error) {
 		return json.Marshal(p.First)
 	}
 	return json.Marshal(p.String())
-}
-
-// MAC is a hardware address.
-type MAC string
-
-// UnmarshalText reads six pairs of hexadecimal digits with colons.
-func (m *MAC) UnmarshalText(text []byte) error {
-	s := strings.ToLower(string(text))
-	ok := len(s) == 17
-	for i := 0; ok && i < len(s); i++ {
-		if i%3 == 2 {
-			ok = s[i] == ':'
-		} else {
-			ok = strings.IndexByte("0123456789abcdef", s[i]) >= 0
-		}
-	}
-	if !ok {
-		return fmt.Errorf("%q is not a MAC address such as ee:ee:ee:ee:ee:ee", text)
-	}
-	*m = MAC(s)
-	return nil
 }

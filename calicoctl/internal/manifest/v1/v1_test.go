@@ -26,8 +26,8 @@ var beyond = map[model.Kind]struct {
 }{
 	model.KindBGPPeer: {
 		model.BGPPeerKey{IP: netip.MustParseAddr("192.0.2.1")},
-		&model.BGPPeer{Meta: meta, IP: netip.MustParseAddr("192.0.2.1"), ASNumber: 1, Password: "p", Port: 1790},
-		[]string{"password", "port"},
+		&model.BGPPeer{Meta: meta, IP: netip.MustParseAddr("192.0.2.1"), ASNumber: 1, Password: "p", Port: 1790, Filters: []string{"f"}},
+		[]string{"password", "port", "filters"},
 	},
 	model.KindHostEndpoint: {
 		model.HostEndpointKey{Node: "n", Name: "a"},
@@ -38,9 +38,9 @@ var beyond = map[model.Kind]struct {
 		model.IPPoolKey{CIDR: netip.MustParsePrefix("10.0.0.0/16")},
 		&model.IPPool{
 			Meta: meta, CIDR: netip.MustParsePrefix("10.0.0.0/16"), IPAM: true,
-			BlockSize: 28, NodeSelector: "has(a)", VXLANMode: "always", DisableBGPExport: true,
+			BlockSize: 28, NodeSelector: "has(a)", VXLANMode: "always", DisableBGPExport: true, Manual: true,
 		},
-		[]string{"block size", "node selector", "VXLAN mode", "disableBGPExport"},
+		[]string{"block size", "node selector", "VXLAN mode", "disableBGPExport", "assignment mode manual"},
 	},
 	model.KindNode: {
 		model.NodeKey{Name: "n"},

@@ -145,14 +145,14 @@ func encodeWorkloadEndpoint(k model.Key, e *model.WorkloadEndpoint) (m WorkloadE
 	}
 	s = WorkloadEndpointSpec{
 		InterfaceName: e.Interface, MAC: MAC(e.MAC), Profiles: e.Profiles,
-		IPv4Gateway: IP{e.IPv4Gateway}, IPv6Gateway: IP{e.IPv6Gateway},
+		IPv4Gateway: IP{Addr: e.IPv4Gateway}, IPv6Gateway: IP{Addr: e.IPv6Gateway},
 	}
 	for _, list := range [][]netip.Prefix{e.IPv4Nets, e.IPv6Nets} {
 		s.IPNetworks = append(s.IPNetworks, encodeNets(list)...)
 	}
 	for _, list := range [][]model.NAT{e.IPv4NAT, e.IPv6NAT} {
 		for _, n := range list {
-			s.IPNATs = append(s.IPNATs, IPNAT{InternalIP: IP{n.Internal}, ExternalIP: IP{n.External}})
+			s.IPNATs = append(s.IPNATs, IPNAT{InternalIP: IP{Addr: n.Internal}, ExternalIP: IP{Addr: n.External}})
 		}
 	}
 	if e.State != stateActive && e.State != "" {

@@ -2,6 +2,7 @@ package startup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -17,9 +18,14 @@ type cluster struct {
 	pools    []*model.IPPool
 	settings map[model.Key]string
 	ready    bool
+	// locked says that the store is closed for changes ("calicoctl datastore lock").
+	locked bool
 	// unreadable names values that are passed over.
 	unreadable []string
 }
+
+var errLocked = errors.New("the datastore is locked against changes (its Ready flag is false); " +
+	"when whoever locked it is done, \"calicoctl datastore unlock\" opens it")
 
 // plan is what the start-up will write, and what it says about it.
 type plan struct {
@@ -36,6 +42,9 @@ func (p *plan) say(format string, args ...any) {
 // makePlan decides everything before anything is written.
 func makePlan(ctx context.Context, s settings, c cluster, interfaces []address.Interface, version, guid string) (*plan, error) {
 	p := &plan{create: map[model.Key]model.Resource{}, put: map[model.Key]model.Resource{}, node: &model.Node{}}
+	if c.locked {
+		return p, errLocked
+	}
 	for _, bad := range c.unreadable {
 		p.say("WARNING: the store holds a value that cannot be used, mend or delete it: %s", bad)
 	}

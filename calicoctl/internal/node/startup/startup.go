@@ -160,7 +160,7 @@ func (c *cluster) add(e etcdstore.Entry) {
 	case *model.Setting:
 		c.settings[e.Key] = r.Value
 	case *model.Ready:
-		c.ready = bool(*r)
+		c.ready, c.locked = bool(*r), !bool(*r)
 	}
 }
 

@@ -1,0 +1,73 @@
+package command
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"calico.internal/calicoctl/internal/transfer"
+)
+
+// oldPassword is the variable with the password for the old etcd, which stands on no
+// command line.
+const oldPassword = "FROM_ETCD_PASSWORD"
+
+func newImport(env *Env) *cobra.Command {
+	var t transferring
+	var from transfer.V2
+	var file string
+	cmd := &cobra.Command{
+		Use:   "import (--from=URL | -f FILE)",
+		Short: "Import the data of a Calico v2.6 from an etcd v2 tree",
+		Long: `Bring all that a Calico v2.6 kept in etcd over the v2 API into the datastore, which uses
+the v3 API: policies, profiles, endpoints, pools, addresses in use, peers, nodes and
+settings. The old tree is only read. An etcd that is 3.4 or 3.5 serves the v2 API of its
+data when it is started with --enable-v2; with --filename, an answer of that API is read:
+
+  curl 'http://127.0.0.1:2379/v2/keys/calico?recursive=true' >old.json
+
+` + transferHelp,
+		Example: `  # See what would be imported, import it, and compare again later.
+  calicoctl import --from=http://192.0.2.1:2379 --dry-run
+  calicoctl import --from=http://192.0.2.1:2379
+  calicoctl import --from=http://192.0.2.1:2379 --verify`,
+		Args: atMost(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := t.check(); err != nil {
+				return err
+			}
+			if (from.URL == "") == (file == "") {
+				return usagef("name the old tree by either --from or --filename")
+			}
+			from.Password = env.Getenv(oldPassword)
+			dump, err := env.readV2(cmd.Context(), from, file)
+			if err != nil {
+				return executing(err)
+			}
+			return executing(env.transfer(cmd, t, dump))
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&from.URL, "from", "", "`URL` of the old etcd")
+	f.StringVarP(&file, "filename", "f", "", "`file` with an answer of the v2 API; - is standard input")
+	f.StringVar(&from.CACertFile, "from-ca", "", "`file` with the certificate that verifies the old etcd")
+	f.StringVar(&from.CertFile, "from-cert", "", "`file` with the client certificate for the old etcd")
+	f.StringVar(&from.KeyFile, "from-key", "", "`file` with the key of the client certificate")
+	f.StringVar(&from.Username, "from-user", "", "`user` of the old etcd; the password is in "+oldPassword)
+	t.flags(cmd)
+	return cmd
+}
+
+func (env *Env) readV2(ctx context.Context, from transfer.V2, file string) (transfer.Dump, error) {
+	if file == "" {
+		return transfer.ReadV2(ctx, from)
+	}
+	data, err := env.readFile(file)
+	if err != nil {
+		return transfer.Dump{}, err
+	}
+	if file == "-" {
+		file = stdinName
+	}
+	return transfer.ReadV2File(file, data)
+}

@@ -1,0 +1,97 @@
+package command
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"calico.internal/calicoctl/internal/manifest/dialect"
+	"calico.internal/calicoctl/internal/printer"
+	"calico.internal/calicoctl/internal/resource"
+	"calico.internal/libcalico/model"
+)
+
+// watchChanges shows resources and then every change of them until the command is
+// interrupted.
+func (q *query) watchChanges(cmd *cobra.Command, args []string) error {
+	switch {
+	case len(q.files.names) > 0:
+		return usagef("--watch takes a KIND and NAMEs, not --filename")
+	case len(args) == 0:
+		return usagef("name what to watch by KIND")
+	}
+	kind, err := q.env.kindNamed(args[0])
+	if err != nil {
+		return err
+	}
+	if err := q.ids.check(kind); err != nil {
+		return err
+	}
+	names := make([]name, len(args)-1)
+	for i, arg := range args[1:] {
+		if names[i], err = parseNameOf(kind, arg); err != nil {
+			return err
+		}
+	}
+	out := bufio.NewWriter(q.env.Stdout)
+	stream, err := printer.NewStream(out, q.output, q.ids.withNamespace(kind))
+	if err != nil {
+		return usagef("%s", err)
+	}
+	match := func(k model.Key) bool {
+		return q.ids.matches(k) && kind.OwnedBy(k) && (len(names) == 0 || kind.NameOf != nil || slices.ContainsFunc(names, func(n name) bool { return n.called(k) }))
+	}
+	return q.env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
+		c, err := cluster(ctx, s, []printer.Group{{Kind: kind}})
+		if err != nil {
+			return failedToGet(err)
+		}
+		return s.Watch(ctx, kind.Model, match, func(events []resource.Event, lost error) error {
+			if lost != nil {
+				fmt.Fprintf(q.env.Stderr, "Warning: %v; watching goes on when it is back\n", lost)
+				return nil
+			}
+			if err := stream.Print(q.shown(kind, names, events), c); err != nil {
+				return failedToExecute(err)
+			}
+			return out.Flush()
+		})
+	})
+}
+
+// shown makes documents of what happened.
+func (q *query) shown(kind *dialect.Kind, names []name, events []resource.Event) []printer.Event {
+	var out []printer.Event
+	for _, e := range events {
+		if !q.isNamed(kind, names, e) {
+			continue
+		}
+		if e.Err != nil {
+			fmt.Fprintf(q.env.Stderr, "Warning: %s: %v; it is not in force as it stands\n", e.Key, e.Err)
+		}
+		if e.Value != nil {
+			doc, _ := kind.Encode(e.Key, e.Value)
+			if d, ok := doc.(dialect.Revisioned); ok {
+				d.SetRevision(e.Revision)
+			}
+			out = append(out, printer.Event{Type: e.Type, Doc: doc})
+		}
+	}
+	return out
+}
+
+// isNamed reports whether a resource that its dialect has a name for is one of those
+// that were asked for.
+func (q *query) isNamed(kind *dialect.Kind, names []name, e resource.Event) bool {
+	if kind.NameOf == nil {
+		return true
+	}
+	namespace, called := kind.NameOf(e.Key, e.Value)
+	if kind.Namespaced && q.ids.namespace != "" && q.ids.namespace != namespace {
+		return false
+	}
+	return len(names) == 0 || slices.ContainsFunc(names, func(n name) bool { return n.text == called })
+}
