@@ -137,7 +137,9 @@ func TestValidateResources(t *testing.T) {
 		return check{name, model.BlockKey{CIDR: prefix("10.0.0.0/31")}, &b, want}
 	}
 	filterKey := model.BGPFilterKey{Name: "tor"}
-	filter := func(r model.BGPFilterRule) *model.BGPFilter { return &model.BGPFilter{ImportV4: []model.BGPFilterRule{r}} }
+	filter := func(r model.BGPFilterRule) *model.BGPFilter {
+		return &model.BGPFilter{ImportV4: []model.BGPFilterRule{r}}
+	}
 	peerKey := model.BGPPeerKey{IP: addr("10.0.0.1")}
 	long := strings.Repeat("x", 129)
 	many := map[string]string{}

@@ -43,7 +43,7 @@ func NewRoot(env *Env, more ...Builder) *cobra.Command {
 	flags.StringVarP(&env.configPath, "config", "c", "",
 		"`file` with connection configuration in YAML or JSON (default "+clientconfig.DefaultPath+")")
 	builders := slices.Concat([]Builder{
-		newCreate, newApply, newReplace, newDelete, newGet, newConfig, newIPAM, newVersion,
+		newCreate, newApply, newReplace, newDelete, newGet, newExplain, newConfig, newIPAM, newVersion,
 	}, verbs(), more)
 	for _, build := range builders {
 		root.AddCommand(build(env))

@@ -59,6 +59,33 @@ func WriteYAML(w io.Writer, docs []any) error {
 	return nil
 }
 
+// WriteYAMLList writes a document that is a list of documents under "items", in pieces
+// as [WriteYAML] does. wrap makes the list.
+func WriteYAMLList(w io.Writer, docs []any, wrap func([]any) any) error {
+	var frame bytes.Buffer
+	if err := WriteYAMLDocument(&frame, wrap(nil)); err != nil {
+		return err
+	}
+	head, tail, found := bytes.Cut(frame.Bytes(), []byte("items: []\n"))
+	if !found || len(docs) == 0 {
+		_, err := w.Write(frame.Bytes())
+		return err
+	}
+	if _, err := fmt.Fprintf(w, "%sitems:\n", head); err != nil {
+		return err
+	}
+	if err := WriteYAML(w, docs); err != nil {
+		return err
+	}
+	_, err := w.Write(tail)
+	return err
+}
+
+// WriteJSONList is the same in JSON.
+func WriteJSONList(w io.Writer, docs []any, wrap func([]any) any) error {
+	return WriteJSONDocument(w, wrap(docs))
+}
+
 // WriteYAMLDocument writes one document as YAML, in the manner of [WriteYAML].
 func WriteYAMLDocument(w io.Writer, doc any) error {
 	n, err := toYAML(doc)

@@ -43,9 +43,9 @@ func Parse(output string) (Printer, error) {
 	name, arg, hasArg := strings.Cut(output, "=")
 	switch {
 	case output == "yaml":
-		return documents{manifest.WriteYAML, manifest.WriteYAMLDocument}, nil
+		return documents{manifest.WriteYAML, manifest.WriteYAMLDocument, manifest.WriteYAMLList}, nil
 	case output == "json":
-		return documents{manifest.WriteJSON, manifest.WriteJSONDocument}, nil
+		return documents{manifest.WriteJSON, manifest.WriteJSONDocument, manifest.WriteJSONList}, nil
 	case output == "ps" || output == "":
 		return table{columns: func(k *dialect.Kind) []string { return k.Short }}, nil
 	case output == "wide":
@@ -86,8 +86,9 @@ func ShowsAll(p Printer) bool {
 
 // documents prints documents as they are.
 type documents struct {
-	list func(io.Writer, []any) error
-	one  func(io.Writer, any) error
+	plain func(io.Writer, []any) error
+	one   func(io.Writer, any) error
+	list  func(w io.Writer, docs []any, wrap func([]any) any) error
 }
 
 // Check accepts every kind.
@@ -105,11 +106,11 @@ func (d documents) Print(w io.Writer, groups []Group, _ dialect.Cluster) error {
 	}
 	switch {
 	case plain:
-		return d.list(w, all)
+		return d.plain(w, all)
 	case len(groups) == 1 && groups[0].Single && len(all) == 1:
 		return d.one(w, all[0])
 	}
-	return d.one(w, groups[0].Kind.Wrap(all, len(groups) == 1, revision))
+	return d.list(w, all, func(docs []any) any { return groups[0].Kind.Wrap(docs, len(groups) == 1, revision) })
 }
 
 // sorted is the documents in the order of their kind.

@@ -19,6 +19,7 @@ func (s *Store) check(ctx context.Context, steps []step) []error {
 		faults = append(faults, s.checkKind(ctx, kind, conflict, steps)...)
 	}
 	faults = append(faults, s.checkNames(ctx, steps)...)
+	faults = append(faults, s.checkBlocks(ctx, steps)...)
 	return append(faults, s.checkTiers(ctx, steps)...)
 }
 
@@ -77,4 +78,27 @@ func nodeConflict(a, b model.Resource) string {
 		}
 	}
 	return ""
+}
+
+// checkBlocks finds new pools in whose range there are blocks of another size.
+func (s *Store) checkBlocks(ctx context.Context, steps []step) []error {
+	var faults []error
+	for _, st := range steps {
+		pool, ok := st.object.Value.(*model.IPPool)
+		if !ok || st.did != Created {
+			continue
+		}
+		blocks, _, err := s.List(ctx, model.KindBlock, func(k model.Key) bool {
+			b, isBlock := k.(model.BlockKey)
+			return isBlock && b.CIDR.Overlaps(pool.CIDR) && b.CIDR.Bits() != blockSize(pool)
+		})
+		if err != nil {
+			return []error{err}
+		}
+		if len(blocks) > 0 {
+			faults = append(faults, fmt.Errorf("%s: spec.blockSize: is %d, but there is the block %s in its range with addresses in use",
+				st.object.Shown(), blockSize(pool), blocks[0].Key.(model.BlockKey).CIDR))
+		}
+	}
+	return faults
 }

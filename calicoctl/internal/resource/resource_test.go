@@ -285,3 +285,28 @@ func TestPartialSuccess(t *testing.T) {
 		t.Errorf("after the end: %d done, error %v", n, err)
 	}
 }
+
+// TestSettingsInBetween checks that a setting that someone else changes between the plan
+// and the write is not overwritten unseen.
+func TestSettingsInBetween(t *testing.T) {
+	s, ctx := newStore(t), t.Context()
+	work := func(prefix string) []manifest.Object {
+		return objects(t, fmt.Sprintf("{apiVersion: projectcalico.org/v3, kind: FelixConfiguration, metadata: {name: default}, spec: {logPrefix: %s}}", prefix))
+	}
+	if _, err := s.Write(ctx, Create, work("a")); err != nil {
+		t.Fatal(err)
+	}
+	steps, err := s.plan(ctx, Apply, work("b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SetRaw(ctx, Felix, "", "LogPrefix", "c"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.commit(ctx, steps); !errors.Is(err, etcdstore.ErrConflict) {
+		t.Errorf("a plan that is out of date: error %v", err)
+	}
+	if done, err := s.Write(ctx, Apply, work("b")); err != nil || did(done) != "configured" {
+		t.Errorf("planned anew: %q, error %v", did(done), err)
+	}
+}

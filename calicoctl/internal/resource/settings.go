@@ -20,14 +20,15 @@ func isSettings(kind model.Kind) bool { return slices.Contains(settings.Kinds(),
 // listSettings gathers the raw settings of a kind, by what they belong to.
 func (s *Store) listSettings(ctx context.Context, of model.Kind, match func(model.Key) bool) ([]etcdstore.Entry, []store.Quarantined, error) {
 	byKey := map[settings.Key]*etcdstore.Entry{}
-	add := func(k settings.Key, revision int64) *settings.Settings {
+	add := func(k settings.Key, from etcdstore.Entry) *settings.Settings {
 		e := byKey[k]
 		if e == nil {
-			e = &etcdstore.Entry{Key: k, Value: &settings.Settings{Of: of, Values: map[string]string{}}}
+			e = &etcdstore.Entry{Key: k, Value: &settings.Settings{Of: of, Values: map[string]string{}, Revisions: map[model.Key]int64{}}}
 			byKey[k] = e
 		}
-		e.Revision = max(e.Revision, revision)
+		e.Revision = max(e.Revision, from.Revision)
 		value, _ := e.Value.(*settings.Settings)
+		value.Revisions[from.Key] = from.Revision
 		return value
 	}
 	sources := map[model.Kind][]model.Kind{
@@ -67,19 +68,19 @@ func nameOf(k model.Key) string {
 }
 
 // gather adds what an entry of the store says to the settings that it belongs to.
-func gather(of model.Kind, e etcdstore.Entry, add func(settings.Key, int64) *settings.Settings) {
+func gather(of model.Kind, e etcdstore.Entry, add func(settings.Key, etcdstore.Entry) *settings.Settings) {
 	switch v := e.Value.(type) {
 	case *model.Setting:
 		if k, name, ok := settings.Of(e.Key); ok && k.Of == of {
-			add(k, e.Revision).Values[name] = v.Value
+			add(k, e).Values[name] = v.Value
 		}
 	case *model.Ready:
-		add(settings.Key{Of: of}, e.Revision).Values[settings.Ready] = strconv.FormatBool(bool(*v))
+		add(settings.Key{Of: of}, e).Values[settings.Ready] = strconv.FormatBool(bool(*v))
 	case *model.Configuration:
 		key, _ := e.Key.(model.ConfigurationKey)
 		k, ok := settings.ParseName(of, key.Name)
 		if own, has := k.Metadata(); ok && has && own == key {
-			add(k, e.Revision).Meta = v.Meta
+			add(k, e).Meta = v.Meta
 		}
 	}
 }
@@ -97,16 +98,16 @@ func (s *Store) readSettings(ctx context.Context, of model.Kind, keys []model.Ke
 // settings that the dialect has no word for are in both.
 func settingsWrites(k settings.Key, old, next *settings.Settings) ([]etcdstore.Write, error) {
 	var writes []etcdstore.Write
-	var before map[string]string
-	if old != nil {
-		before = old.Values
+	if old == nil {
+		old = &settings.Settings{}
 	}
+	before := old.Values
 	for _, name := range slices.Sorted(maps.Keys(next.Values)) {
 		if value, ok := before[name]; ok && value == next.Values[name] {
 			continue
 		}
 		key := k.Raw(name)
-		w, err := etcdstore.PutWrite(key, &model.Setting{Of: key.Kind(), Value: next.Values[name]})
+		w, err := replaceWrite(key, &model.Setting{Of: key.Kind(), Value: next.Values[name]}, old.Revisions)
 		if err != nil {
 			return nil, err
 		}
@@ -116,20 +117,29 @@ func settingsWrites(k settings.Key, old, next *settings.Settings) ([]etcdstore.W
 		if _, kept := next.Values[name]; kept {
 			continue
 		}
-		w, err := etcdstore.DeleteWrite(k.Raw(name), 0)
+		w, err := etcdstore.DeleteWrite(k.Raw(name), old.Revisions[k.Raw(name)])
 		if err != nil {
 			return nil, err
 		}
 		writes = append(writes, w)
 	}
 	if key, ok := k.Metadata(); ok {
-		w, err := etcdstore.PutWrite(key, &model.Configuration{Meta: next.Meta})
+		w, err := replaceWrite(key, &model.Configuration{Meta: next.Meta}, old.Revisions)
 		if err != nil {
 			return nil, err
 		}
 		writes = append(writes, w)
 	}
 	return writes, nil
+}
+
+// replaceWrite writes what is still at the revision at which it was read, or is still
+// not there.
+func replaceWrite(k model.Key, v model.Resource, revisions map[model.Key]int64) (etcdstore.Write, error) {
+	if revision := revisions[k]; revision != 0 {
+		return etcdstore.UpdateWrite(k, v, revision)
+	}
+	return etcdstore.CreateWrite(k, v)
 }
 
 // decideSettings plans the write of settings; whether they may be written is decided.

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,7 +18,9 @@ import (
 	"calico.internal/felix/internal/daemon"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/logattr"
+	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/nodename"
+	"calico.internal/libcalico/store"
 	"calico.internal/libcalico/version"
 )
 
@@ -40,6 +43,8 @@ type flags struct {
 	runDir, configFile, logFormat                      string
 	etcdEndpoints, etcdCA, etcdCert, etcdKey, etcdUser string
 	nodeName                                           string
+	// localOnly leaves etcd out where parameters are printed.
+	localOnly bool
 }
 
 // errUsage marks a mistake on the command line.
@@ -82,10 +87,7 @@ func newCommand(env environment) *cobra.Command {
 			Use: "run", Short: "Run the agent (the default)", Args: noArguments,
 			RunE: func(cmd *cobra.Command, _ []string) error { return runDaemon(cmd.Context(), env, f) },
 		},
-		&cobra.Command{
-			Use: "config", Short: "Print the effective local parameters and where each came from", Args: noArguments,
-			RunE: func(*cobra.Command, []string) error { return printConfig(env, f) },
-		},
+		configCommand(env, &f),
 		&cobra.Command{
 			Use: "cleanup", Short: "Remove all routes, rules and sets of felix from this host", Args: noArguments,
 			Long: "Removes all that felix keeps in the kernel: routes and neighbour entries of containers, the gateway\n" +
@@ -102,6 +104,15 @@ func newCommand(env environment) *cobra.Command {
 		},
 	)
 	return root
+}
+
+func configCommand(env environment, f *flags) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "config", Short: "Print the effective parameters and where each came from", Args: noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error { return printConfig(cmd.Context(), env, *f) },
+	}
+	cmd.Flags().BoolVar(&f.localOnly, "local", false, "leave out the parameters in etcd")
+	return cmd
 }
 
 func noArguments(_ *cobra.Command, args []string) error {
@@ -166,19 +177,7 @@ func runDaemon(ctx context.Context, env environment, f flags) error {
 	for _, w := range warnings {
 		log.Warn("configuration", "warning", w)
 	}
-	name := f.nodeName
-	if name == "" {
-		name = resolved.Config.FelixHostname
-	}
-	node, err := nodename.Resolve(name, env.lookup)
-	if err != nil {
-		return err
-	}
-	etcdConfig, err := etcdConfig(env, f, &resolved.Config)
-	if err != nil {
-		return err
-	}
-	client, err := etcdstore.New(etcdConfig)
+	node, client, err := connect(env, f, &resolved.Config)
 	if err != nil {
 		return err
 	}
@@ -191,6 +190,24 @@ func runDaemon(ctx context.Context, env environment, f flags) error {
 		return err
 	}
 	return d.Run(ctx)
+}
+
+// connect finds out this host's name in etcd and makes a client, without waiting for the
+// server.
+func connect(env environment, f flags, c *config.Config) (node string, client *etcdstore.Client, err error) {
+	name := f.nodeName
+	if name == "" {
+		name = c.FelixHostname
+	}
+	if node, err = nodename.Resolve(name, env.lookup); err != nil {
+		return "", nil, err
+	}
+	server, err := etcdConfig(env, f, c)
+	if err != nil {
+		return "", nil, err
+	}
+	client, err = etcdstore.New(server)
+	return node, client, err
 }
 
 // etcdConfig takes etcd's address from the command line or ETCD_…, and else from felix's
@@ -234,10 +251,41 @@ func fill(to *string, value string) {
 	}
 }
 
-func printConfig(env environment, f flags) error {
+// etcdTimeout is how long printing waits for etcd.
+const etcdTimeout = 2 * time.Second
+
+// readStored adds the parameters in etcd to those that are given.
+func readStored(ctx context.Context, env environment, f flags, src *config.Sources) error {
+	// Bad values are told when all sources are resolved.
+	local, _ := config.Resolve(*src)
+	node, client, err := connect(env, f, &local.Config)
+	if err != nil {
+		return err
+	}
+	defer client.Close() //nolint:errcheck // nothing was written
+	ctx, cancel := context.WithTimeout(ctx, etcdTimeout)
+	defer cancel()
+	stored, _, _, err := client.List(ctx, model.KindFelixConfig, nil)
+	if err != nil {
+		return err
+	}
+	events := make([]store.Event, 0, len(stored))
+	for _, e := range stored {
+		events = append(events, store.Event{Key: e.Key, Value: e.Value})
+	}
+	src.Apply(node, events)
+	return nil
+}
+
+func printConfig(ctx context.Context, env environment, f flags) error {
 	src, warnings, err := sources(env, f)
 	if err != nil {
 		return err
+	}
+	if !f.localOnly {
+		if err := readStored(ctx, env, f, &src); err != nil {
+			warnings = append(warnings, "the parameters in etcd are left out: "+err.Error())
+		}
 	}
 	result, err := config.Resolve(src)
 	for _, w := range append(warnings, result.Warnings...) {

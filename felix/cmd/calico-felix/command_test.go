@@ -43,17 +43,25 @@ func TestCommands(t *testing.T) {
 		{name: "an unknown command", args: []string{"bogus"}, code: exitUsage, stderr: `unknown command or argument "bogus"`},
 		{name: "an unknown flag", args: []string{"run", "--bogus"}, code: exitUsage, stderr: "unknown flag: --bogus"},
 		{name: "a bad log format", args: []string{"run", "--log-format=xml"}, code: exitUsage, stderr: `log format "xml"`},
-		{name: "defaults", args: []string{"config"}, stdout: "DefaultEndpointToHostAction"},
+		{name: "defaults", args: []string{"config", "--local"}, stdout: "DefaultEndpointToHostAction"},
 		{
-			name: "sources", args: []string{"config"}, env: map[string]string{"FELIX_LOGPREFIX": "e"}, file: "HealthPort = 99\n",
+			name: "sources", args: []string{"config", "--local"}, env: map[string]string{"FELIX_LOGPREFIX": "e"}, file: "HealthPort = 99\n",
 			stdout: "LogPrefix",
 		},
 		{
-			name: "a mistyped name", args: []string{"config"}, file: "HealthPrt = 99\n",
+			name: "etcd does not answer", args: []string{"config", "--node-name=n", "--etcd-endpoints=http://127.0.0.1:9"},
+			stdout: "LogPrefix", stderr: "cannot reach etcd at http://127.0.0.1:9",
+		},
+		{
+			name: "the dataplane to come", args: []string{"run"}, env: map[string]string{"FELIX_DATAPLANE": "nftables", "NODENAME": "n"},
+			code: exitFailed, stderr: "dataplane nftables: not built yet; set Dataplane to auto or iptables",
+		},
+		{
+			name: "a mistyped name", args: []string{"config", "--local"}, file: "HealthPrt = 99\n",
 			stdout: "HealthPort", stderr: "did you mean HealthPort",
 		},
 		{
-			name: "a bad parameter", args: []string{"config"}, env: map[string]string{"FELIX_DEFAULTENDPOINTTOHOSTACTION": "ACEPT"},
+			name: "a bad parameter", args: []string{"config", "--local"}, env: map[string]string{"FELIX_DEFAULTENDPOINTTOHOSTACTION": "ACEPT"},
 			code: exitFailed, stdout: "LogPrefix", stderr: "DefaultEndpointToHostAction = ACEPT (environment)",
 		},
 		{
@@ -79,7 +87,7 @@ func TestCommands(t *testing.T) {
 }
 
 func TestConfigShowsWhereValuesCameFrom(t *testing.T) {
-	_, stdout, _ := invoke(t, map[string]string{"FELIX_LogPrefix": "e"}, "HealthPort = 99\n", "config")
+	_, stdout, _ := invoke(t, map[string]string{"FELIX_LogPrefix": "e"}, "HealthPort = 99\n", "config", "--local")
 	for _, want := range []struct{ name, value, source string }{
 		{"LogPrefix", "e", "environment"}, {"HealthPort", "99", "file"}, {"HealthEnabled", "false", "default"},
 	} {

@@ -61,6 +61,9 @@ func New(cfg Config) (*Daemon, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
+	if result.Config.Dataplane == "nftables" {
+		return nil, errors.New("dataplane nftables: not built yet; set Dataplane to auto or iptables")
+	}
 	for _, w := range result.Warnings {
 		cfg.Log.Warn("configuration", "warning", w)
 	}

@@ -154,9 +154,6 @@ func options[K comparable, V comparable](name string, compare func(a, b K) int) 
 func compareStrings(a, b string) int { return strings.Compare(a, b) }
 
 func (d *dataplane) openChains(ctx context.Context) error {
-	if d.cfg.Dataplane == "nftables" {
-		return errors.New("dataplane nftables: not built yet; set Dataplane to auto or iptables")
-	}
 	var err error
 	if d.backend, err = iptables.Detect(ctx, d.cfg.IptablesBackend); err != nil {
 		return err

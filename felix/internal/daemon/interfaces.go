@@ -13,6 +13,7 @@ import (
 func (d *dataplane) interfacesChanged(e ifmonitor.Event, changed []ifmonitor.Link) (due bool) {
 	if e.Snapshot {
 		d.resyncRoutes()
+		d.sysctls.Resync()
 		due = true
 	}
 	for _, l := range changed {
@@ -46,7 +47,6 @@ func (d *dataplane) resyncRoutes() {
 	d.routes.Resync()
 	d.neighbours.Resync()
 	d.addresses.Resync()
-	d.sysctls.Resync()
 }
 
 // routeChanged has the routes read again when one of felix's was deleted or replaced, or

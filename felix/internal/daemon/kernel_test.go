@@ -416,7 +416,13 @@ func TestConfigurationChangesTakeEffectWhileFelixRuns(t *testing.T) {
 		}
 		return err
 	})
+	if out, err := h.command("config").CombinedOutput(); err == nil || !strings.Contains(string(out), "DefaultEndpointToHostAction = ACEPT (datastore, global)") {
+		t.Errorf("config prints %s, %v", out, err)
+	}
 	set("DROP")
+	if out, err := h.command("config").CombinedOutput(); err != nil || !strings.Contains(string(out), "datastore, global") {
+		t.Errorf("config prints %s, %v", out, err)
+	}
 	if err := a.TCP(server, noAnswer); !errors.Is(err, nettest.ErrNoAnswer) {
 		t.Errorf("the container reaches its host: %v", err)
 	}

@@ -11,6 +11,7 @@ import (
 	"calico.internal/felix/internal/calc"
 	"calico.internal/felix/internal/config"
 	"calico.internal/felix/internal/ifmonitor"
+	"calico.internal/felix/internal/iptables"
 	"calico.internal/felix/internal/statusapi"
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/model"
@@ -24,6 +25,10 @@ const (
 	auditInterval = 250 * time.Millisecond
 	// setAuditEvery is the number of audits after which the headers of sets are compared.
 	setAuditEvery = 3
+	// settingsRefresh is the number of refreshes of routes after which the settings of
+	// interfaces, which are thousands of files where there are many containers and mostly
+	// notify, are read again.
+	settingsRefresh = 10
 	// drainBatches bounds the batches that are taken in before the kernel is written.
 	drainBatches = 256
 	// failureDelay is the wait after a pass that failed as a whole, and maxFailureDelay
@@ -262,14 +267,20 @@ func (l *loop) tick(now time.Time) {
 
 // refresh has everything of one kind read again when its interval is over.
 func (l *loop) refresh(now time.Time) (due bool) {
+	chains := l.cfg.IptablesRefreshInterval
+	if l.dp.backend.Variant == iptables.NFT {
+		// The generation of nf_tables shows every write; there is nothing to add to that.
+		chains = 0
+	}
 	for _, r := range []struct {
 		name     string
 		interval time.Duration
 		resync   func()
 	}{
-		{"chains", l.cfg.IptablesRefreshInterval, l.dp.chains.Resync},
+		{"chains", chains, l.dp.chains.Resync},
 		{"sets", l.cfg.IpsetsRefreshInterval, func() { l.dp.sets.Resync(); l.dp.members.Resync() }},
 		{"routes", l.cfg.RouteRefreshInterval, l.dp.resyncRoutes},
+		{"settings", settingsRefresh * l.cfg.RouteRefreshInterval, l.dp.sysctls.Resync},
 	} {
 		last, known := l.refreshed[r.name]
 		if !known {

@@ -111,6 +111,9 @@ type Settings struct {
 
 	Of     model.Kind
 	Values map[string]string
+	// Revisions is at which revisions the store has the values, by their keys; it is for
+	// the store's use.
+	Revisions map[model.Key]int64
 }
 
 // Kind is the kind of the settings.
