@@ -61,10 +61,8 @@ func (e *Engine) ownBlocks() map[netip.Prefix]struct{} {
 		return e.own
 	}
 	out := map[netip.Prefix]struct{}{}
-	for p, holders := range e.blocks {
-		if _, ok := holders[e.cfg.Node]; ok {
-			out[p] = struct{}{}
-		}
+	for p := range e.blocks[e.cfg.Node] {
+		out[p] = struct{}{}
 	}
 	for p, r := range e.adopted {
 		if r.Type == Blackhole {
@@ -81,7 +79,7 @@ func (e *Engine) isOwn(p netip.Prefix) bool {
 }
 
 func (e *Engine) confirmed(p netip.Prefix) bool {
-	state, ok := e.blocks[p][e.cfg.Node]
+	state, ok := e.blocks[e.cfg.Node][p]
 	return !ok || state == model.AffinityConfirmed
 }
 
@@ -192,27 +190,21 @@ func (e *Engine) covers(p netip.Prefix) (netip.Addr, bool) {
 
 // candidates are the paths whose next hop can be reached, and why there is none.
 func (e *Engine) candidates(p netip.Prefix, entries []entry) (out []candidate, why string) {
-	owners := e.ownerAddrs(p)
 	for _, en := range entries {
 		next := en.path.NextHop
 		if w := e.unusable(p, next); w != "" {
 			why = w
 			continue
 		}
-		out = append(out, candidate{Path: en.path, owner: slices.Contains(owners, next), held: en.stale})
+		out = append(out, candidate{Path: en.path, owner: e.owns(next, p), held: en.stale})
 	}
 	return out, why
 }
 
-// ownerAddrs are the addresses of the node that etcd knows as the owner of a block.
-func (e *Engine) ownerAddrs(p netip.Prefix) []netip.Addr {
-	var out []netip.Addr
-	for node, state := range e.blocks[p] {
-		if state == model.AffinityConfirmed {
-			out = append(out, e.nodes[node]...)
-		}
-	}
-	return out
+// owns reports whether etcd knows the node at next as the owner of a block.
+func (e *Engine) owns(next netip.Addr, p netip.Prefix) bool {
+	name, ok := e.node(next)
+	return ok && e.blocks[name][p] == model.AffinityConfirmed
 }
 
 // unusable says why a next hop does not serve.
@@ -261,28 +253,29 @@ func (e *Engine) gone(peer netip.Addr, p netip.Prefix, next netip.Addr) bool {
 	if !e.inSync {
 		return false
 	}
-	if c, _ := e.peer(peer); c.Type == config.PeerMesh && !e.isNode(next) {
+	name, isNode := e.node(next)
+	if c, _ := e.peer(peer); c.Type == config.PeerMesh && !isNode {
 		return true
 	}
-	owners := e.ownerAddrs(p)
-	return e.blockGone(p) || (len(owners) > 0 && !slices.Contains(owners, next))
+	_, holds := e.blocks[name][p]
+	return isNode && e.known[name] && e.isBlock(p) && !holds
 }
 
-func (e *Engine) isNode(a netip.Addr) bool {
-	for _, addrs := range e.nodes {
-		if slices.Contains(addrs, a) {
-			return true
-		}
-	}
-	return false
+// isBlock reports whether p can only be a block.
+func (e *Engine) isBlock(p netip.Prefix) bool {
+	_, inPool := e.poolOf(p)
+	return inPool && !p.IsSingleIP()
 }
 
-// blockGone reports whether p can only be a block, and no node has it.
-func (e *Engine) blockGone(p netip.Prefix) bool {
-	if _, inPool := e.poolOf(p); !inPool || p.IsSingleIP() || !e.inSync {
-		return false
+// dispute notes whether several nodes advertise a block.
+func (e *Engine) dispute(p netip.Prefix) {
+	entries := e.rib.prefixes[p]
+	different := func(en entry) bool { return en.path.NextHop != entries[0].path.NextHop }
+	if e.isBlock(p) && slices.ContainsFunc(entries, different) {
+		e.disputed[p] = struct{}{}
+	} else {
+		delete(e.disputed, p)
 	}
-	return len(e.blocks[p]) == 0
 }
 
 // Routes lists all prefixes that are known, for people.

@@ -15,14 +15,18 @@ import (
 // goroutine.
 type Engine struct {
 	cfg config.Config
-	// inSync says that etcd's resources are all there.
+	// inSync says that etcd's resources are all there, but for others' blocks.
 	inSync bool
-	// blocks has the affinity of every block: who has it, and in which state. own are
-	// the blocks of this host; nil means that they must be collected again.
-	blocks map[netip.Prefix]map[string]string
+	// blocks has the blocks of this host and of those in known, with the states of their
+	// affinities. own are the blocks of this host; nil means that they must be collected
+	// again.
+	blocks map[string]map[netip.Prefix]string
+	known  map[string]bool
 	own    map[netip.Prefix]struct{}
-	// nodes has the addresses of every host.
-	nodes map[string][]netip.Addr
+	// nodes has the addresses of every host, nodeOf is the inverse; nil means that it must
+	// be made again.
+	nodes  map[string][]netip.Addr
+	nodeOf map[netip.Addr]string
 	// endpoints has the addresses of this host's containers.
 	endpoints map[model.WorkloadEndpointKey][]netip.Prefix
 	// hostRoutes are the single addresses to which the kernel has a route of somebody
@@ -41,6 +45,8 @@ type Engine struct {
 	dirty                    map[netip.Prefix]struct{}
 	peersDirty, advertsDirty bool
 	recheck                  bool
+	// disputed are blocks that several nodes advertise.
+	disputed map[netip.Prefix]struct{}
 	// guarded is every address that no learned prefix may cover, sorted; nil means that
 	// they must be collected again.
 	guarded []netip.Addr
@@ -53,7 +59,9 @@ type Engine struct {
 // New makes an engine that wants nothing yet.
 func New() *Engine {
 	e := &Engine{
-		blocks:     map[netip.Prefix]map[string]string{},
+		blocks:     map[string]map[netip.Prefix]string{},
+		known:      map[string]bool{},
+		disputed:   map[netip.Prefix]struct{}{},
 		nodes:      map[string][]netip.Addr{},
 		endpoints:  map[model.WorkloadEndpointKey][]netip.Prefix{},
 		hostRoutes: map[netip.Prefix]struct{}{},
@@ -88,7 +96,7 @@ func (e *Engine) touchAll() {
 	for p := range e.routes {
 		e.touch(p)
 	}
-	for p := range e.blocks {
+	for p := range e.blocks[e.cfg.Node] {
 		e.touch(p)
 	}
 	for p := range e.adopted {
@@ -153,17 +161,14 @@ func (e *Engine) OnResource(k model.Key, r model.Resource) {
 }
 
 func (e *Engine) onAffinity(k model.BlockAffinityKey, a *model.BlockAffinity) {
-	holders := e.blocks[k.CIDR]
+	blocks := e.blocks[k.Node]
 	switch {
 	case a == nil:
-		delete(holders, k.Node)
-		if len(holders) == 0 {
-			delete(e.blocks, k.CIDR)
-		}
-	case holders == nil:
-		e.blocks[k.CIDR] = map[string]string{k.Node: stateOf(a)}
+		delete(blocks, k.CIDR)
+	case blocks == nil:
+		e.blocks[k.Node] = map[netip.Prefix]string{k.CIDR: stateOf(a)}
 	default:
-		holders[k.Node] = stateOf(a)
+		blocks[k.CIDR] = stateOf(a)
 	}
 	e.recheck = true
 	e.touch(k.CIDR)
@@ -196,12 +201,66 @@ func (e *Engine) onNode(k model.NodeKey, n *model.Node) {
 		delete(e.nodes, k.Name)
 	}
 	e.recheck = true
-	e.guarded = nil
+	e.guarded, e.nodeOf = nil, nil
 	for p := range e.rib.prefixes {
-		if _, holds := e.blocks[p][k.Name]; holds || slices.ContainsFunc(slices.Concat(old, addrs), p.Contains) {
+		if _, holds := e.blocks[k.Name][p]; holds || slices.ContainsFunc(slices.Concat(old, addrs), p.Contains) {
 			e.touch(p)
 		}
 	}
+}
+
+// WantedOwners lists the other nodes whose blocks are of interest, sorted: those whose
+// routes are held though their sessions fell, and those that advertise a block which
+// another advertises too. Usually there are none: were all blocks of all nodes watched
+// always, each new block would wake every host, and the first to know last.
+func (e *Engine) WantedOwners() []string {
+	names := map[string]struct{}{}
+	add := func(next netip.Addr) {
+		if name, ok := e.node(next); ok && name != e.cfg.Node {
+			names[name] = struct{}{}
+		}
+	}
+	for a, s := range e.rib.peers {
+		if s.stale > 0 && !s.up {
+			add(a)
+		}
+	}
+	for p := range e.disputed {
+		for _, en := range e.rib.prefixes[p] {
+			add(en.path.NextHop)
+		}
+	}
+	return slices.Sorted(maps.Keys(names))
+}
+
+// SetOwnerKnown tells whether all blocks of another node have been told, or that nothing
+// more will be.
+func (e *Engine) SetOwnerKnown(node string, known bool) {
+	if e.known[node] == known {
+		return
+	}
+	e.recheck = true
+	for p := range e.blocks[node] {
+		e.touch(p)
+	}
+	if e.known[node] = known; !known {
+		delete(e.known, node)
+		delete(e.blocks, node)
+	}
+}
+
+// node finds the host that has an address.
+func (e *Engine) node(a netip.Addr) (name string, ok bool) {
+	if e.nodeOf == nil {
+		e.nodeOf = map[netip.Addr]string{}
+		for name, addrs := range e.nodes {
+			for _, addr := range addrs {
+				e.nodeOf[addr] = name
+			}
+		}
+	}
+	name, ok = e.nodeOf[a]
+	return name, ok
 }
 
 func (e *Engine) onEndpoint(k model.WorkloadEndpointKey, w *model.WorkloadEndpoint) {

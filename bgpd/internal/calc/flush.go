@@ -29,6 +29,7 @@ func (e *Engine) Flush(now time.Time) Changes {
 func (e *Engine) flushRoutes() []Change[netip.Prefix, Route] {
 	var out []Change[netip.Prefix, Route]
 	for _, p := range slices.SortedFunc(maps.Keys(e.dirty), netip.Prefix.Compare) {
+		e.dispute(p)
 		old, had := e.routes[p]
 		r, _ := e.desiredRoute(p)
 		switch {
@@ -86,7 +87,7 @@ func (e *Engine) expireAdopted(now time.Time) {
 	over := !now.Before(e.adoptedUntil) || (e.inSync && e.allSynced())
 	for p, r := range e.adopted {
 		own := r.Type == Blackhole
-		if (own && e.inSync) || (!own && (over || e.blockGone(p))) {
+		if (own && e.inSync) || (!own && over) {
 			delete(e.adopted, p)
 			e.own, e.advertsDirty = nil, true
 			e.touch(p)

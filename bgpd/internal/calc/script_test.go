@@ -197,6 +197,8 @@ func (s *script) do(command string) {
 		s.e.OnResource(k, &model.BlockAffinity{State: args[2]})
 	case "node":
 		s.node(args)
+	case "owner":
+		s.e.SetOwnerKnown(args[0], args[1] == "known")
 	case "endpoint":
 		s.endpoint(args)
 	case "hostroute":
@@ -238,6 +240,9 @@ func (s *script) flush() string {
 	}
 	if a := s.e.Unresolved(); len(a) > 0 {
 		fmt.Fprintln(&b, "? resolve", a)
+	}
+	if n := s.e.WantedOwners(); len(n) > 0 {
+		fmt.Fprintln(&b, "? owners", n)
 	}
 	if d := s.e.Deadline(); !d.IsZero() {
 		fmt.Fprintln(&b, "? deadline", d.Sub(epoch))

@@ -16,6 +16,7 @@ import (
 	"calico.internal/bgpd/internal/config"
 	"calico.internal/bgpd/internal/gobgp"
 	"calico.internal/bgpd/internal/kernel"
+	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/reconcile"
 	"golang.org/x/sync/errgroup"
@@ -34,6 +35,7 @@ const (
 // core holds all state. But for the inbox, all of it belongs to the goroutine of run.
 type core struct {
 	cfg     Config
+	client  *etcdstore.Client
 	tasks   *errgroup.Group
 	started time.Time
 	kick    chan struct{}
@@ -51,6 +53,7 @@ type core struct {
 	waiting []job
 
 	sources []*source
+	owners  map[string]*owner
 	inSync  bool
 	engine  *calc.Engine
 
@@ -77,10 +80,12 @@ type job struct {
 	after bool
 }
 
-func newCore(cfg Config, tasks *errgroup.Group) *core {
+func newCore(cfg Config, client *etcdstore.Client, tasks *errgroup.Group) *core {
 	c := &core{
 		cfg:      cfg,
+		client:   client,
 		tasks:    tasks,
+		owners:   map[string]*owner{},
 		started:  time.Now(),
 		kick:     reconcile.NewKick(),
 		engine:   calc.New(),
@@ -127,6 +132,7 @@ func (c *core) prepare(ctx context.Context) {
 	}
 	c.hear()
 	c.look(ctx)
+	c.followOwners(ctx)
 	c.resolve()
 	changes := c.engine.Flush(time.Now())
 	c.pipeline.take(changes)

@@ -57,14 +57,14 @@ func Run(ctx context.Context, cfg Config) error {
 	defer func() { _ = client.Close() }()
 
 	tasks, ctx := errgroup.WithContext(ctx)
-	c := newCore(cfg, tasks)
+	c := newCore(cfg, client, tasks)
 	server := statusapi.New(c)
 	c.onReady = server.SetReady
 
 	tasks.Go(func() error { return server.Serve(ctx, filepath.Join(cfg.RunDir, statusapi.Socket)) })
 	tasks.Go(func() error { return liveness.Run(ctx, client, cfg.Node, program, c.ready.Load) })
 	for _, s := range c.sources {
-		tasks.Go(func() error { return s.follow(ctx, client, c) })
+		tasks.Go(func() error { return s.follow(ctx, c, c.onBatch) })
 	}
 	tasks.Go(func() error { return followFile(ctx, cfg.File, cfg.Log, c.onFile) })
 	tasks.Go(func() error { return c.followHangup(ctx) })
@@ -105,13 +105,16 @@ func (c *core) run(ctx context.Context) error {
 	return errors.Join(c.fatal, err)
 }
 
-// prefixesOf lists what is watched in etcd: everybody's blocks, everybody's addresses,
+// prefixesOf lists what is watched in etcd: this host's blocks, everybody's addresses,
 // and this host's containers. Each is a watch of its own, because one over all of them
 // would bring every endpoint of every host.
 func prefixesOf(node string) []string {
 	return []string{
-		model.PrefixIPAM + "host/",
+		blocksOf(node),
 		model.PrefixBGP + "host/",
 		model.PrefixV1 + "host/" + node + "/workload/",
 	}
 }
+
+// blocksOf is the prefix of a node's block affinities.
+func blocksOf(node string) string { return model.PrefixIPAM + "host/" + node + "/" }

@@ -29,9 +29,9 @@ func relevant(k model.Key) bool {
 }
 
 // follow hands on batches one by one; meanwhile the watch merges what comes.
-func (s *source) follow(ctx context.Context, client *etcdstore.Client, c *core) error {
-	for b := range client.Watch(ctx, []string{s.prefix}, etcdstore.WatchOptions{}) {
-		if err := c.call(ctx, func(context.Context) { c.onBatch(s, b) }); err != nil {
+func (s *source) follow(ctx context.Context, c *core, take func(*source, store.Batch)) error {
+	for b := range c.client.Watch(ctx, []string{s.prefix}, etcdstore.WatchOptions{}) {
+		if err := c.call(ctx, func(context.Context) { take(s, b) }); err != nil {
 			return nil // only at the end
 		}
 	}
@@ -42,17 +42,22 @@ func (c *core) onBatch(s *source, b store.Batch) {
 	if b.Err != nil && s.view.Connected() {
 		c.cfg.Log.Warn("etcd is away; what is known stays in force", logattr.Err, b.Err)
 	}
+	c.apply(s, b)
+	if c.etcdInSync() && !c.inSync {
+		c.inSync = true
+		c.engine.SetInSync()
+		c.cfg.Log.Info("in sync with etcd", logattr.Rev, s.view.Revision())
+	}
+}
+
+// apply tells the engine what changed.
+func (c *core) apply(s *source, b store.Batch) {
 	for _, ev := range s.view.Apply(b) {
 		if ev.Err != nil && ev.Value == nil {
 			c.cfg.Log.Warn("value in etcd not usable; what was known stays in force", logattr.Key, ev.Key, logattr.Err, ev.Err)
 			continue
 		}
 		c.engine.OnResource(ev.Key, ev.Value)
-	}
-	if c.etcdInSync() && !c.inSync {
-		c.inSync = true
-		c.engine.SetInSync()
-		c.cfg.Log.Info("in sync with etcd", logattr.Rev, s.view.Revision())
 	}
 }
 
