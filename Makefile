@@ -109,7 +109,7 @@ check-fmt: tools
 lint: tools $(TOOLS)/golangci-lint ## vet, golangci-lint and shellcheck
 	@$(GO) vet work
 	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && ../$(TOOLS)/golangci-lint run --config ../.golangci.yml ./...); done
-	@shellcheck $$(git grep -lE '^#!/(usr/)?bin/(env bash|sh)')
+	@shellcheck $$(git grep -lE '^#!/(usr/)?bin/(env bash|sh)' -- ':!*.txtar' ':!*.go')
 
 .PHONY: generate
 generate: tools ## Go code from the .proto files

@@ -17,6 +17,10 @@ const (
 	maxRedial = time.Second
 	// patience is how long an operation without a deadline waits for a connection.
 	patience = 2 * time.Second
+	// window is how much an answer may be ahead of its reader, and readBuffer how much
+	// is read from the connection at a time.
+	window     = 4 << 20
+	readBuffer = 256 << 10
 	// keepalive is the shortest interval that grpc allows; a connection that is dead
 	// while a watch is open is noticed sooner, by the watch itself.
 	keepaliveInterval = 10 * time.Second
@@ -60,6 +64,11 @@ func New(cfg Config) (*Client, error) {
 				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxRedial},
 				MinConnectTimeout: cfg.DialTimeout,
 			}),
+			// Lists are large: with gRPC's small default window each would wait for several
+			// round trips.
+			grpc.WithInitialWindowSize(window),
+			grpc.WithInitialConnWindowSize(window),
+			grpc.WithReadBufferSize(readBuffer),
 			grpc.WithChainUnaryInterceptor(failFast, login.unary),
 			grpc.WithChainStreamInterceptor(login.stream),
 			grpc.WithPerRPCCredentials(login),

@@ -35,11 +35,12 @@ func (a *autoAssign) run(w *work) error {
 // family takes n addresses: from the node's own blocks, then from blocks that nobody
 // has, then from those of others.
 func (a *autoAssign) family(w *work, ipv6 bool, n int) error {
-	pools, err := w.env.choose(a.Pools, ipv6)
+	within := ofFamily(a.Within, ipv6)
+	pools, err := w.env.choose(a.Pools, within, ipv6)
 	if err != nil {
 		return unlessFresh(w, err)
 	}
-	t := &taking{work: w, owner: a.Owner, missing: n}
+	t := &taking{work: w, owner: a.Owner, missing: n, usable: usable{w.env.reserved, within}}
 	for _, step := range []func([]pool) error{t.fromOwn, t.fromVacant, t.fromOthers} {
 		if t.missing == 0 {
 			break
@@ -49,7 +50,7 @@ func (a *autoAssign) family(w *work, ipv6 bool, n int) error {
 		}
 	}
 	if t.missing > 0 {
-		return &shortage{pools: pools, missing: t.missing, err: t.full(n, ipv6, pools)}
+		return &shortage{pools: pools, usable: t.usable, missing: t.missing, err: t.full(n, ipv6, pools)}
 	}
 	a.addrs = append(a.addrs, t.addrs...)
 	return nil
@@ -67,6 +68,7 @@ func unlessFresh(w *work, err error) error {
 type taking struct {
 	*work
 	owner   Owner
+	usable  usable
 	missing int
 	addrs   []netip.Addr
 	limited bool // maxBlocksPerHost kept it from claiming a block
@@ -77,7 +79,7 @@ func (t *taking) fromOwn(pools []pool) error {
 	own := t.ownBlocks()
 	for _, p := range pools {
 		for _, cidr := range own {
-			if !p.owns(cidr) || t.missing == 0 {
+			if !p.owns(cidr) || t.missing == 0 || !t.usable.reaches(cidr) {
 				continue
 			}
 			b, err := t.block(cidr)
@@ -109,6 +111,9 @@ func (t *taking) fromVacant(pools []pool) error {
 			if t.missing == 0 {
 				return nil
 			}
+			if !t.usable.reaches(cidr) {
+				continue // another call's find
+			}
 			b, err := t.block(cidr)
 			switch {
 			case errors.Is(err, errNeed):
@@ -119,7 +124,7 @@ func (t *taking) fromVacant(pools []pool) error {
 			if t.limited = t.atLimit(); t.limited {
 				return nil
 			}
-			if usable, _ := free(newBlock(cidr, t.node, false), 1, t.env.reserved); len(usable) == 0 {
+			if any, _ := free(newBlock(cidr, t.node, false), 1, t.usable); len(any) == 0 {
 				continue
 			}
 			if err := t.from(p, t.claim(p, cidr)); err != nil {
@@ -184,7 +189,7 @@ func (t *taking) fromOthers(pools []pool) error {
 
 // from takes as many addresses of a block as are missing and free.
 func (t *taking) from(p pool, b *model.Block) error {
-	ordinals, _ := free(b, t.missing, t.env.reserved)
+	ordinals, _ := free(b, t.missing, t.usable)
 	if len(ordinals) == 0 {
 		return nil
 	}
@@ -199,11 +204,11 @@ func (t *taking) from(p pool, b *model.Block) error {
 }
 
 func (t *taking) full(n int, ipv6 bool, pools []pool) error {
-	e := &PoolFullError{Wanted: n, IPv6: ipv6, Strict: t.env.config.StrictAffinity}
+	e := &PoolFullError{Wanted: n, IPv6: ipv6, Within: t.usable.within, Strict: t.env.config.StrictAffinity}
 	for _, p := range pools {
 		fill, ok := t.finds.fill[p.cidr]
 		if !ok {
-			fill = PoolFill{Pool: p.cidr, Size: p.size()}
+			fill = emptyFill(p, t.usable)
 		}
 		e.Pools = append(e.Pools, fill)
 	}

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"net/netip"
-	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -36,9 +35,13 @@ const (
 	environmentAge = time.Second
 	// maxKnown is how many values are kept from batch to batch.
 	maxKnown = 2048
-	// gatherTime is how long a batch waits for the callers of the one before to ask for
-	// the next thing.
-	gatherTime = 200 * time.Microsecond
+	// minGather and maxGather bound how long a batch waits for the callers of the one
+	// before to ask for the next thing; within these, it is half as long as a transaction
+	// takes.
+	minGather = 200 * time.Microsecond
+	maxGather = time.Millisecond
+	// linger is how long the goroutine of the batches waits for more when all are served.
+	linger = 20 * time.Millisecond
 )
 
 // backend is the store as the batches use it.
@@ -97,17 +100,27 @@ type queue struct {
 	mu      sync.Mutex
 	waiting []*call
 	running bool
+	// wanted is for how many calls a batch waits, and gathered tells that they are there.
+	wanted   int
+	gathered chan struct{}
 
 	// The rest belongs to the goroutine that runs.
-	env    *environment
-	envAt  time.Time
-	start  time.Time // of the present batch
-	known  known
-	vacant map[netip.Prefix][]netip.Prefix // blocks that nobody had claimed when last looked at
+	env   *environment
+	envAt time.Time
+	start time.Time // of the present batch
+	// expected is how many calls may come together next: those that waited when a
+	// transaction ended, and those whose callers it set free. took is how long it took.
+	expected int
+	took     time.Duration
+	known    known
+	vacant   map[netip.Prefix][]netip.Prefix // blocks that nobody had claimed when last looked at
 }
 
 func newQueue(b backend, node string) *queue {
-	return &queue{backend: b, node: node, known: known{}, vacant: map[netip.Prefix][]netip.Prefix{}}
+	return &queue{
+		backend: b, node: node, known: known{}, vacant: map[netip.Prefix][]netip.Prefix{},
+		gathered: make(chan struct{}, 1),
+	}
 }
 
 // do runs an operation in the next batch. When ctx ends first, what the operation
@@ -117,7 +130,7 @@ func (q *queue) do(ctx context.Context, c *call) (rev int64, err error) {
 		return 0, err
 	}
 	c.done = make(chan struct{})
-	q.enqueue(c) //nolint:contextcheck // a batch serves several callers and outlives each one's context
+	q.enqueue(c) //nolint:contextcheck // a batch serves several callers, and outlives each
 	select {
 	case <-c.done:
 		return c.rev, c.err
@@ -134,31 +147,31 @@ func (q *queue) enqueue(c *call) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.waiting = append(q.waiting, c)
-	if !q.running {
+	switch {
+	case !q.running:
 		q.running = true
 		go q.run()
+	case q.wanted > 0 && len(q.waiting) >= q.wanted:
+		q.wanted = 0
+		q.gathered <- struct{}{} // it has room: there is one for each time that wanted is set
 	}
 }
 
 // run serves batches until nobody waits.
 func (q *queue) run() {
-	served := 0
 	for {
-		batch := q.take(served)
+		q.gather()
+		batch := q.take()
 		if batch == nil {
 			return
 		}
+		q.expected = 0
 		q.serve(batch)
-		served = len(batch)
 	}
 }
 
-// take returns the calls that wait. After a batch of several it gives their callers
-// a moment to come back, so that they meet again.
-func (q *queue) take(served int) []*call {
-	if served > 1 {
-		q.gather(served)
-	}
+// take returns the calls that wait.
+func (q *queue) take() []*call {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	batch := q.waiting
@@ -167,15 +180,48 @@ func (q *queue) take(served int) []*call {
 	return batch
 }
 
-func (q *queue) gather(n int) {
-	for start := time.Now(); time.Since(start) < gatherTime; {
-		q.mu.Lock()
-		have := len(q.waiting)
-		q.mu.Unlock()
-		if have >= n {
-			return
-		}
-		runtime.Gosched()
+// expect notes, before the callers of a transaction are set free, how many calls may
+// come together next.
+func (q *queue) expect(served int, took time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.expected, q.took = len(q.waiting)+served, took
+}
+
+// gather gives several callers a moment to come back, so that they share the next
+// transaction: with each, all of them are served sooner. When nobody waits, it lingers
+// a little, since a caller often comes back soon.
+func (q *queue) gather() {
+	if q.expected > 1 {
+		q.await(q.expected, min(max(q.took/2, minGather), maxGather))
+	}
+	if q.expected > 0 {
+		q.await(1, linger)
+	}
+}
+
+// await waits until so many calls wait, or the time is over.
+func (q *queue) await(n int, atMost time.Duration) {
+	q.mu.Lock()
+	wait := len(q.waiting) < n
+	if wait {
+		q.wanted = n
+	}
+	q.mu.Unlock()
+	if !wait {
+		return
+	}
+	timer := time.NewTimer(atMost)
+	defer timer.Stop()
+	select {
+	case <-q.gathered:
+		return
+	case <-timer.C:
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.wanted = 0; len(q.gathered) > 0 {
+		<-q.gathered // they came just now
 	}
 }
 
@@ -376,6 +422,7 @@ func (q *queue) commit(ctx context.Context, w *work, calls []*call) (conflict bo
 		writes = append(writes, c.also...)
 	}
 	var rev int64
+	start := time.Now()
 	if err == nil && len(writes) > 0 {
 		ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 		defer cancel()
@@ -385,6 +432,7 @@ func (q *queue) commit(ctx context.Context, w *work, calls []*call) (conflict bo
 	switch {
 	case err == nil:
 		q.committed(w, rev)
+		q.expect(len(calls), time.Since(start))
 		for _, c := range calls {
 			q.settle(c, rev, nil)
 		}

@@ -3,8 +3,11 @@ package ipam
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/model"
@@ -17,6 +20,44 @@ func BenchmarkRoundTrip(b *testing.B) {
 		if _, err := w.store.Raw().Put(b.Context(), "/bench", "x"); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkRoundTripOf8 is the floor for 8 hosts: writes by 8 at once, bare ones, and
+// ones with the conditions and the size of a block.
+func BenchmarkRoundTripOf8(b *testing.B) {
+	for _, tc := range []struct {
+		name string
+		size int
+		cmps int
+	}{{"put", 1, 0}, {"swap of a block", 900, 3}} {
+		b.Run(tc.name, func(b *testing.B) {
+			w := newWorld(b)
+			value := strings.Repeat("x", tc.size)
+			work := make(chan int)
+			var wg sync.WaitGroup
+			for i := range 8 {
+				wg.Go(func() {
+					var cmps []clientv3.Cmp
+					for n := range tc.cmps {
+						cmps = append(cmps, clientv3.Compare(clientv3.ModRevision(fmt.Sprint("/none/", n)), "=", 0))
+					}
+					for range work {
+						_, err := w.store.Raw().Txn(b.Context()).If(cmps...).Then(clientv3.OpPut(fmt.Sprint("/bench/", i), value)).Commit()
+						if err != nil {
+							b.Error(err)
+						}
+					}
+				})
+			}
+			b.ResetTimer()
+			for n := range b.N {
+				work <- n
+			}
+			close(work)
+			wg.Wait()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "writes/s")
+		})
 	}
 }
 

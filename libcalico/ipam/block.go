@@ -152,24 +152,49 @@ func sweep(b *model.Block) {
 	}
 }
 
-// free lists up to n free ordinals, the longest free first, without those that are
-// reserved; held is how many it passed over for that.
-func free(b *model.Block, n int, reserved []netip.Prefix) (ordinals []int, held int) {
+// usable says which addresses may be given out.
+type usable struct {
+	reserved []netip.Prefix // those that are held back
+	within   []netip.Prefix // those that are asked for; none means all
+}
+
+// free lists up to n free ordinals that can be used, the longest free first; held is
+// how many it passed over because they are reserved.
+func free(b *model.Block, n int, u usable) (ordinals []int, held int) {
 	for _, ordinal := range b.Unallocated {
 		if len(ordinals) == n {
 			break
 		}
-		if isReserved(addrOf(b, ordinal), reserved) {
+		switch a := addrOf(b, ordinal); {
+		case len(u.within) > 0 && !holds(u.within, a):
+		case holds(u.reserved, a):
 			held++
-			continue
+		default:
+			ordinals = append(ordinals, ordinal)
 		}
-		ordinals = append(ordinals, ordinal)
 	}
 	return ordinals, held
 }
 
-func isReserved(a netip.Addr, reserved []netip.Prefix) bool {
-	return slices.ContainsFunc(reserved, func(p netip.Prefix) bool { return p.Contains(a) })
+// holds says whether an address is in one of the ranges.
+func holds(ranges []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(ranges, func(p netip.Prefix) bool { return p.Contains(a) })
+}
+
+// reaches says whether any of a range can be used as far as within says.
+func (u usable) reaches(p netip.Prefix) bool {
+	return len(u.within) == 0 || slices.ContainsFunc(u.within, p.Overlaps)
+}
+
+// ofFamily returns the ranges of one family, in their shortest form.
+func ofFamily(ranges []netip.Prefix, ipv6 bool) []netip.Prefix {
+	var out []netip.Prefix
+	for _, r := range ranges {
+		if r.Addr().Is6() == ipv6 {
+			out = append(out, r.Masked())
+		}
+	}
+	return out
 }
 
 // addTo returns the address n after a.

@@ -39,7 +39,7 @@ func TestTheLongestFreeAddressIsGivenOutFirst(t *testing.T) {
 	t.Parallel()
 	b := newBlock(netip.MustParsePrefix("10.0.0.0/30"), "n", false)
 	next := func() int {
-		ordinals, _ := free(b, 1, nil)
+		ordinals, _ := free(b, 1, usable{})
 		take(b, ordinals[0], Owner{})
 		return ordinals[0]
 	}
@@ -50,7 +50,7 @@ func TestTheLongestFreeAddressIsGivenOutFirst(t *testing.T) {
 	if diff := cmp.Diff([]int{0, 1, 2, 3, 1, 0}, got); diff != "" {
 		t.Errorf("order (-want +got):\n%s", diff)
 	}
-	if ordinals, _ := free(b, 1, nil); len(ordinals) > 0 {
+	if ordinals, _ := free(b, 1, usable{}); len(ordinals) > 0 {
 		t.Error("a full block has a free address")
 	}
 }
@@ -94,7 +94,7 @@ func TestReservedAddressesAreHeldBack(t *testing.T) {
 	t.Parallel()
 	b := newBlock(netip.MustParsePrefix("10.0.0.0/29"), "n", false)
 	reserved := []netip.Prefix{netip.MustParsePrefix("10.0.0.0/30"), netip.MustParsePrefix("10.0.0.6/32")}
-	ordinals, held := free(b, 8, reserved)
+	ordinals, held := free(b, 8, usable{reserved: reserved})
 	if diff := cmp.Diff([]int{4, 5, 7}, ordinals); diff != "" || held != 5 {
 		t.Errorf("held back %d; free (-want +got):\n%s", held, diff)
 	}
@@ -144,7 +144,7 @@ func TestAWalkVisitsEveryBlockOnce(t *testing.T) {
 	} {
 		p := newPool(&model.IPPool{CIDR: netip.MustParsePrefix(tc.cidr)}, 1)
 		for _, node := range []string{"a", "b", "node00", "node01"} {
-			w := newWalk(p, node)
+			w := newWalk(node, p)
 			seen := map[netip.Prefix]bool{}
 			for some := w.next(64); len(some) > 0; some = w.next(64) {
 				for _, b := range some {
@@ -167,7 +167,7 @@ func TestAWalkThroughAHugePool(t *testing.T) {
 		p := newPool(&model.IPPool{CIDR: netip.MustParsePrefix(cidr)}, 1)
 		seen := map[netip.Prefix]bool{}
 		for i := range 100 {
-			for _, b := range newWalk(p, fmt.Sprint("node", i)).next(64) {
+			for _, b := range newWalk(fmt.Sprint("node", i), p).next(64) {
 				if !p.owns(b) || b != b.Masked() || b.Bits() != 122 {
 					t.Fatalf("%s: %s is not a block of it", cidr, b)
 				}
@@ -188,7 +188,7 @@ func TestNodesStartInDifferentPlaces(t *testing.T) {
 	p := newPool(&model.IPPool{CIDR: netip.MustParsePrefix("10.0.0.0/8")}, 1)
 	seen := map[netip.Prefix]bool{}
 	for i := range 200 {
-		seen[newWalk(p, fmt.Sprintf("node%02d", i)).next(1)[0]] = true
+		seen[newWalk(fmt.Sprintf("node%02d", i), p).next(1)[0]] = true
 	}
 	if len(seen) < 195 {
 		t.Errorf("200 nodes start in %d places", len(seen))
@@ -206,7 +206,7 @@ func TestPoolSelection(t *testing.T) {
 		env.pools = append(env.pools, newPool(p, 1))
 	}
 	names := func(wanted []netip.Prefix, ipv6 bool) string {
-		pools, err := env.choose(wanted, ipv6)
+		pools, err := env.choose(wanted, nil, ipv6)
 		if err != nil {
 			return err.Error()
 		}

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/model"
 )
@@ -35,6 +37,10 @@ type store interface {
 	held(ctx context.Context, within netip.Prefix) (blocks []netip.Prefix, affinities []model.BlockAffinityKey, err error)
 	// eachBlock calls f for every stored block, at one revision.
 	eachBlock(ctx context.Context, f func(BlockUsage)) error
+	// raw reads a block that may be damaged.
+	raw(ctx context.Context, k model.BlockKey) (foundBlock, error)
+	// each calls f for every key with one of the prefixes, at one revision.
+	each(ctx context.Context, prefixes []string, f func(*mvccpb.KeyValue)) (rev int64, cluster uint64, err error)
 }
 
 // New makes a client for the host that node names.
@@ -55,7 +61,7 @@ func (c *Client) AutoAssign(ctx context.Context, r Request) ([]netip.Addr, error
 		return nil, nil
 	}
 	r.Owner = c.stamp(r.Owner)
-	r.Pools = slices.Clone(r.Pools)
+	r.Pools, r.Within = slices.Clone(r.Pools), slices.Clone(r.Within)
 	op := &autoAssign{Request: r}
 	_, err := c.queue.do(ctx, &call{op: op, undo: func() []netip.Addr { return op.addrs }})
 	if err != nil {

@@ -60,7 +60,10 @@ type Request struct {
 	// Pools are the pools to take from, in this order; of a family of which none is
 	// named, all enabled pools are used, in the order of their addresses.
 	Pools []netip.Prefix
-	Owner Owner
+	// Within are the ranges that addresses of their family must be in, each a part of a
+	// pool or as wide as several; none of a family means anywhere.
+	Within []netip.Prefix
+	Owner  Owner
 }
 
 // What an operation can fail with, besides the end of its context and the errors of
@@ -125,6 +128,9 @@ type PoolFullError struct {
 	Wanted int
 	IPv6   bool
 	Pools  []PoolFill
+	// Within are the ranges that the address had to be in; the figures of Pools are then
+	// those of these parts of the pools.
+	Within []netip.Prefix
 	// Strict says that addresses in blocks of other nodes did not count, because
 	// strict affinity is on.
 	Strict bool
@@ -150,7 +156,7 @@ func (e *PoolFullError) Error() string {
 	fmt.Fprintf(&b, "%v: asked for %d %s", ErrPoolFull, e.Wanted, familyName(e.IPv6))
 	for i, p := range e.Pools {
 		b.WriteString([]string{"; ", ", "}[min(i, 1)])
-		fmt.Fprintf(&b, "pool %s: %d of %s addresses in use, %d blocks claimed", p.Pool, p.InUse, p.Size, p.Blocks)
+		fmt.Fprintf(&b, "pool %s: %d of %s addresses%s in use, %d blocks claimed", p.Pool, p.InUse, p.Size, inRanges(e.Within), p.Blocks)
 		if p.Reserved > 0 {
 			fmt.Fprintf(&b, ", %d reserved", p.Reserved)
 		}
@@ -172,6 +178,17 @@ func (e *PoolFullError) Unwrap() []error {
 		return []error{ErrPoolFull, ErrBlockLimit}
 	}
 	return []error{ErrPoolFull}
+}
+
+func inRanges(ranges []netip.Prefix) string {
+	if len(ranges) == 0 {
+		return ""
+	}
+	names := make([]string, len(ranges))
+	for i, r := range ranges {
+		names[i] = r.String()
+	}
+	return " within " + strings.Join(names, ", ")
 }
 
 func familyName(ipv6 bool) string {

@@ -90,36 +90,80 @@ func (p pool) owns(block netip.Prefix) bool {
 	return block.Bits() >= p.cidr.Bits() && p.cidr.Contains(block.Addr())
 }
 
-// walk visits all blocks of a pool once, in an order that depends on the node, so
-// that nodes seldom want the same one.
-type walk struct {
-	pool         pool
-	at, step, to uint64
-	left         uint64
+// parts cuts ranges out of a pool, in whole blocks, none of them twice; no ranges stand
+// for the whole pool.
+func (p pool) parts(within []netip.Prefix) []pool {
+	if len(within) == 0 {
+		return []pool{p}
+	}
+	var out []pool
+	for _, r := range distinct(within, p.cidr) {
+		cut := p
+		cut.cidr = netip.PrefixFrom(r.Addr(), min(r.Bits(), p.blockBits)).Masked()
+		if !slices.Contains(out, cut) { // two ranges in one block
+			out = append(out, cut)
+		}
+	}
+	return out
 }
 
-// newWalk starts at an index made from the node's name and goes on, around the
-// pool's end, in steps that differ from node to node as well: in a pool with a long
-// run of taken blocks a node leaves the run at once. The number of blocks is a power
-// of two, so that any odd step visits all.
-func newWalk(p pool, node string) *walk {
-	sum := sha256.Sum256([]byte(node))
-	n := p.blocks()
-	return &walk{
-		pool: p,
-		at:   binary.BigEndian.Uint64(sum[:8]) % n,
-		step: binary.BigEndian.Uint64(sum[8:16])%n | 1,
-		to:   n,
-		left: n,
+// distinct cuts ranges down to what lies in a pool, without those that are a part of
+// others.
+func distinct(ranges []netip.Prefix, pool netip.Prefix) []netip.Prefix {
+	var out []netip.Prefix
+	for i, r := range ranges {
+		covers := func(o netip.Prefix) bool { return o.Bits() < r.Bits() && o.Contains(r.Addr()) }
+		switch {
+		case !r.Overlaps(pool), slices.ContainsFunc(ranges, covers), slices.Contains(ranges[:i], r):
+		case r.Bits() <= pool.Bits():
+			return []netip.Prefix{pool}
+		default:
+			out = append(out, r)
+		}
 	}
+	return out
+}
+
+// walk visits all blocks of parts of a pool, each part once, in an order that depends
+// on the node, so that nodes seldom want the same one.
+type walk struct {
+	seed     [32]byte
+	parts    []pool // the first is under way
+	at, step uint64
+	to       uint64
+	left     uint64
+}
+
+func newWalk(node string, parts ...pool) *walk {
+	w := &walk{seed: sha256.Sum256([]byte(node)), parts: parts}
+	w.begin()
+	return w
+}
+
+// begin starts at an index made from the node's name and goes on, around the part's
+// end, in steps that differ from node to node as well: in a pool with a long run of
+// taken blocks a node leaves the run at once. The number of blocks is a power of two,
+// so that any odd step visits all.
+func (w *walk) begin() {
+	if len(w.parts) == 0 {
+		return
+	}
+	n := w.parts[0].blocks()
+	w.at = binary.BigEndian.Uint64(w.seed[:8]) % n
+	w.step = binary.BigEndian.Uint64(w.seed[8:16])%n | 1
+	w.to, w.left = n, n
 }
 
 // next returns the next blocks, up to n; none when all were visited.
 func (w *walk) next(n int) []netip.Prefix {
 	var out []netip.Prefix
-	for ; w.left > 0 && len(out) < n; w.left-- {
-		out = append(out, w.pool.block(w.at))
+	for len(w.parts) > 0 && len(out) < n {
+		out = append(out, w.parts[0].block(w.at))
 		w.at = (w.at + w.step) % w.to
+		if w.left--; w.left == 0 {
+			w.parts = w.parts[1:]
+			w.begin()
+		}
 	}
 	return out
 }
@@ -138,7 +182,20 @@ type environment struct {
 
 // choose returns the pools of a family that a request may use, in the order in which
 // they are to be used.
-func (e *environment) choose(wanted []netip.Prefix, ipv6 bool) ([]pool, error) {
+func (e *environment) choose(wanted, within []netip.Prefix, ipv6 bool) ([]pool, error) {
+	out, err := e.candidates(wanted, ipv6)
+	if err != nil || len(within) == 0 {
+		return out, err
+	}
+	out = slices.DeleteFunc(out, func(p pool) bool { return len(p.parts(within)) == 0 })
+	if len(out) == 0 {
+		return nil, fmt.Errorf("%w: no enabled pool that this node may use has addresses%s", ErrNoPool, inRanges(within))
+	}
+	return out, nil
+}
+
+// candidates are the pools of a family without regard to ranges.
+func (e *environment) candidates(wanted []netip.Prefix, ipv6 bool) ([]pool, error) {
 	var out []pool
 	named := false
 	for _, w := range wanted {

@@ -138,7 +138,11 @@ func (u *user) handle() string {
 
 func (u *user) assign(ctx context.Context) {
 	h := u.handle()
-	got, err := u.client.AutoAssign(ctx, Request{IPv4: 1 + u.rand.IntN(3), Owner: Owner{Handle: h}})
+	r := Request{IPv4: 1 + u.rand.IntN(3), Owner: Owner{Handle: h}}
+	if u.rand.IntN(3) == 0 {
+		r.Within = prefixes([]string{"10.0.0.0/29", "10.0.0.4/30", "10.0.0.0/27"}[u.rand.IntN(3)])
+	}
+	got, err := u.client.AutoAssign(ctx, r)
 	if errors.Is(err, ErrPoolFull) {
 		return
 	}

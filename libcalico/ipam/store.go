@@ -228,32 +228,18 @@ const blockPage = 250
 
 // eachBlock reads the next page while f looks at the one before.
 func (e etcd) eachBlock(ctx context.Context, f func(BlockUsage)) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	pages := make(chan blocksPage)
-	go func() {
-		defer close(pages)
-		rev := int64(0)
-		for _, prefix := range model.ListPrefixes(model.KindBlock) {
-			rev = e.readPages(ctx, prefix, rev, pages)
+	_, _, err := e.each(ctx, model.ListPrefixes(model.KindBlock), func(kv *mvccpb.KeyValue) {
+		if k, _ := model.ParsePath(string(kv.Key)); k != nil && k.Kind() == model.KindBlock {
+			f(summarize(k.(model.BlockKey).CIDR, string(kv.Key), kv.Value))
 		}
-	}()
-	for p := range pages {
-		if p.err != nil {
-			return p.err
-		}
-		for _, kv := range p.kvs {
-			if k, _ := model.ParsePath(string(kv.Key)); k != nil && k.Kind() == model.KindBlock {
-				f(summarize(k.(model.BlockKey).CIDR, string(kv.Key), kv.Value))
-			}
-		}
-	}
-	return nil
+	})
+	return err
 }
 
 type blocksPage struct {
-	kvs []*mvccpb.KeyValue
-	err error
+	kvs     []*mvccpb.KeyValue
+	cluster uint64
+	err     error
 }
 
 // readPages reads all keys with a prefix, at a revision that it returns (0: now).
@@ -265,7 +251,7 @@ func (e etcd) readPages(ctx context.Context, prefix string, rev int64, out chan<
 		})
 		var page blocksPage
 		if page.err = err; err == nil {
-			page.kvs = resp.Responses[0].GetResponseRange().GetKvs()
+			page.kvs, page.cluster = resp.Responses[0].GetResponseRange().GetKvs(), resp.Header.ClusterId
 		}
 		select {
 		case out <- page:

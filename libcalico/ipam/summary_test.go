@@ -21,7 +21,7 @@ func randomBlock(r *rand.Rand) *model.Block {
 		names[2] = `od"d\`
 	}
 	for range r.IntN(100) {
-		ordinals, _ := free(b, 1, nil)
+		ordinals, _ := free(b, 1, usable{})
 		if len(ordinals) == 0 || r.IntN(3) == 0 {
 			if i := r.IntN(64); b.Allocations[i] != nil {
 				giveBack(b, i)

@@ -88,6 +88,7 @@ var (
 // shortage is returned by an operation that found too few addresses.
 type shortage struct {
 	pools   []pool
+	usable  usable
 	missing int
 	err     error // what to tell the caller when nothing helps
 }

@@ -45,8 +45,6 @@ type Book struct {
 	log   *slog.Logger
 	now   func() time.Time
 	mem   *memory
-	// cursor is where the search in a range goes on.
-	cursor *cursor
 
 	// hand is held while an address changes hands without being fresh, so that two
 	// looks at its owner and what follows from them cannot cross.
@@ -57,16 +55,19 @@ type Book struct {
 func New(pool *ipam.Client, store *etcdstore.Client, links Links, node string, log *slog.Logger) *Book {
 	return &Book{
 		ipam: pool, store: store, links: links, node: node, log: log,
-		now: time.Now, mem: newMemory(time.Now), cursor: newCursor(node),
+		now: time.Now, mem: newMemory(time.Now),
 	}
 }
 
-// Pick takes any free address of a family out of the pools, all enabled ones if none is
-// given.
-func (b *Book) Pick(ctx context.Context, v6 bool, pools []netip.Prefix, name string) (netip.Addr, error) {
-	request := ipam.Request{IPv4: 1, Pools: pools, Owner: b.asker(name)}
+// Pick takes any free address of a family, from a range if one is given, else from
+// whatever pool.
+func (b *Book) Pick(ctx context.Context, v6 bool, within netip.Prefix, name string) (netip.Addr, error) {
+	request := ipam.Request{IPv4: 1, Owner: b.asker(name)}
 	if v6 {
 		request.IPv4, request.IPv6 = 0, 1
+	}
+	if within.IsValid() {
+		request.Within = []netip.Prefix{within}
 	}
 	addrs, err := b.ipam.AutoAssign(ctx, request)
 	if err != nil {
@@ -74,23 +75,6 @@ func (b *Book) Pick(ctx context.Context, v6 bool, pools []netip.Prefix, name str
 	}
 	b.mem.ask(addrs[0])
 	return addrs[0], nil
-}
-
-// PickWithin takes any free address of a range that is part of a pool.
-func (b *Book) PickWithin(ctx context.Context, within netip.Prefix, name string) (netip.Addr, error) {
-	for a := range b.cursor.from(within) {
-		err := b.ipam.Assign(ctx, a, b.asker(name))
-		if errors.Is(err, ipam.ErrInUse) {
-			continue
-		}
-		if err != nil {
-			return netip.Addr{}, err
-		}
-		b.cursor.at(within, a)
-		b.mem.ask(a)
-		return a, nil
-	}
-	return netip.Addr{}, fmt.Errorf("%w in the range %s", ipam.ErrPoolFull, within)
 }
 
 // Take takes one address that the user chose. If it is the address of an endpoint of

@@ -10,7 +10,6 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
-	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/ipam"
 	"calico.internal/libcalico/model"
 	"calico.internal/libnetwork-plugin/internal/endpoint"
@@ -48,36 +47,17 @@ func (b *Book) Endpoints(ctx context.Context) (map[string]*model.WorkloadEndpoin
 // their owners. What others gave it from theirs is not among them: it is found by its
 // endpoint.
 func (b *Book) Holdings(ctx context.Context) (map[netip.Addr]ipam.Owner, error) {
-	blocks, err := b.blocks(ctx)
+	all, err := b.ipam.Holdings(ctx, b.node)
 	if err != nil {
 		return nil, err
 	}
-	holdings := make(map[netip.Addr]ipam.Owner)
-	for _, cidr := range blocks {
-		entry, err := b.store.Get(ctx, model.BlockKey{CIDR: cidr})
-		if errors.Is(err, etcdstore.ErrNotFound) {
-			continue
+	ours := make(map[netip.Addr]ipam.Owner)
+	for _, h := range all {
+		if b.ours(h.Owner) {
+			ours[h.Addr] = h.Owner
 		}
-		if err != nil {
-			return nil, err
-		}
-		b.hold(holdings, entry.Value.(*model.Block))
 	}
-	return holdings, nil
-}
-
-// hold adds what this node holds of a block for Docker.
-func (b *Book) hold(holdings map[netip.Addr]ipam.Owner, block *model.Block) {
-	addr := block.CIDR.Addr()
-	for _, index := range block.Allocations {
-		if index != nil && *index >= 0 && *index < len(block.Attributes) {
-			owner := ownerOf(block.Attributes[*index])
-			if b.ours(owner) {
-				holdings[addr] = owner
-			}
-		}
-		addr = addr.Next()
-	}
+	return ours, nil
 }
 
 // ours reports whether an address was given out by this node for Docker: it is an
@@ -87,34 +67,6 @@ func (b *Book) ours(owner ipam.Owner) bool {
 		return false
 	}
 	return owner.Handle == "" || owner.Attrs[ipam.AttrEndpoint] == owner.Handle
-}
-
-// ownerOf reads the owner out of a block.
-func ownerOf(a model.BlockAttributes) ipam.Owner {
-	owner := ipam.Owner{Attrs: a.Secondary}
-	if a.HandleID != nil {
-		owner.Handle = *a.HandleID
-	}
-	return owner
-}
-
-// blocks lists this node's blocks of both families.
-func (b *Book) blocks(ctx context.Context) ([]netip.Prefix, error) {
-	var blocks []netip.Prefix
-	for _, family := range []string{"0.0.0.0/0", "::/0"} {
-		path := model.Paths(model.BlockAffinityKey{Node: b.node, CIDR: netip.MustParsePrefix(family)})[0]
-		resp, err := b.folder(ctx, path, clientv3.WithKeysOnly())
-		if err != nil {
-			return nil, fmt.Errorf("list blocks of node %s: %w", b.node, err)
-		}
-		for _, kv := range resp.Kvs {
-			key, _ := model.ParsePath(string(kv.Key))
-			if affinity, ok := key.(model.BlockAffinityKey); ok {
-				blocks = append(blocks, affinity.CIDR)
-			}
-		}
-	}
-	return blocks, nil
 }
 
 // folder reads all keys beside a path. The store's own operations wait for a connection

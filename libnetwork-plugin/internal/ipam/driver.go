@@ -139,18 +139,7 @@ func (d *Driver) ReleaseAddress(ctx context.Context, r docker.ReleaseAddressRequ
 
 // pick takes any address of a pool, or of a part of one.
 func (d *Driver) pick(ctx context.Context, p Pool, name string) (netip.Addr, error) {
-	within := p.Within()
-	if !within.IsValid() {
-		return d.book.Pick(ctx, p.V6, nil, name)
-	}
-	enabled, err := d.pools.Enabled(ctx)
-	if err != nil {
-		return netip.Addr{}, err
-	}
-	if slices.Contains(enabled, within) {
-		return d.book.Pick(ctx, p.V6, []netip.Prefix{within}, name)
-	}
-	return d.book.PickWithin(ctx, within, name)
+	return d.book.Pick(ctx, p.V6, p.Within(), name)
 }
 
 // take takes the address that the user chose.

@@ -103,7 +103,7 @@ func (e engine) Containers(ctx context.Context) ([]dockerapi.Container, error) {
 func (n *node) bind(b *address.Book, i int) (id string, addr netip.Addr) {
 	n.t.Helper()
 	id = fmt.Sprintf("%011d", i) + strings.Repeat("f", 53)
-	addr, err := b.Pick(n.t.Context(), false, nil, "")
+	addr, err := b.Pick(n.t.Context(), false, netip.Prefix{}, "")
 	must(n.t, err)
 	ep := endpoint.New(id, endpoint.DefaultMAC, addr, netip.Addr{})
 	put, err := etcdstore.PutWrite(endpoint.Key("node00", id), ep)
@@ -151,7 +151,7 @@ func TestWhatACrashLeavesIsRemoved(t *testing.T) {
 	n := newNode(t)
 	before := n.book()
 	id, addr := n.bind(before, 1)
-	asked, err := before.Pick(t.Context(), false, nil, "")
+	asked, err := before.Pick(t.Context(), false, netip.Prefix{}, "")
 	must(t, err)
 	stray := strings.Repeat("0", 11) + "x"
 	_, err = n.links.Ensure(veth.Pair{Endpoint: stray})
@@ -169,7 +169,7 @@ func TestNothingIsRemovedWhileDockerIsAtWorkOnIt(t *testing.T) {
 	n := newNode(t)
 	b := n.book()
 	id, addr := n.bind(b, 1)
-	asked, err := b.Pick(t.Context(), false, nil, "")
+	asked, err := b.Pick(t.Context(), false, netip.Prefix{}, "")
 	must(t, err)
 	must(t, n.sweep(b, nil)) // The process that was just called.
 	n.expect(id, true, true)
@@ -197,7 +197,7 @@ func TestWhatAContainerHasIsKept(t *testing.T) {
 
 func TestAnAddressOfALiveContainerIsKeptWithoutItsEndpoint(t *testing.T) {
 	n := newNode(t)
-	addr, err := n.book().Pick(t.Context(), false, nil, "")
+	addr, err := n.book().Pick(t.Context(), false, netip.Prefix{}, "")
 	must(t, err)
 	n.engine.SetContainer(enginetest.Container{ID: "c1", Name: "a", State: "running", Endpoints: map[string]enginetest.Endpoint{
 		"net1": {ID: "e", IPv4: addr.String() + "/32"},
