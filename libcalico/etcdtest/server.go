@@ -11,11 +11,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"calico.internal/libcalico/internal/child"
 )
 
 // startTimeout is how long a server may take to serve; a busy machine is slow.
@@ -280,27 +281,18 @@ type process struct {
 	cmd    *exec.Cmd
 }
 
-// startProcess starts the child from a thread that lives as long as the child:
-// Pdeathsig is about the thread, not the process.
 func startProcess(name string, args ...string) (*process, error) {
 	p := &process{output: &bytes.Buffer{}, done: make(chan struct{}), cmd: exec.Command(name, args...)}
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		err := p.cmd.Start()
-		started <- err
-		if err == nil {
-			// Its end is always a signal of ours; there is nothing to tell.
-			_ = p.cmd.Wait()
-		}
-		close(p.done)
-	}()
-	if err := <-started; err != nil {
+	ended, err := child.Start(p.cmd)
+	if err != nil {
 		return nil, err
 	}
 	p.pid = p.cmd.Process.Pid
+	go func() {
+		defer close(p.done)
+		<-ended // always by a signal of ours; there is nothing to tell
+	}()
 	return p, nil
 }
 

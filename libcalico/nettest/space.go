@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"calico.internal/libcalico/internal/child"
 )
 
 // Space is a network namespace.
@@ -146,11 +148,10 @@ func setSysctl(name, value string) error {
 // sysctlPath goes by the thread's own view, which is that of its namespace.
 func sysctlPath(name string) string { return filepath.Join("/proc/sys", name) }
 
-// Command prepares a program to run in the namespace. It dies with the test's
-// process.
+// Command prepares a program to run in the namespace.
 func (s *Space) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + s.Path(), "--", name}, args...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	return cmd
 }
 
@@ -184,7 +185,7 @@ type Process struct {
 }
 
 // Start starts a program in the namespace with its output in the test's log. It is
-// killed, with all that it started, when the test ends.
+// killed, with all that it started, when the test ends, and dies with the test's process.
 func (s *Space) Start(name string, args ...string) *Process {
 	s.t.Helper()
 	return s.StartCommand(s.Command(context.Background(), name, args...))
@@ -202,13 +203,14 @@ func (s *Space) StartCommand(cmd *exec.Cmd) *Process {
 		cmd.Stderr = log
 	}
 	cmd.WaitDelay = time.Second
-	if err := cmd.Start(); err != nil {
+	ended, err := child.Start(cmd)
+	if err != nil {
 		s.t.Fatalf("nettest: %s: start %v: %v", s.Name, cmd.Args, err)
 	}
 	p := &Process{Cmd: cmd, done: make(chan struct{})}
 	go func() {
 		defer close(p.done)
-		p.err = cmd.Wait()
+		p.err = <-ended
 		log.flush()
 	}()
 	s.t.Cleanup(p.Kill)

@@ -6,25 +6,25 @@ import (
 	"strings"
 	"testing"
 
-	"calico.internal/felix/internal/nstest"
+	"calico.internal/libcalico/nettest"
 )
 
 // connect makes the kernel believe in a connection, with the conntrack command.
 func connect(t *testing.T, from, to, replyFrom, replyTo string, port int) {
 	t.Helper()
-	nstest.Run(t, "conntrack", "-I", "-p", "udp", "-s", from, "-d", to, "-r", replyFrom, "-q", replyTo,
+	nettest.Run(t, "conntrack", "-I", "-p", "udp", "-s", from, "-d", to, "-r", replyFrom, "-q", replyTo,
 		"--sport", fmt.Sprint(port), "--dport", "53", "--reply-port-src", "53", "--reply-port-dst", fmt.Sprint(port), "--timeout", "600")
 }
 
 func connections(t *testing.T, family string) string {
 	t.Helper()
-	return nstest.Run(t, "conntrack", "-L", "-f", family)
+	return nettest.Run(t, "conntrack", "-L", "-f", family)
 }
 
 func TestRemove(t *testing.T) {
 	for _, filtered := range []bool{true, false} {
 		t.Run(fmt.Sprintf("filtered=%v", filtered), func(t *testing.T) {
-			nstest.Isolate(t)
+			nettest.Isolate(t)
 			c, err := Open()
 			if err != nil {
 				t.Fatal(err)
@@ -74,7 +74,7 @@ func TestRemove(t *testing.T) {
 }
 
 func TestRemoveOfNothing(t *testing.T) {
-	nstest.Isolate(t)
+	nettest.Isolate(t)
 	c, err := Open()
 	if err != nil {
 		t.Fatal(err)

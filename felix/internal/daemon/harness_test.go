@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -193,21 +192,7 @@ func (h *host) start(params ...string) {
 	for _, p := range params {
 		cmd.Env = append(cmd.Env, "FELIX_"+p)
 	}
-	h.felix = startOnOwnThread(h.Host, cmd)
-}
-
-// startOnOwnThread starts a process from a thread that lives as long as the process: it is
-// to die with its parent, and to the kernel that is the thread.
-func startOnOwnThread(h *nettest.Host, cmd *exec.Cmd) *nettest.Process {
-	started := make(chan *nettest.Process)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		p := h.StartCommand(cmd)
-		started <- p
-		<-p.Done()
-	}()
-	return <-started
+	h.felix = h.StartCommand(cmd)
 }
 
 // startInSync starts felix and waits until it has programmed everything.

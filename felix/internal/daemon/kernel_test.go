@@ -231,7 +231,7 @@ func (h *host) watchWrites() func() string {
 	}
 	cmd := h.Command(context.Background(), "ip", "monitor", "route", "address")
 	cmd.Stdout = out
-	p := startOnOwnThread(h.Host, cmd)
+	p := h.StartCommand(cmd)
 	return func() string {
 		p.Kill()
 		_ = out.Close()

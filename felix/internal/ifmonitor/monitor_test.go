@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"calico.internal/felix/internal/nstest"
+	"calico.internal/libcalico/nettest"
 )
 
 const patience = 10 * time.Second
@@ -18,7 +18,7 @@ const patience = 10 * time.Second
 // watch starts a monitor and returns what waits for an event that satisfies a test.
 func watch(t *testing.T, buffer int) (until func(what string, ok func(Event) bool)) {
 	t.Helper()
-	nstest.Isolate(t)
+	nettest.Isolate(t)
 	m, err := newMonitor(buffer)
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +50,7 @@ func watch(t *testing.T, buffer int) (until func(what string, ok func(Event) boo
 
 func TestEvents(t *testing.T) {
 	until := watch(t, bufferSize)
-	run := func(args ...string) { nstest.Run(t, "ip", args...) }
+	run := func(args ...string) { nettest.Run(t, "ip", args...) }
 	var index int
 	until("the first list", func(e Event) bool { return e.Snapshot && e.Links[0].Name == "lo" && e.Links[0].Up })
 
@@ -90,9 +90,9 @@ func TestEvents(t *testing.T) {
 		return len(e.Neighs) > 0 && e.Neighs[0].Index == index && e.Neighs[0].Permanent &&
 			e.Neighs[0].Addr == netip.MustParseAddr("10.0.0.9") && e.Neighs[0].MAC.String() == "02:00:00:00:00:01"
 	})
-	nstest.Run(t, "sysctl", "-q", "-w", "net.ipv4.conf.cali1.proxy_arp=1")
+	nettest.Run(t, "sysctl", "-q", "-w", "net.ipv4.conf.cali1.proxy_arp=1")
 	until("a setting", func(e Event) bool { return len(e.Settings) > 0 && e.Settings[0] == index })
-	nstest.Run(t, "sysctl", "-q", "-w", "net.ipv4.conf.all.rp_filter=2")
+	nettest.Run(t, "sysctl", "-q", "-w", "net.ipv4.conf.all.rp_filter=2")
 	until("a setting of all interfaces", func(e Event) bool { return len(e.Settings) > 0 && e.Settings[0] == AllInterfaces })
 
 	run("link", "del", "cali1")
@@ -103,14 +103,14 @@ func TestLostNotificationsAreFollowedByASnapshot(t *testing.T) {
 	until := watch(t, 4096)
 	until("the first list", func(e Event) bool { return e.Snapshot })
 	// Nobody reads meanwhile, so that the socket's buffer overflows.
-	run := func(args ...string) { nstest.Run(t, "ip", args...) }
+	run := func(args ...string) { nettest.Run(t, "ip", args...) }
 	run("link", "add", "cali1", "type", "veth", "peer", "name", "p")
 	run("link", "set", "cali1", "up")
 	var batch strings.Builder
 	for i := range 1000 {
 		fmt.Fprintf(&batch, "route replace 10.%d.%d.0/24 dev cali1\n", i/256, i%256)
 	}
-	nstest.Feed(t, batch.String(), "ip", "-batch", "-")
+	nettest.Feed(t, batch.String(), "ip", "-batch", "-")
 	run("link", "add", "cali2", "type", "veth", "peer", "name", "p2")
 	until("a snapshot with the last interface", func(e Event) bool {
 		for _, l := range e.Links {

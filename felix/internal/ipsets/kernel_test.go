@@ -11,8 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"calico.internal/felix/internal/desired"
-	"calico.internal/felix/internal/nstest"
 	"calico.internal/felix/internal/rules"
+	"calico.internal/libcalico/nettest"
 	"calico.internal/libcalico/reconcile"
 	"calico.internal/libcalico/reconcile/targettest"
 )
@@ -23,7 +23,7 @@ func netSpec(f rules.Family) Spec { return Spec{Type: HashNet, Family: f, MaxMem
 
 func open(t *testing.T) *Kernel {
 	t.Helper()
-	nstest.Isolate(t)
+	nettest.Isolate(t)
 	k, err := Open()
 	if err != nil {
 		t.Fatal(err)
@@ -34,7 +34,7 @@ func open(t *testing.T) *Kernel {
 
 func ipset(t *testing.T, args ...string) string {
 	t.Helper()
-	return nstest.Run(t, "ipset", args...)
+	return nettest.Run(t, "ipset", args...)
 }
 
 func foreign(t *testing.T) func(t *testing.T) {
@@ -187,7 +187,7 @@ func TestASetIsRebuiltWithItsMembersWhileARuleNamesIt(t *testing.T) {
 	k := open(t)
 	create(t, k, "cali4-a", netSpec(rules.V4))
 	ipset(t, "add", "cali4-a", "10.0.0.0/24")
-	nstest.Run(t, "iptables-nft", "-A", "INPUT", "-m", "set", "--match-set", "cali4-a", "src")
+	nettest.Run(t, "iptables-nft", "-A", "INPUT", "-m", "set", "--match-set", "cali4-a", "src")
 	create(t, k, "cali4-a", Spec{Type: HashNet, Family: rules.V4, MaxMembers: 5000})
 	if out := ipset(t, "save", "cali4-a"); !strings.Contains(out, "maxelem 5000") || !strings.Contains(out, "add cali4-a 10.0.0.0/24") {
 		t.Errorf("the set is now %q", out)

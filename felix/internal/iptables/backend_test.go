@@ -4,13 +4,13 @@ import (
 	"strings"
 	"testing"
 
-	"calico.internal/felix/internal/nstest"
+	"calico.internal/libcalico/nettest"
 )
 
 func TestDetectFollowsDocker(t *testing.T) {
 	docker := func(t *testing.T, variant string) {
-		nstest.Run(t, "iptables-"+variant, "-w", "-N", "DOCKER")
-		nstest.Run(t, "iptables-"+variant, "-w", "-N", "DOCKER-USER")
+		nettest.Run(t, "iptables-"+variant, "-w", "-N", "DOCKER")
+		nettest.Run(t, "iptables-"+variant, "-w", "-N", "DOCKER-USER")
 	}
 	system, err := systemDefault(t.Context())
 	if err != nil {
@@ -31,7 +31,7 @@ func TestDetectFollowsDocker(t *testing.T) {
 		{"the configuration says nft", []string{Legacy}, NFT, NFT, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			nstest.Isolate(t)
+			nettest.Isolate(t)
 			for _, v := range c.docker {
 				docker(t, v)
 			}

@@ -11,8 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"calico.internal/felix/internal/nstest"
 	"calico.internal/felix/internal/rules"
+	"calico.internal/libcalico/nettest"
 	"calico.internal/libcalico/reconcile"
 	"calico.internal/libcalico/reconcile/targettest"
 )
@@ -36,13 +36,13 @@ func (k kernel) command() string {
 
 func (k kernel) run(t *testing.T, args ...string) string {
 	t.Helper()
-	return nstest.Run(t, k.command(), append([]string{"-w", "-t", string(k.table)}, args...)...)
+	return nettest.Run(t, k.command(), append([]string{"-w", "-t", string(k.table)}, args...)...)
 }
 
 func (k kernel) save(t *testing.T) string {
 	t.Helper()
 	var lines []string
-	for line := range strings.Lines(nstest.Run(t, k.command()+"-save", "-t", string(k.table))) {
+	for line := range strings.Lines(nettest.Run(t, k.command()+"-save", "-t", string(k.table))) {
 		if !strings.HasPrefix(line, "#") {
 			lines = append(lines, line)
 		}
@@ -52,7 +52,7 @@ func (k kernel) save(t *testing.T) string {
 
 func (k kernel) open(t *testing.T) *Target {
 	t.Helper()
-	nstest.Isolate(t)
+	nettest.Isolate(t)
 	b, err := Detect(t.Context(), k.variant)
 	if err != nil {
 		t.Fatal(err)
@@ -347,9 +347,9 @@ func TestUnchangedRulesKeepTheirCounters(t *testing.T) {
 			first := k.chain(t, "cali-a", mark, marked(0, accept))
 			second := k.chain(t, "cali-a", mark, marked(7, accept), marked(0, accept))
 			apply(t, target, first, k.hooks(t, "OUTPUT", jumpTo("cali-a")))
-			nstest.Run(t, "ping", "-c", "2", "-i", "0.01", "127.0.0.1")
+			nettest.Run(t, "ping", "-c", "2", "-i", "0.01", "127.0.0.1")
 			counters := func() (out []string) {
-				for line := range strings.Lines(nstest.Run(t, k.command()+"-save", "-c", "-t", "filter")) {
+				for line := range strings.Lines(nettest.Run(t, k.command()+"-save", "-c", "-t", "filter")) {
 					if strings.Contains(line, "-A cali-a") && strings.Contains(line, "0x0/0xff") {
 						out = append(out, line)
 					}
@@ -373,7 +373,7 @@ func TestEveryKindOfRuleIsTakenByTheKernel(t *testing.T) {
 	for _, variant := range []string{Legacy, NFT} {
 		for _, f := range rules.Families {
 			t.Run(fmt.Sprintf("%s IPv%d", variant, f), func(t *testing.T) {
-				nstest.Isolate(t)
+				nettest.Isolate(t)
 				r, err := rules.NewRenderer(rules.DefaultConfig())
 				if err != nil {
 					t.Fatal(err)
@@ -389,7 +389,7 @@ func TestEveryKindOfRuleIsTakenByTheKernel(t *testing.T) {
 				name := fmt.Sprintf("cali%d-", f)
 				family := map[rules.Family]string{rules.V4: "inet", rules.V6: "inet6"}[f]
 				for _, set := range []string{"all-ipam-pools", "masq-ipam-pools"} {
-					nstest.Run(t, "ipset", "create", name+set, "hash:net", "family", family)
+					nettest.Run(t, "ipset", "create", name+set, "hash:net", "family", family)
 				}
 				byTable := map[rules.Table][]reconcile.Item[string, Chain]{}
 				for _, c := range slices.Concat(r.Static(f), []rules.Chain{

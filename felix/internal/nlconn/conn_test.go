@@ -7,7 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
-	"calico.internal/felix/internal/nstest"
+	"calico.internal/libcalico/nettest"
 )
 
 // link is a request to make an interface of a kind, or to delete it.
@@ -22,7 +22,7 @@ func link(typ uint16, flags uint16, name, kind string) Request {
 
 func dial(t *testing.T) *Conn {
 	t.Helper()
-	nstest.Isolate(t)
+	nettest.Isolate(t)
 	c, err := Dial(unix.NETLINK_ROUTE)
 	if err != nil {
 		t.Fatal(err)

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"calico.internal/felix/internal/ifmonitor"
-	"calico.internal/felix/internal/nstest"
+	"calico.internal/libcalico/nettest"
 	"calico.internal/libcalico/reconcile"
 	"calico.internal/libcalico/reconcile/targettest"
 )
@@ -20,7 +20,7 @@ const protoBoot = 3
 // calidown, which is not.
 func open(t *testing.T) *Kernel {
 	t.Helper()
-	nstest.Isolate(t)
+	nettest.Isolate(t)
 	for _, name := range []string{"cali1", "cali2", "other", "calidown"} {
 		ip(t, "link", "add", name, "type", "veth", "peer", "name", "peer-"+name)
 	}
@@ -55,7 +55,7 @@ func links(t *testing.T) *ifmonitor.Links {
 
 func ip(t *testing.T, args ...string) string {
 	t.Helper()
-	return nstest.Run(t, "ip", args...)
+	return nettest.Run(t, "ip", args...)
 }
 
 func key(prefix string) Key { return Key{Table: MainTable, Prefix: netip.MustParsePrefix(prefix)} }

@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"calico.internal/felix/internal/nstest"
+	"calico.internal/libcalico/nettest"
 	"calico.internal/libcalico/reconcile"
 )
 
@@ -19,8 +19,8 @@ func changes(wanted map[Key]string) (c reconcile.Changes[Key, string]) {
 }
 
 func TestAnInterfaceGetsWhatItNeeds(t *testing.T) {
-	nstest.Isolate(t)
-	nstest.Run(t, "ip", "link", "add", "cali.1", "type", "veth", "peer", "name", "p")
+	nettest.Isolate(t)
+	nettest.Run(t, "ip", "link", "add", "cali.1", "type", "veth", "peer", "name", "p")
 	target := New(Root)
 	wanted := OfInterface("cali.1", true)
 	if err := target.Apply(t.Context(), changes(wanted)); err != nil {
@@ -41,7 +41,7 @@ func TestAnInterfaceGetsWhatItNeeds(t *testing.T) {
 		t.Errorf("list gives %v, %v", have, err)
 	}
 	// The settings go with the interface, and are not missed.
-	nstest.Run(t, "ip", "link", "del", "cali.1")
+	nettest.Run(t, "ip", "link", "del", "cali.1")
 	have, err = target.List(t.Context())
 	if err != nil || have[arp] != "1" {
 		t.Errorf("list without the interface gives %v, %v", have, err)

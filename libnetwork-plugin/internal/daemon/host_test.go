@@ -21,16 +21,16 @@ import (
 	"calico.internal/libcalico/etcdtest"
 	libipam "calico.internal/libcalico/ipam"
 	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/nettest"
 	"calico.internal/libnetwork-plugin/internal/config"
 	"calico.internal/libnetwork-plugin/internal/endpoint"
 	"calico.internal/libnetwork-plugin/internal/enginetest"
 	"calico.internal/libnetwork-plugin/internal/felixtest"
-	"calico.internal/libnetwork-plugin/internal/privnet"
 	"calico.internal/libnetwork-plugin/internal/veth"
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(privnet.Main(func() int { return etcdtest.Main(m) }))
+	os.Exit(nettest.Main(func() int { return etcdtest.Main(m) }))
 }
 
 // The pools that every test has.
@@ -58,7 +58,7 @@ type host struct {
 // newHost returns a node that does not run yet, over an etcd that holds only the pools.
 func newHost(t testing.TB, r enginetest.Release) *host {
 	t.Helper()
-	privnet.Need(t)
+	nettest.NeedPrivate(t)
 	etcd := etcdtest.Shared(t)
 	h := onEtcd(t, r, "node00", etcd.Endpoint())
 	h.raw = etcd.Client(t)

@@ -19,16 +19,16 @@ import (
 	"calico.internal/libcalico/etcdtest"
 	"calico.internal/libcalico/ipam"
 	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/nettest"
 	"calico.internal/libnetwork-plugin/internal/address"
 	"calico.internal/libnetwork-plugin/internal/dockerapi"
 	"calico.internal/libnetwork-plugin/internal/endpoint"
 	"calico.internal/libnetwork-plugin/internal/enginetest"
-	"calico.internal/libnetwork-plugin/internal/privnet"
 	"calico.internal/libnetwork-plugin/internal/veth"
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(privnet.Main(func() int { return etcdtest.Main(m) }))
+	os.Exit(nettest.Main(func() int { return etcdtest.Main(m) }))
 }
 
 // node is a node with real etcd and kernel, and an engine that answers as told.
@@ -44,7 +44,7 @@ type node struct {
 
 func newNode(t *testing.T) *node {
 	t.Helper()
-	privnet.Need(t)
+	nettest.NeedPrivate(t)
 	n := &node{t: t, engine: enginetest.Start(t, enginetest.Docker20), log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	var err error
 	n.store, err = etcdstore.New(etcdstore.Config{Endpoints: etcdtest.Shared(t).Endpoints()})

@@ -12,10 +12,10 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 
-	"calico.internal/libnetwork-plugin/internal/privnet"
+	"calico.internal/libcalico/nettest"
 )
 
-func TestMain(m *testing.M) { os.Exit(privnet.Main(m.Run)) }
+func TestMain(m *testing.M) { os.Exit(nettest.Main(m.Run)) }
 
 const (
 	endpoint = "f24874aae57f0e8ad0ccd04f98f5a5c1b1c8e8f5ea9c6d7b0a1b2c3d4e5f6071"
@@ -27,7 +27,7 @@ var containerMAC = net.HardwareAddr{0xee, 0xee, 0xee, 0xee, 0xee, 0xee}
 // links returns the pairs of the test's namespace and removes what a test leaves.
 func links(t *testing.T) *Links {
 	t.Helper()
-	privnet.Need(t)
+	nettest.NeedPrivate(t)
 	l, err := New()
 	if err != nil {
 		t.Fatal(err)

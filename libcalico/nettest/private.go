@@ -1,6 +1,4 @@
-// Package privnet runs a package's tests in a network namespace of their own, so that
-// no test can touch, or be disturbed by, the interfaces of the machine (test only).
-package privnet
+package nettest
 
 import (
 	"errors"
@@ -10,7 +8,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/vishvananda/netlink"
+	"calico.internal/libcalico/internal/child"
 )
 
 // The variable that tells the inner process what it is, and its values.
@@ -20,15 +18,16 @@ const (
 	refused  = "refused"
 )
 
-// Main is what TestMain calls. It starts the test binary again in a new network
-// namespace, and, for users other than root, in a new user namespace too, has run do
-// the tests there, and returns the exit code. Where the machine forbids that, the tests
-// run where they are and those that call [Need] are skipped.
+// Main is for the TestMain of a package all of whose tests share one namespace, because
+// what they test runs goroutines of its own. It starts the test binary again in a new
+// network namespace, and, for users other than root, in a new user namespace too, has run
+// do the tests there, and returns the exit code. Where the machine forbids that, the tests
+// run where they are and those that call [NeedPrivate] are skipped.
 func Main(run func() int) int {
 	switch os.Getenv(variable) {
 	case inside:
-		if err := raiseLoopback(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
+		if err := setUp("lo"); err != nil {
+			fmt.Fprintln(os.Stderr, "private network namespace:", err)
 			return 1
 		}
 		return run()
@@ -43,11 +42,11 @@ func Main(run func() int) int {
 	return exitCode(again(refused, nil))
 }
 
-// Need skips the test if the machine did not allow a private namespace.
-func Need(t testing.TB) {
+// NeedPrivate skips the test if the machine did not allow a namespace to [Main].
+func NeedPrivate(t testing.TB) {
 	t.Helper()
 	if os.Getenv(variable) != inside {
-		t.Skip("needs a network namespace of its own, which this machine refuses")
+		t.Skip("nettest: making network namespaces is not permitted; run as root (CAP_SYS_ADMIN)")
 	}
 }
 
@@ -57,27 +56,22 @@ func again(role string, attr *syscall.SysProcAttr) error {
 	cmd.Env = append(os.Environ(), variable+"="+role)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.SysProcAttr = attr
-	return cmd.Run()
+	done, err := child.Start(cmd)
+	if err != nil {
+		return err
+	}
+	return <-done
 }
 
 // namespaces says what the inner process is separated from.
 func namespaces() *syscall.SysProcAttr {
-	attr := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET, Pdeathsig: syscall.SIGKILL}
+	attr := &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
 	if uid, gid := os.Getuid(), os.Getgid(); uid != 0 {
 		attr.Cloneflags |= syscall.CLONE_NEWUSER
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: uid, Size: 1}}
 		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: gid, Size: 1}}
 	}
 	return attr
-}
-
-// raiseLoopback makes 127.0.0.1 usable in a new namespace.
-func raiseLoopback() error {
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("private network namespace: %w", err)
-	}
-	return netlink.LinkSetUp(lo)
 }
 
 // exitCode is what the inner process ended with.
