@@ -63,10 +63,12 @@ lab-down: ## remove the lab without trace
 .PHONY: test
 test: deps test-unit test-net test-system ## all tests: unit, kernel, system
 
+# A program with the race detector sleeps for a second at its end, to hear of late races;
+# the scripts of calicoctl run hundreds of programs. Most tests wait more than they compute.
 .PHONY: test-unit
 test-unit: ## unit tests with the race detector; no privileges
 	@echo "== unit tests"
-	@CGO_ENABLED=1 $(GO) test -race -timeout 20m $$($(call list_tests,false))
+	@GORACE=atexit_sleep_ms=20 CGO_ENABLED=1 $(GO) test -race -p 4 -timeout 20m $$($(call list_tests,false))
 
 .PHONY: test-net
 test-net: ## kernel tests in network namespaces of their own; root

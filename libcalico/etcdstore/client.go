@@ -49,6 +49,10 @@ func New(cfg Config) (*Client, error) {
 	}
 	c := &Client{cfg: cfg, dials: &dialer{timeout: cfg.DialTimeout}}
 	login := &login{username: cfg.Username, password: cfg.Password}
+	unary := []grpc.UnaryClientInterceptor{failFast, login.unary}
+	if cfg.Log != nil {
+		unary = append(unary, trace(cfg.Log))
+	}
 	c.etcd, err = clientv3.New(clientv3.Config{
 		Endpoints:            cfg.Endpoints,
 		TLS:                  tlsConfig,
@@ -69,7 +73,7 @@ func New(cfg Config) (*Client, error) {
 			grpc.WithInitialWindowSize(window),
 			grpc.WithInitialConnWindowSize(window),
 			grpc.WithReadBufferSize(readBuffer),
-			grpc.WithChainUnaryInterceptor(failFast, login.unary),
+			grpc.WithChainUnaryInterceptor(unary...),
 			grpc.WithChainStreamInterceptor(login.stream),
 			grpc.WithPerRPCCredentials(login),
 		},

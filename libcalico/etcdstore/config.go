@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
 	"strings"
@@ -27,6 +28,8 @@ type Config struct {
 	// DialTimeout limits one attempt to connect and an operation without a deadline;
 	// 0 means 5 s.
 	DialTimeout time.Duration
+	// Log gets every request at debug level, without values; nil means none does.
+	Log *slog.Logger
 }
 
 // ConfigFromEnv reads ETCD_ENDPOINTS (or ETCD_SCHEME and ETCD_AUTHORITY),

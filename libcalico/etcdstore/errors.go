@@ -34,6 +34,11 @@ var (
 	// ErrInvalid says that the resource was refused before anything was sent; the
 	// faults are [*model.FieldError]s.
 	ErrInvalid = errors.New("resource is not valid")
+	// ErrLocked says that the Ready flag of the store ([model.Ready]) is false, because
+	// somebody copies it or puts it in order. This package does not look at the flag;
+	// whoever writes for a user, or gives out addresses, does.
+	ErrLocked = errors.New("the datastore is locked against changes (its Ready flag is false); " +
+		"when whoever locked it is done, \"calicoctl datastore unlock\" opens it")
 )
 
 // ConflictError says which conditions of a transaction failed. It Is [ErrConflict],

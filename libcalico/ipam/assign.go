@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/model"
 )
 
@@ -225,6 +226,9 @@ type assign struct {
 }
 
 func (a *assign) run(w *work) error {
+	if w.env.locked {
+		return unlessFresh(w, etcdstore.ErrLocked)
+	}
 	p, ok := w.env.poolOf(a.addr)
 	if !ok || p.disabled {
 		return unlessFresh(w, fmt.Errorf("%s: %w", a.addr, ErrNotInPool))

@@ -15,7 +15,9 @@
 // (assign.go, release.go, owner.go). A [Client] runs the operations that wait at the
 // same time one after the other over the same copies and commits them together, on the
 // condition that nothing it changes, or relies on, has changed in the store; when
-// something has, it reads that again and runs them anew. So blocks, affinities and
+// something has, it reads that again and runs them anew. While the store is locked
+// ([etcdstore.ErrLocked]) nothing is given out, and what is no longer needed is still
+// taken back: that a container is gone is a fact. So blocks, affinities and
 // handles always agree, and callers on one node speed each other up instead of
 // colliding.
 package ipam

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/selector"
 )
@@ -173,7 +174,11 @@ type environment struct {
 	pools     []pool // sorted by address
 	config    model.IPAMConfig
 	configRev int64 // 0 when there is none
-	reserved  []netip.Prefix
+	// locked says that nothing may be given out now; readyRev is the revision of the flag
+	// that says so, 0 when there is none.
+	locked   bool
+	readyRev int64
+	reserved []netip.Prefix
 	// labels are the node's, read only when a pool selects nodes.
 	labels map[string]string
 	// affine are the blocks that the node owns according to its affinities.
@@ -183,6 +188,9 @@ type environment struct {
 // choose returns the pools of a family that a request may use, in the order in which
 // they are to be used.
 func (e *environment) choose(wanted, within []netip.Prefix, ipv6 bool) ([]pool, error) {
+	if e.locked {
+		return nil, etcdstore.ErrLocked
+	}
 	out, err := e.candidates(wanted, ipv6)
 	if err != nil || len(within) == 0 {
 		return out, err

@@ -129,7 +129,10 @@ func (e etcd) environment(ctx context.Context, node string) (*environment, error
 		path := model.Paths(model.BlockAffinityKey{Node: node, CIDR: netip.MustParsePrefix(sample)})[0]
 		prefixes = append(prefixes, path[:strings.LastIndexByte(path, '/')+1])
 	}
-	ops := []clientv3.Op{clientv3.OpGet(model.Paths(model.IPAMConfigKey{})[0])}
+	ops := []clientv3.Op{
+		clientv3.OpGet(model.Paths(model.IPAMConfigKey{})[0]),
+		clientv3.OpGet(model.Paths(model.ReadyKey{})[0]),
+	}
 	for _, p := range prefixes {
 		ops = append(ops, clientv3.OpGet(p, clientv3.WithPrefix()))
 	}
@@ -167,9 +170,14 @@ func (env *environment) add(node, path string, value []byte, rev int64) {
 		env.reserved = append(env.reserved, r.ReservedCIDRs...)
 	case *model.IPAMConfig:
 		env.config, env.configRev = *r, rev
+	case *model.Ready:
+		env.locked, env.readyRev = !bool(*r), rev
 	case damaged:
-		if k.Kind() == model.KindIPAMConfig {
+		switch k.(type) {
+		case model.IPAMConfigKey:
 			env.configRev = rev
+		case model.ReadyKey: // nobody can say that it is locked
+			env.readyRev = rev
 		}
 	}
 }

@@ -202,11 +202,12 @@ func (w *work) count(id string, block netip.Prefix, by int) error {
 	return nil
 }
 
-// rely makes the transaction depend on a pool and the configuration being as the
-// operation found them.
+// rely makes the transaction depend on a pool, the configuration and the lock being as
+// the operation found them.
 func (w *work) rely(p pool) {
 	w.checks[model.IPPoolKey{CIDR: p.cidr}] = p.rev
 	w.checks[model.IPAMConfigKey{}] = w.env.configRev
+	w.checks[model.ReadyKey{}] = w.env.readyRev
 }
 
 // relyOn makes the transaction depend on a block being as the operation found it.

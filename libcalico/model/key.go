@@ -2,6 +2,7 @@ package model
 
 import (
 	"net/netip"
+	"strings"
 )
 
 // Kind names the type of a resource, spelled as in a v1 manifest where that has the
@@ -71,6 +72,13 @@ const DefaultTier = "default"
 type PolicyKey struct {
 	Tier, Name string
 }
+
+// DefaultNamespace is the namespace of the v3 API in which all of Docker's endpoints are.
+const DefaultNamespace = "default"
+
+// Namespaced reports whether the policy belongs to a namespace (a NetworkPolicy of the v3
+// API): it selects workload endpoints only, not host endpoints.
+func (k PolicyKey) Namespaced() bool { return strings.HasPrefix(k.Name, DefaultNamespace+"/") }
 
 // TierKey names a tier. Path: /calico/v1/policy/tier/<name>/metadata.
 type TierKey struct {

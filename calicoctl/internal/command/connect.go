@@ -10,12 +10,23 @@ import (
 	"calico.internal/calicoctl/internal/clientconfig"
 	"calico.internal/calicoctl/internal/resource"
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/logattr"
 )
 
 // Config reads how to reach the datastore, as the command line and the environment
 // say.
 func (env *Env) Config() (clientconfig.Config, error) {
-	return clientconfig.Load(clientconfig.Sources{Path: env.configPath, Getenv: env.Getenv, ReadFile: os.ReadFile})
+	cfg, err := clientconfig.Load(clientconfig.Sources{Path: env.configPath, Getenv: env.Getenv, ReadFile: os.ReadFile})
+	if err != nil || env.log == nil {
+		return cfg, err
+	}
+	env.configOnce.Do(func() {
+		env.log.Info("configuration", logattr.File, cfg.Source, logattr.Endpoints, cfg.Etcd.Endpoints)
+	})
+	if env.traced {
+		cfg.Etcd.Log = env.log
+	}
+	return cfg, nil
 }
 
 // withStore connects to the datastore, makes sure that it answers, and calls f.

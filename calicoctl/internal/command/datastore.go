@@ -232,8 +232,9 @@ func newDatastoreLock(env *Env, lock bool) *cobra.Command {
 		Use:   "lock",
 		Short: "Lock the datastore against changes",
 		Long: `Lock the datastore against changes, by setting its Ready flag to false: calicoctl refuses
-to change anything, and nodes do not start, until "datastore unlock" opens it. What is in
-force on the nodes stays so.`,
+to change anything, nodes do not start, and containers get no addresses, until "datastore
+unlock" opens it. What is in force on the nodes stays so, and containers that end still give
+their addresses back.`,
 		Example: "  calicoctl datastore lock",
 		Args:    atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {

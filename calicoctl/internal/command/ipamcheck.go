@@ -123,6 +123,11 @@ func newIPAMCheck(env *Env) *cobra.Command {
 
 // check checks, mends if asked to, and reports. left is how much is wrong afterwards.
 func (env *Env) check(ctx context.Context, s *resource.Store, o checkOptions) (left int, err error) {
+	if o.fix {
+		if err := s.CheckUnlocked(ctx); err != nil {
+			return 0, err
+		}
+	}
 	c := &ipamCheck{env: env, ipam: s.IPAM(), checkOptions: o}
 	if o.output != "json" {
 		c.text = env.Stdout

@@ -60,6 +60,9 @@ func newIPAMRelease(env *Env) *cobra.Command {
 }
 
 func release(ctx context.Context, w io.Writer, s *resource.Store, ip netip.Addr) error {
+	if err := s.CheckUnlocked(ctx); err != nil {
+		return err
+	}
 	free, err := s.IPAM().Release(ctx, ip)
 	if err != nil {
 		return err
@@ -73,6 +76,9 @@ func release(ctx context.Context, w io.Writer, s *resource.Store, ip netip.Addr)
 
 // releaseReported releases what reports found and another look finds still.
 func (env *Env) releaseReported(ctx context.Context, s *resource.Store, files []string, o checkOptions) error {
+	if err := s.CheckUnlocked(ctx); err != nil {
+		return err
+	}
 	c := &ipamCheck{env: env, ipam: s.IPAM(), checkOptions: o}
 	now, err := c.look(ctx)
 	if err != nil {

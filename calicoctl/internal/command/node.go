@@ -3,13 +3,16 @@ package command
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"calico.internal/calicoctl/internal/manifest/tree"
 	"calico.internal/calicoctl/internal/node/launch"
 	"calico.internal/calicoctl/internal/node/startup"
 	"calico.internal/calicoctl/internal/node/status"
@@ -35,30 +38,36 @@ func NewNode(env *Env) *cobra.Command {
 
 func newNodeRun(env *Env) *cobra.Command {
 	var o launch.Options
-	var out outputFlag
+	var out string
 	cmd := &cobra.Command{
 		Use:   "run",
 		Short: "Start the container calico-node on this host",
 		Long: "Prepare this host, start the container calico-node on it, and wait until every service\n" +
-			"in it is ready. A calico-node that runs already is replaced; traffic flows on meanwhile.",
+			"in it is ready. A calico-node that runs already is replaced; traffic flows on meanwhile.\n" +
+			"With --dryrun, only show how it would be started: as a docker command, or as a compose file\n" +
+			"or a systemd unit, both of which hold etcd's password if there is one.",
 		Example: `  # Run a node with an address and a name.
   calicoctl node run --ip=172.17.8.100 --name node00
 
   # Only show the docker command.
-  calicoctl node run --dryrun`,
+  calicoctl node run --dryrun
+
+  # Let systemd run it.
+  calicoctl node run --dryrun -o systemd > /etc/systemd/system/calico-node.service`,
 		Args: atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := out.check(); err != nil {
-				return err
+			if out != "" && !slices.Contains(runFormats, out) {
+				return usagef("unknown output format %q: expected %s%s", out, tree.OneOf(runFormats), tree.DidYouMean(out, runFormats))
 			}
-			if out.json() && !o.DryRun {
-				return usagef("--output=json is for --dryrun, which shows the command")
+			if (out == formatCompose || out == formatSystemd) && !o.DryRun {
+				return usagef("--output=%s is for --dryrun, which shows how the container would be started", out)
 			}
 			return executing(env.runNode(cmd, o, out))
 		},
 	}
 	f := cmd.Flags()
-	out.flag(cmd)
+	f.StringVarP(&out, "output", "o", "", "output `format`: json; with --dryrun also compose or systemd; without it, text")
+	mustComplete(cmd, "output", runFormats)
 	f.StringVar(&o.Name, "name", "", "`name` of this node (default: NODENAME, then the host's name)")
 	f.StringVar(&o.IP, "ip", "", "IPv4 `address` of this node, with or without its subnet, or autodetect")
 	f.StringVar(&o.IP6, "ip6", "", "IPv6 `address` of this node, with or without its subnet, or autodetect")
@@ -78,7 +87,16 @@ func newNodeRun(env *Env) *cobra.Command {
 	return cmd
 }
 
-func (env *Env) runNode(cmd *cobra.Command, o launch.Options, out outputFlag) error {
+// The output formats of "node run".
+const (
+	formatJSON    = "json"
+	formatCompose = "compose"
+	formatSystemd = "systemd"
+)
+
+var runFormats = []string{formatJSON, formatCompose, formatSystemd}
+
+func (env *Env) runNode(cmd *cobra.Command, o launch.Options, out string) error {
 	if err := o.Validate(); err != nil {
 		return err
 	}
@@ -95,21 +113,45 @@ func (env *Env) runNode(cmd *cobra.Command, o launch.Options, out outputFlag) er
 		return err
 	}
 	o.Probe(cmd.Context())
-	command := launch.Command(o, etcd)
 	if o.DryRun {
-		if out.json() {
-			return writeJSON(env.Stdout, struct {
-				Start []string `json:"start"`
-				Stop  []string `json:"stop"`
-			}{command, []string{"docker", "stop", launch.ContainerName}})
-		}
-		env.showCommand(o, command)
-		return nil
+		return env.showNode(o, etcd, out)
 	}
 	if err := checkStore(cmd, etcd); err != nil {
 		return err
 	}
-	return launch.Run(cmd.Context(), env.Stdout, o, command)
+	progress := env.Stdout
+	if out == formatJSON {
+		progress = env.Stderr // the result alone is for programs
+	}
+	ready, err := launch.Run(cmd.Context(), progress, o, launch.Command(o, etcd))
+	if err != nil || out != formatJSON {
+		return err
+	}
+	return writeJSON(env.Stdout, struct {
+		Node      string   `json:"node"`
+		Container string   `json:"container"`
+		Image     string   `json:"image"`
+		Ready     []string `json:"ready"`
+	}{o.Name, launch.ContainerName, o.Image, ready})
+}
+
+// showNode shows how the container would be started.
+func (env *Env) showNode(o launch.Options, etcd etcdstore.Config, out string) (err error) {
+	command := launch.Command(o, etcd)
+	switch out {
+	case formatJSON:
+		return writeJSON(env.Stdout, struct {
+			Start []string `json:"start"`
+			Stop  []string `json:"stop"`
+		}{command, []string{"docker", "stop", launch.ContainerName}})
+	case formatCompose:
+		_, err = io.WriteString(env.Stdout, launch.Compose(o, etcd))
+	case formatSystemd:
+		_, err = io.WriteString(env.Stdout, launch.Unit(o, etcd))
+	default:
+		env.showCommand(o, command)
+	}
+	return err
 }
 
 // checkStore makes sure that there is a store before anything on the host is

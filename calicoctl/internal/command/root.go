@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"log/slog"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -9,6 +10,7 @@ import (
 	"calico.internal/calicoctl/internal/clientconfig"
 	"calico.internal/calicoctl/internal/manifest"
 	"calico.internal/calicoctl/internal/manifest/tree"
+	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/version"
 )
 
@@ -31,7 +33,9 @@ func NewRoot(env *Env, more ...Builder) *cobra.Command {
 			if !slices.Contains(logLevels, logLevel) {
 				return usagef("unknown log level %q: expected %s", logLevel, tree.OneOf(logLevels))
 			}
-			return nil
+			level, err := logattr.ParseLevel(logLevel)
+			env.log, env.traced = logattr.New(env.Stderr, level, logattr.FormatText), level <= slog.LevelDebug
+			return err
 		},
 		RunE: group,
 		Args: cobra.ArbitraryArgs,

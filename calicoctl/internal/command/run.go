@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -27,6 +29,10 @@ type Env struct {
 
 	registry   *manifest.Registry
 	configPath string
+	// log is for whoever asks for it with --log-level; it goes to Stderr.
+	log        *slog.Logger
+	traced     bool // requests to etcd too
+	configOnce sync.Once
 	// apiVersion is the dialect that a command line asks for.
 	apiVersion string
 }

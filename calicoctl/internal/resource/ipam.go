@@ -32,12 +32,16 @@ func (s *Store) ChangeIPAMConfig(ctx context.Context, change func(*model.IPAMCon
 		return err
 	}
 	change(c)
+	var w etcdstore.Write
 	if rev == 0 {
-		_, err = s.etcd.Create(ctx, model.IPAMConfigKey{}, c)
+		w, err = etcdstore.CreateWrite(model.IPAMConfigKey{}, c)
 	} else {
-		_, err = s.etcd.Update(ctx, model.IPAMConfigKey{}, c, rev)
+		w, err = etcdstore.UpdateWrite(model.IPAMConfigKey{}, c, rev)
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return s.write(ctx, w)
 }
 
 // maxParts is how many pools a pool can be split into: as many as one transaction
@@ -118,6 +122,5 @@ func (sp *Split) Do(ctx context.Context, s *Store) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	_, err = s.etcd.Commit(ctx, writes...)
-	return err
+	return s.write(ctx, writes...)
 }

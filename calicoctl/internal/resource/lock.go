@@ -8,10 +8,6 @@ import (
 	"calico.internal/libcalico/model"
 )
 
-// ErrLocked says that the datastore is locked against changes.
-var ErrLocked = errors.New("the datastore is locked against changes; " +
-	"when whoever locked it is done, \"calicoctl datastore unlock\" opens it")
-
 // Locked says whether the datastore is locked: its Ready flag is there and false. One
 // that was never initialised has none and is open.
 func (s *Store) Locked(ctx context.Context) (bool, error) {
@@ -31,11 +27,11 @@ func (s *Store) lock(ctx context.Context) (locked bool, revision int64, err erro
 	return ok && !bool(*ready), e.Revision, nil
 }
 
-// CheckUnlocked is [ErrLocked] while the datastore is locked.
+// CheckUnlocked is [etcdstore.ErrLocked] while the datastore is locked.
 func (s *Store) CheckUnlocked(ctx context.Context) error {
 	locked, err := s.Locked(ctx)
 	if err == nil && locked {
-		err = ErrLocked
+		err = etcdstore.ErrLocked
 	}
 	return err
 }
@@ -62,7 +58,7 @@ func (s *Store) write(ctx context.Context, writes ...etcdstore.Write) error {
 	case err != nil:
 		return err
 	case locked:
-		return ErrLocked
+		return etcdstore.ErrLocked
 	}
 	guard, err := etcdstore.CheckWrite(model.ReadyKey{}, revision)
 	if err != nil {

@@ -68,8 +68,8 @@ func TestLockedMeanwhile(t *testing.T) {
 		}
 		return addTag("a")(k, old)
 	})
-	if !errors.Is(err, ErrLocked) {
-		t.Errorf("error %v, want %v", err, ErrLocked)
+	if !errors.Is(err, etcdstore.ErrLocked) {
+		t.Errorf("error %v, want %v", err, etcdstore.ErrLocked)
 	}
 	for _, write := range []func() error{
 		func() error { _, err := s.Write(ctx, Apply, objects(t, profiles(2, "y"))); return err },
@@ -77,8 +77,8 @@ func TestLockedMeanwhile(t *testing.T) {
 		func() error { _, err := s.Delete(ctx, objs, false); return err },
 		func() error { return s.SetRaw(ctx, BGP, "", "as_num", "1") },
 	} {
-		if err := write(); !errors.Is(err, ErrLocked) {
-			t.Errorf("error %v, want %v", err, ErrLocked)
+		if err := write(); !errors.Is(err, etcdstore.ErrLocked) {
+			t.Errorf("error %v, want %v", err, etcdstore.ErrLocked)
 		}
 	}
 	if _, err := s.Plan(ctx, Apply, objs); err != nil {

@@ -150,10 +150,13 @@ func (e *Engine) resolveHost(ep *endpoint, r *model.HostEndpoint) *desired.Endpo
 	d := &desired.Endpoint{Key: ep.key, Interface: r.Interface, Up: true, Profiles: unique(r.Profiles)}
 	d.ExpectedAddrs = slices.Concat(r.ExpectedIPv4Addrs, r.ExpectedIPv6Addrs)
 	slices.SortFunc(d.ExpectedAddrs, netip.Addr.Compare)
-	d.Tiers = e.tiersOf(ep, func(p *policy) bool { return p.stage() == desired.Normal })
-	d.Untracked = e.tiersOf(ep, func(p *policy) bool { return p.stage() == desired.Untracked })
-	d.PreDNAT = e.tiersOf(ep, func(p *policy) bool { return p.stage() == desired.PreDNAT })
-	d.Forward = e.tiersOf(ep, func(p *policy) bool { return p.stage() == desired.Normal && p.res.ApplyOnForward })
+	of := func(stage desired.Stage, forward bool) []desired.Tier {
+		return e.tiersOf(ep, func(p *policy) bool {
+			return p.stage() == stage && !p.key.Namespaced() && (!forward || p.res.ApplyOnForward)
+		})
+	}
+	d.Tiers, d.Forward = of(desired.Normal, false), of(desired.Normal, true)
+	d.Untracked, d.PreDNAT = of(desired.Untracked, false), of(desired.PreDNAT, false)
 	return d
 }
 

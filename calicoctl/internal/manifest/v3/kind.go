@@ -115,7 +115,7 @@ func (c conversion[S, R]) list(docs []any, kind string, revision int64) List {
 // names is the namespace and name of a resource.
 func (c conversion[S, R]) names(k model.Key, v model.Resource) (namespace, name string) {
 	if c.namespaced {
-		namespace = DefaultNamespace
+		namespace = model.DefaultNamespace
 	}
 	if meta := model.MetadataOf(v); meta != nil && meta.V3Name != "" {
 		return namespace, meta.V3Name

@@ -14,9 +14,6 @@ import (
 	"calico.internal/libcalico/model"
 )
 
-// DefaultNamespace is the one in which all of Docker's endpoints are.
-const DefaultNamespace = "default"
-
 // ObjectMeta is the metadata of a document.
 type ObjectMeta struct {
 	Name              string            `json:"name,omitempty"`
@@ -82,9 +79,9 @@ func (c conversion[S, R]) checkMeta(r *tree.Report, m *ObjectMeta) {
 	case !c.namespaced && m.Namespace != "":
 		r.Add("metadata.namespace", "a %s has no namespace", c.name)
 	case c.namespaced && m.Namespace == "":
-		m.Namespace = DefaultNamespace
-	case c.namespaced && m.Namespace != DefaultNamespace:
-		r.Add("metadata.namespace", "%q: all of Docker's endpoints are in the namespace %s", m.Namespace, DefaultNamespace)
+		m.Namespace = model.DefaultNamespace
+	case c.namespaced && m.Namespace != model.DefaultNamespace:
+		r.Add("metadata.namespace", "%q: all of Docker's endpoints are in the namespace %s", m.Namespace, model.DefaultNamespace)
 	}
 	if _, err := strconv.ParseInt(m.ResourceVersion, 10, 64); m.ResourceVersion != "" && err != nil {
 		r.Add("metadata.resourceVersion", "%q is not a revision: expected a number, as get printed it", m.ResourceVersion)
@@ -158,7 +155,7 @@ func identify(r *tree.Report, namespaced bool) (namespace, name string) {
 		r.Add("metadata.name", "missing; insufficient identifiers")
 	}
 	if namespaced && m.Namespace == "" {
-		m.Namespace = DefaultNamespace
+		m.Namespace = model.DefaultNamespace
 	}
 	return m.Namespace, m.Name
 }

@@ -42,7 +42,7 @@ type NetworkPolicySpec struct {
 }
 
 // namespacePrefix is what the names of resources in the namespace begin with in keys.
-const namespacePrefix = DefaultNamespace + "/"
+const namespacePrefix = model.DefaultNamespace + "/"
 
 func inNamespace(k model.Key) bool {
 	switch k := k.(type) {

@@ -117,18 +117,27 @@ func Command(o Options, etcd etcdstore.Config) []string {
 	return append(args, o.Image)
 }
 
-// rights lists what the programs need instead of --privileged, which some hosts
-// refuse: routes, sets and rules (NET_ADMIN), reverse-path and raw sockets (NET_RAW),
-// entering a container's sandbox (SYS_ADMIN), and writing /proc/sys/net, which Docker
-// and AppArmor's profile for it otherwise protect.
+// What the programs need instead of --privileged, which some hosts refuse: routes, sets
+// and rules (NET_ADMIN), reverse-path and raw sockets (NET_RAW), entering a container's
+// sandbox (SYS_ADMIN), and writing /proc/sys/net, which Docker and AppArmor's profile for
+// it otherwise protect.
+var (
+	capabilities    = []string{"NET_ADMIN", "NET_RAW", "SYS_ADMIN"}
+	securityOptions = []string{"systempaths=unconfined", "apparmor=unconfined"}
+)
+
 func rights(o Options) []string {
 	if o.Privileged {
 		return []string{"--privileged"}
 	}
-	return []string{
-		"--cap-add=NET_ADMIN", "--cap-add=NET_RAW", "--cap-add=SYS_ADMIN",
-		"--security-opt=systempaths=unconfined", "--security-opt=apparmor=unconfined",
+	var args []string
+	for _, c := range capabilities {
+		args = append(args, "--cap-add="+c)
 	}
+	for _, s := range securityOptions {
+		args = append(args, "--security-opt="+s)
+	}
+	return args
 }
 
 func environment(o Options, etcd etcdstore.Config) []string {

@@ -22,9 +22,17 @@ const (
 	readyLimit = 60 * time.Second
 )
 
-// Run prepares the host, starts the container, shows its start-up, and ends when
-// every service in it is ready.
-func Run(ctx context.Context, w io.Writer, o Options, command []string) error {
+// Run prepares the host, starts the container, shows its start-up on w, and ends when
+// every service in it is ready; it returns their names.
+func Run(ctx context.Context, w io.Writer, o Options, command []string) (ready []string, err error) {
+	if err := start(ctx, w, o, command); err != nil || o.InitSystem {
+		return nil, err
+	}
+	ready = services(o)
+	return ready, waitReady(ctx, w, ready)
+}
+
+func start(ctx context.Context, w io.Writer, o Options, command []string) error {
 	if os.Geteuid() != 0 {
 		return errors.New("Need super user privileges: Operation not permitted") //nolint:staticcheck // ST1005: the original's message
 	}
@@ -50,10 +58,7 @@ func Run(ctx context.Context, w io.Writer, o Options, command []string) error {
 		return err
 	}
 	fmt.Fprintln(w, "Container started, checking progress logs.")
-	if err := followStart(ctx, w); err != nil {
-		return err
-	}
-	return waitReady(ctx, w, services(o))
+	return followStart(ctx, w)
 }
 
 // foreground runs the container as a child, as an init system wants it.

@@ -2,13 +2,13 @@ package startup
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 
 	"calico.internal/calicoctl/internal/node/address"
+	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/model"
 )
 
@@ -23,9 +23,6 @@ type cluster struct {
 	// unreadable names values that are passed over.
 	unreadable []string
 }
-
-var errLocked = errors.New("the datastore is locked against changes (its Ready flag is false); " +
-	"when whoever locked it is done, \"calicoctl datastore unlock\" opens it")
 
 // plan is what the start-up will write, and what it says about it.
 type plan struct {
@@ -43,7 +40,7 @@ func (p *plan) say(format string, args ...any) {
 func makePlan(ctx context.Context, s settings, c cluster, interfaces []address.Interface, version, guid string) (*plan, error) {
 	p := &plan{create: map[model.Key]model.Resource{}, put: map[model.Key]model.Resource{}, node: &model.Node{}}
 	if c.locked {
-		return p, errLocked
+		return p, etcdstore.ErrLocked
 	}
 	for _, bad := range c.unreadable {
 		p.say("WARNING: the store holds a value that cannot be used, mend or delete it: %s", bad)

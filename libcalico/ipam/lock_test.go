@@ -1,0 +1,35 @@
+package ipam
+
+import (
+	"errors"
+	"testing"
+
+	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/model"
+)
+
+func TestLockedStoreGivesNothingOut(t *testing.T) {
+	w := newWorld(t, "10.0.0.0/24")
+	c := w.node("a")
+	before := w.assign(c, 1, "h")[0]
+	setReady := func(ready bool) {
+		r := model.Ready(ready)
+		if _, _, err := w.store.Apply(w.ctx(), model.ReadyKey{}, &r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	setReady(false)
+	// At once, although the client knows its blocks and has looked a moment ago.
+	if _, err := c.AutoAssign(w.ctx(), Request{IPv4: 1}); !errors.Is(err, etcdstore.ErrLocked) {
+		t.Errorf("AutoAssign: error %v, want %v", err, etcdstore.ErrLocked)
+	}
+	if err := c.Assign(w.ctx(), before.Next(), Owner{}); !errors.Is(err, etcdstore.ErrLocked) {
+		t.Errorf("Assign: error %v, want %v", err, etcdstore.ErrLocked)
+	}
+	if missing, err := c.Release(w.ctx(), before); err != nil || len(missing) > 0 {
+		t.Errorf("Release: %v, %v", missing, err)
+	}
+	setReady(true)
+	w.assign(c, 1, "h")
+	w.consistent()
+}
