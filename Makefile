@@ -40,8 +40,9 @@ build: ## all programs, static, into bin/
 	@echo "built $(VERSION) in bin/: $(PROGRAMS)"
 
 # The root file systems come from Debian packages and take the network and one core; the programs are compiled beside them.
+# An end of make, also by Ctrl-C, ends both.
 LAB_IMAGES := base workload etcd lab-host node
-build_images = images/build.sh --version $(VERSION) --rootfs-only $(1) & rootfs=$$!; $(MAKE) --no-print-directory build && wait $$rootfs && images/build.sh --version $(VERSION) $(1)
+build_images = set -m; images/build.sh --version $(VERSION) --rootfs-only $(1) & rootfs=$$!; set +m; trap "kill -- -$$rootfs 2>/dev/null || true" EXIT; $(MAKE) --no-print-directory build && wait $$rootfs && images/build.sh --version $(VERSION) $(1)
 
 .PHONY: images
 images: deps ## container images calico/<name>:$(VERSION)
