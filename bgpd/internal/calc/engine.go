@@ -27,7 +27,7 @@ type Engine struct {
 	// be made again.
 	nodes  map[string][]netip.Addr
 	nodeOf map[netip.Addr]string
-	// endpoints has the addresses of this host's containers.
+	// endpoints has the addresses of this host's containers, floating ones included.
 	endpoints map[model.WorkloadEndpointKey][]netip.Prefix
 	// hostRoutes are the single addresses to which the kernel has a route of somebody
 	// else's, felix's above all.
@@ -269,7 +269,11 @@ func (e *Engine) onEndpoint(k model.WorkloadEndpointKey, w *model.WorkloadEndpoi
 		delete(e.endpoints, k)
 		return
 	}
-	e.endpoints[k] = slices.Concat(w.IPv4Nets, w.IPv6Nets)
+	addrs := slices.Concat(w.IPv4Nets, w.IPv6Nets)
+	for _, n := range slices.Concat(w.IPv4NAT, w.IPv6NAT) {
+		addrs = append(addrs, netip.PrefixFrom(n.External, n.External.BitLen()))
+	}
+	e.endpoints[k] = addrs
 }
 
 // Adopt takes over what the kernel had when we started. It stays until peers and etcd

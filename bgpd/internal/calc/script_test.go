@@ -367,6 +367,9 @@ func (s *script) endpoint(args []string) {
 			w.IPv6Nets = append(w.IPv6Nets, p)
 		}
 	}
+	if len(args) > 2 {
+		w.IPv4NAT = []model.NAT{{Internal: w.IPv4Nets[0].Addr(), External: s.addr(args[2])}}
+	}
 	s.e.OnResource(k, w)
 }
 

@@ -43,7 +43,7 @@ func (e *Engine) claim(ep *endpoint, enter bool) {
 	switch r := ep.res.(type) {
 	case *model.WorkloadEndpoint:
 		e.claimOne(e.interfaces.set(interfaceClaim{true, r.Interface}, ep, enter))
-		for n := range netsOf(r) {
+		for n := range routedNets(r) {
 			e.claimOne(e.nets.set(n, ep, enter))
 		}
 	case *model.HostEndpoint:

@@ -129,6 +129,7 @@ func (e *Engine) resolveWorkload(ep *endpoint, r *model.WorkloadEndpoint) *desir
 		Key: ep.key, Interface: r.Interface, Up: r.State == "active",
 		Profiles: unique(r.Profiles), Nets: e.ownNets(ep),
 	}
+	d.NATs = floating(r, d.Nets)
 	if r.MAC != "" {
 		mac, err := net.ParseMAC(r.MAC)
 		if err != nil {
@@ -163,7 +164,7 @@ func (e *Engine) resolveHost(ep *endpoint, r *model.HostEndpoint) *desired.Endpo
 // ownNets lists the endpoint's addresses that no newer endpoint of this host has.
 func (e *Engine) ownNets(ep *endpoint) []netip.Prefix {
 	var own []netip.Prefix
-	for n := range netsOf(ep.res) {
+	for n := range routedNets(ep.res) {
 		if w := e.nets.winner(n); w != ep {
 			ep.fault("address %s belongs to %s; it is not routed to this endpoint", n, w.key)
 			continue
@@ -172,6 +173,21 @@ func (e *Engine) ownNets(ep *endpoint) []netip.Prefix {
 	}
 	slices.SortFunc(own, netip.Prefix.Compare)
 	return slices.Compact(own)
+}
+
+// floating lists the floating addresses whose both ends are among the endpoint's own nets.
+func floating(r *model.WorkloadEndpoint, own []netip.Prefix) []desired.NAT {
+	has := func(a netip.Addr) bool {
+		return slices.ContainsFunc(own, func(n netip.Prefix) bool { return n.Contains(a) })
+	}
+	var list []desired.NAT
+	for _, n := range slices.Concat(r.IPv4NAT, r.IPv6NAT) {
+		if has(n.External) && has(n.Internal) {
+			list = append(list, desired.NAT{External: n.External, Internal: n.Internal})
+		}
+	}
+	slices.SortFunc(list, desired.NAT.Compare)
+	return slices.Compact(list)
 }
 
 // tiersOf lists the policies that apply to the endpoint and that want accepts, by tier.

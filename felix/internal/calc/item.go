@@ -3,6 +3,7 @@ package calc
 import (
 	"iter"
 	"net/netip"
+	"slices"
 
 	"calico.internal/felix/internal/desired"
 	"calico.internal/libcalico/model"
@@ -69,6 +70,26 @@ func netsOf(r model.Resource) iter.Seq[netip.Prefix] {
 			_ = yieldAddrs(r.ExpectedIPv4Addrs, yield) && yieldAddrs(r.ExpectedIPv6Addrs, yield)
 		case *model.NetworkSet:
 			yieldNets(r.Nets, yield)
+		}
+	}
+}
+
+// routedNets yields the networks that lead to an endpoint: its own and its floating
+// addresses. Only its own make it a member of sets, since no packet has a floating
+// address when policy sees it.
+func routedNets(r model.Resource) iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		for n := range netsOf(r) {
+			if !yield(n) {
+				return
+			}
+		}
+		if w, ok := r.(*model.WorkloadEndpoint); ok {
+			var external []netip.Addr
+			for _, n := range slices.Concat(w.IPv4NAT, w.IPv6NAT) {
+				external = append(external, n.External)
+			}
+			yieldAddrs(external, yield)
 		}
 	}
 }

@@ -237,6 +237,9 @@ func endpointText(b *strings.Builder, e *desired.Endpoint) {
 	for _, a := range e.ExpectedAddrs {
 		fmt.Fprintf(b, " expects %s", a)
 	}
+	for _, n := range e.NATs {
+		fmt.Fprintf(b, " floats %s to %s", n.External, n.Internal)
+	}
 	if !e.Up {
 		b.WriteString(" down")
 	}

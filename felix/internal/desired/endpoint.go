@@ -1,6 +1,7 @@
 package desired
 
 import (
+	"cmp"
 	"net"
 	"net/netip"
 
@@ -18,9 +19,12 @@ type Endpoint struct {
 	Interface string
 	// MAC is the container's address for the neighbour entry; nil when there is none.
 	MAC net.HardwareAddr
-	// Nets are the endpoint's addresses, almost always one /32 or /128 each, sorted.
+	// Nets are the endpoint's addresses, floating ones included, almost always one /32 or
+	// /128 each, sorted.
 	// A workload gets a route for each.
 	Nets []netip.Prefix
+	// NATs are the workload's floating addresses, sorted. Each External is also in Nets.
+	NATs []NAT
 	// ExpectedAddrs are a host endpoint's addresses, sorted.
 	ExpectedAddrs []netip.Addr
 	// Up is false for an endpoint that is administratively down: it gets no traffic.
@@ -33,6 +37,14 @@ type Endpoint struct {
 	// Untracked, PreDNAT and Forward are the host endpoint's other policy stages;
 	// workloads have none.
 	Untracked, PreDNAT, Forward []Tier
+}
+
+// NAT is a floating address: what is sent to External reaches Internal.
+type NAT struct{ External, Internal netip.Addr }
+
+// Compare orders floating addresses.
+func (n NAT) Compare(o NAT) int {
+	return cmp.Or(n.External.Compare(o.External), n.Internal.Compare(o.Internal))
 }
 
 // IsWorkload reports whether the endpoint is a container's.

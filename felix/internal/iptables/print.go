@@ -260,9 +260,23 @@ func (p *printer) action(a rules.Action) {
 		p.add("-j", "CT", "--notrack")
 	case rules.Masquerade:
 		p.add("-j", "MASQUERADE")
+	case rules.DNAT:
+		p.rewrite("DNAT", "--to-destination", a.To)
+	case rules.SNAT:
+		p.rewrite("SNAT", "--to-source", a.To)
 	default:
 		p.fail("action", strconv.Itoa(int(a.Verb)))
 	}
+}
+
+// rewrite prints a rewriting of an address. An IPv6 address needs no brackets, since no
+// port follows.
+func (p *printer) rewrite(target, option string, to netip.Addr) {
+	if !to.IsValid() || to.Zone() != "" {
+		p.fail(option, to.String())
+		return
+	}
+	p.add("-j", target, option, to.String())
 }
 
 func (p *printer) chain(option, name string) {

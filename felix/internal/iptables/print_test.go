@@ -81,6 +81,8 @@ func TestPrintRule(t *testing.T) {
 		{"go to", rules.V4, rules.Rule{Action: rules.Action{Verb: rules.Goto, Chain: "cali-x"}}, "-g cali-x"},
 		{"no tracking", rules.V4, rules.Rule{Action: rules.Action{Verb: rules.NoTrack}}, "-j CT --notrack"},
 		{"masquerade", rules.V4, rules.Rule{Action: rules.Action{Verb: rules.Masquerade}}, "-j MASQUERADE"},
+		{"destination rewritten", rules.V4, rules.Rule{Action: rules.Action{Verb: rules.DNAT, To: netip.MustParseAddr("10.0.0.1")}}, "-j DNAT --to-destination 10.0.0.1"},
+		{"source rewritten", rules.V6, rules.Rule{Action: rules.Action{Verb: rules.SNAT, To: netip.MustParseAddr("fd00::1")}}, "-j SNAT --to-source fd00::1"},
 		{"reject", rules.V4, rules.Rule{Action: rules.Action{Verb: rules.Reject}}, "-j REJECT"},
 		{"return", rules.V4, rules.Rule{Action: rules.Action{Verb: rules.Return}}, "-j RETURN"},
 		{

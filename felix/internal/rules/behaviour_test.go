@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"net/netip"
 	"testing"
 
 	"calico.internal/felix/internal/desired"
@@ -408,6 +409,28 @@ func TestBehaviour(t *testing.T) {
 			check: notMasqueraded,
 		},
 		{
+			name: "what is sent to a floating address is policed and goes to the workload", build: floatingOpen,
+			send: tcp("eth0", "172.28.8.9", "cali1", "198.51.100.1"), want: Accept,
+			check: rewrittenTo("172.28.8.9", "10.0.0.1"),
+		},
+		{
+			name: "the host reaches a floating address", build: floatingOpen,
+			send: tcp("", "172.28.8.100", "cali1", "198.51.100.1"), want: Accept,
+			check: rewrittenTo("172.28.8.100", "10.0.0.1"),
+		},
+		{
+			name: "a workload that calls its own floating address is called from there", build: floatingOpen,
+			send: tcp("cali1", "10.0.0.1", "cali1", "198.51.100.1"), want: Accept,
+			check: rewrittenTo("198.51.100.1", "10.0.0.1"),
+		},
+		{
+			name: "a floating address opens nothing",
+			build: func(w *world) {
+				w.endpoint("cali1").NATs = floatingNAT
+			},
+			send: tcp("eth0", "172.28.8.9", "cali1", "198.51.100.1"), want: Drop, by: "No policy or profile allowed it",
+		},
+		{
 			name: "denied packets can be rejected",
 			build: func(w *world) {
 				w.cfg.FilterDeny = Reject
@@ -478,5 +501,24 @@ func TestBehaviour(t *testing.T) {
 func notMasqueraded(t *testing.T, _ *world, got fate) {
 	if got.masquerade {
 		t.Error("masqueraded")
+	}
+}
+
+var floatingNAT = []desired.NAT{
+	{External: netip.MustParseAddr("198.51.100.1"), Internal: netip.MustParseAddr("10.0.0.1")},
+	{External: netip.MustParseAddr("2001:db8::1"), Internal: netip.MustParseAddr("fd00::1")},
+}
+
+func floatingOpen(w *world) {
+	w.profile("open", allowAll(), allowAll())
+	w.endpoint("cali1", "open").NATs = floatingNAT
+}
+
+func rewrittenTo(src, dst string) func(*testing.T, *world, fate) {
+	return func(t *testing.T, _ *world, got fate) {
+		t.Helper()
+		if got.src.String() != src || got.dst.String() != dst {
+			t.Errorf("goes from %s to %s, want from %s to %s", got.src, got.dst, src, dst)
+		}
 	}
 }

@@ -213,6 +213,9 @@ const (
 	NoTrack
 	// Masquerade rewrites the source to the outgoing interface's address.
 	Masquerade
+	// DNAT rewrites the destination to the address To, SNAT the source.
+	DNAT
+	SNAT
 )
 
 // Action is what a rule does.
@@ -221,4 +224,5 @@ type Action struct {
 	Chain  string
 	Mark   uint32
 	Prefix string
+	To     netip.Addr
 }

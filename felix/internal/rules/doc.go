@@ -13,7 +13,7 @@
 //	                                      (untracked policy); accept what is marked
 //	mangle PREROUTING   cali-PREROUTING   known connections and workloads pass; else
 //	                                      → cali-from-host-endpoint (preDNAT policy)
-//	nat PREROUTING      cali-PREROUTING   (room for floating addresses)
+//	nat PREROUTING      cali-PREROUTING   → cali-fip-dnat: floating addresses
 //	filter INPUT        cali-INPUT        from a workload ⇒ cali-wl-to-host: egress policy,
 //	                                      then ping and DNS to the gateway, then the
 //	                                      endpoint-to-host action; else → host endpoints
@@ -22,9 +22,9 @@
 //	                                      → cali-to-wl-dispatch, → cali-to-hep-forward;
 //	                                      accept what came back and is a workload's
 //	raw OUTPUT          cali-OUTPUT       clear our marks; untracked policy
-//	nat OUTPUT          cali-OUTPUT       (room for floating addresses)
+//	nat OUTPUT          cali-OUTPUT       → cali-fip-dnat: floating addresses
 //	filter OUTPUT       cali-OUTPUT       to a workload: not policed; else → host endpoints
-//	nat POSTROUTING     cali-POSTROUTING  → cali-nat-outgoing: masquerade what leaves the pools
+//	nat POSTROUTING     cali-POSTROUTING  → cali-fip-snat, → cali-nat-outgoing: masquerade what leaves the pools
 //
 //	cali-from-wl-dispatch ⇒ cali-from-wl-dispatch-<c> ⇒ cali-fw-<interface>
 //	cali-fw-<interface>   known connections pass; clear accept and pass; tier by tier

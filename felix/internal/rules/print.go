@@ -156,6 +156,10 @@ func (v Verb) String() string {
 		return "notrack"
 	case Masquerade:
 		return "masquerade"
+	case DNAT:
+		return "dnat to"
+	case SNAT:
+		return "snat to"
 	}
 	return "verb " + strconv.Itoa(int(v))
 }
@@ -169,6 +173,8 @@ func (a Action) String() string {
 		return fmt.Sprintf("%s %#x", a.Verb, a.Mark)
 	case Log:
 		return fmt.Sprintf("log %q", a.Prefix)
+	case DNAT, SNAT:
+		return a.Verb.String() + " " + a.To.String()
 	case Drop, Accept, Reject, Return, NoTrack, Masquerade:
 	}
 	return a.Verb.String()

@@ -24,11 +24,10 @@ func (r *Renderer) Static(f Family) []Chain {
 		{ChainID: ChainID{NAT, chainPrerouting}, Rules: []Rule{{Action: jump(chainDNAT)}}},
 		{ChainID: ChainID{NAT, chainOutput}, Rules: []Rule{{Action: jump(chainDNAT)}}},
 		{ChainID: ChainID{NAT, chainPostrouting}, Rules: []Rule{{Action: jump(chainSNAT)}, {Action: jump(chainNATOutgoing)}}},
-		{ChainID: ChainID{NAT, chainDNAT}},
-		{ChainID: ChainID{NAT, chainSNAT}},
 		r.natOutgoing(f),
 		r.filterForward(), r.filterInput(), r.workloadToHost(f), r.filterOutput(),
 	}
+	list = append(list, r.floating(f, nil)...)
 	return append(list, r.hostEndpoints(f, nil)...)
 }
 
@@ -124,6 +123,25 @@ func (r *Renderer) manglePrerouting() Chain {
 	c.add(Rule{Match: isSet(r.marks.accept), Action: do(r.cfg.MangleAllow), Comment: "Allowed by preDNAT policy"})
 	return c
 }
+
+// floating are the chains of floating addresses: what is sent to one goes to the
+// workload's own address instead. A workload that calls its own floating address would
+// see its own address as the caller's, and answer itself; so the caller becomes the
+// floating address.
+func (r *Renderer) floating(f Family, nats []desired.NAT) []Chain {
+	dnat, snat := Chain{ChainID: ChainID{NAT, chainDNAT}}, Chain{ChainID: ChainID{NAT, chainSNAT}}
+	for _, n := range nats {
+		if n.External.Is4() != (f == V4) {
+			continue
+		}
+		external, internal := Net{Prefix: hostNet(n.External)}, Net{Prefix: hostNet(n.Internal)}
+		dnat.add(Rule{Match: Match{Destination: external}, Action: Action{Verb: DNAT, To: n.Internal}})
+		snat.add(Rule{Match: Match{Source: internal, Destination: internal}, Action: Action{Verb: SNAT, To: n.External}})
+	}
+	return []Chain{dnat, snat}
+}
+
+func hostNet(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 // natOutgoing hides the addresses of pools that ask for it from the rest of the world.
 func (r *Renderer) natOutgoing(f Family) Chain {

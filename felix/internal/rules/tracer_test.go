@@ -30,6 +30,8 @@ type fate struct {
 	notrack    bool
 	logs       []string
 	mark       uint32
+	// src and dst are the addresses with which it left, or ended.
+	src, dst netip.Addr
 }
 
 // tracer walks packets through chains as the kernel does.
@@ -47,9 +49,8 @@ type tracer struct {
 // run is one packet's state in the tracer.
 type run struct {
 	packet
-	src, dst netip.Addr
-	fate     fate
-	trail    []string
+	fate
+	trail []string
 }
 
 func newTracer(t testing.TB, f Family, hooks []Hook) *tracer {
@@ -138,7 +139,7 @@ func (tr *tracer) trace(p packet) (fate, []string) {
 	if p.conn == 0 {
 		p.conn = New
 	}
-	r := &run{packet: p, src: netip.MustParseAddr(p.src), dst: netip.MustParseAddr(p.dst)}
+	r := &run{packet: p, fate: fate{src: netip.MustParseAddr(p.src), dst: netip.MustParseAddr(p.dst)}}
 	r.fate.mark = p.mark
 	type stop struct {
 		table Table
@@ -262,6 +263,12 @@ func (tr *tracer) rule(r *run, id ChainID, rule Rule) outcome {
 	case Masquerade:
 		r.fate.masquerade = true
 		return accepted
+	case DNAT:
+		r.fate.dst = a.To
+		return accepted
+	case SNAT:
+		r.fate.src = a.To
+		return accepted
 	}
 	return proceed
 }
@@ -269,10 +276,10 @@ func (tr *tracer) rule(r *run, id ChainID, rule Rule) outcome {
 func (tr *tracer) matches(r *run, m Match) bool {
 	ok := matchInterface(m.In, r.in) && matchInterface(m.Out, r.out) &&
 		(m.Protocol == 0 || m.Protocol == r.proto) && (m.NotProtocol == 0 || m.NotProtocol != r.proto) &&
-		matchNet(m.Source, r.src) && matchNet(m.Destination, r.dst) &&
+		matchNet(m.Source, r.fate.src) && matchNet(m.Destination, r.fate.dst) &&
 		(m.Conn == 0 || m.Conn&r.conn != 0) && r.fate.mark&m.Mark.Mask == m.Mark.Value &&
 		(!m.RPFilterFails || r.rpfFails) &&
-		tr.matchLocal(m.SourceLocal, r.src) && tr.matchLocal(m.DestinationLocal, r.dst)
+		tr.matchLocal(m.SourceLocal, r.fate.src) && tr.matchLocal(m.DestinationLocal, r.fate.dst)
 	for _, p := range m.Ports {
 		ok = ok && m.Protocol.HasPorts() && matchPorts(p, r)
 	}
@@ -327,9 +334,9 @@ func (tr *tracer) inSet(s Set, r *run) bool {
 	if !ok {
 		tr.t.Fatalf("set %s: does not exist", s.Name)
 	}
-	addr, port := r.src, r.sport
+	addr, port := r.fate.src, r.sport
 	if s.Side == Dst {
-		addr, port = r.dst, r.dport
+		addr, port = r.fate.dst, r.dport
 	}
 	for _, m := range members {
 		if m.Net.Contains(addr) && (!s.WithPort || m.Protocol == r.proto && m.Port == port) {

@@ -37,8 +37,9 @@ type Tracker struct {
 	// an interface's name are found; host are the chains of host endpoints.
 	addrs map[string][]netip.Addr
 	host  map[ChainID]Chain
-	// hostChanged says that the chains of host endpoints must be rendered anew.
-	hostChanged bool
+	// hostChanged says that the chains of host endpoints must be rendered anew, and
+	// natChanged those of floating addresses.
+	hostChanged, natChanged bool
 
 	// set and gone collect one pass's outcome.
 	set  map[ChainID]Chain
@@ -60,7 +61,7 @@ func (t *Tracker) Apply(c desired.Changes) ChainChanges {
 		t.started = true
 		t.put(t.r.Static(t.f)...)
 		t.tree.rootChanged = true
-		t.hostChanged = true
+		t.hostChanged, t.natChanged = true, true
 	}
 	for _, k := range c.EndpointsDeleted {
 		t.removeEndpoint(k)
@@ -99,6 +100,7 @@ func (t *Tracker) Apply(c desired.Changes) ChainChanges {
 	}
 	t.renderTree()
 	t.renderHost()
+	t.renderNAT()
 	return t.take()
 }
 
@@ -141,6 +143,21 @@ func (t *Tracker) renderHost() {
 			t.drop(c)
 		}
 	}
+}
+
+// renderNAT renders the chains of floating addresses anew, if something about them
+// changed.
+func (t *Tracker) renderNAT() {
+	if !t.natChanged {
+		return
+	}
+	t.natChanged = false
+	var nats []desired.NAT
+	for _, e := range t.endpoints {
+		nats = append(nats, e.NATs...)
+	}
+	slices.SortFunc(nats, desired.NAT.Compare)
+	t.put(t.r.floating(t.f, nats)...)
 }
 
 // Reconfigure renders everything anew for other settings and returns what differs.
@@ -190,6 +207,9 @@ func (t *Tracker) state() desired.Changes {
 // setEndpoint takes over an endpoint. A workload's must have a workload's interface to be
 // rendered.
 func (t *Tracker) setEndpoint(e *desired.Endpoint) {
+	if old := t.endpoints[e.Key]; len(e.NATs) > 0 || old != nil && len(old.NATs) > 0 {
+		t.natChanged = true
+	}
 	t.endpoints[e.Key] = e
 	t.hostChanged = t.hostChanged || !e.IsWorkload()
 	if b, ok := t.r.binOf(e.Interface); ok && e.IsWorkload() {
@@ -204,6 +224,7 @@ func (t *Tracker) removeEndpoint(k model.Key) {
 		return
 	}
 	delete(t.endpoints, k)
+	t.natChanged = t.natChanged || len(e.NATs) > 0
 	t.hostChanged = t.hostChanged || !e.IsWorkload()
 	if b, ok := t.r.binOf(e.Interface); ok && e.IsWorkload() {
 		t.tree.remove(b, e.Interface)
