@@ -60,6 +60,7 @@ type dataplane struct {
 	order      reconcile.Ordered
 
 	gateways    map[netip.Addr]struct{}
+	hostAddrs   map[string][]netip.Addr
 	addressSets map[desired.SetID]*addressSet
 	filters     *filters
 	policies    map[model.PolicyKey]*desired.Policy
@@ -99,6 +100,7 @@ func newDataplane(ctx context.Context, log *slog.Logger, cfg *config.Config, lin
 		d.trackers[f] = rules.NewTracker(d.renderer, f)
 		d.setHooks(f, nil)
 	}
+	d.setHostAddrs()
 	for key, value := range sysctls.OfHost(d.ipv6) {
 		d.sysctls.Set(key, value)
 	}

@@ -28,6 +28,7 @@ func (d *dataplane) interfacesChanged(e ifmonitor.Event, changed []ifmonitor.Lin
 		d.workloads.linkChanged(l)
 		due = true
 	}
+	due = d.hostAddrsChanged(e, changed) || due
 	for _, r := range e.Routes {
 		due = d.routeChanged(r) || due
 	}

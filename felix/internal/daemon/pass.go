@@ -216,6 +216,7 @@ func (l *loop) problems() []statusapi.Problem {
 			out = append(out, statusapi.Problem{Object: t.Name + ": " + f.Key, Reason: f.Err.Error()})
 		}
 	}
+	out = append(out, l.dp.unboundHosts()...)
 	if value, err := l.dp.settings.Read(sysctls.RPFilterAll); err == nil && value != "0" {
 		out = append(out, statusapi.Problem{
 			Object: "setting " + string(sysctls.RPFilterAll),

@@ -1,19 +1,26 @@
 package ifmonitor
 
+import (
+	"maps"
+	"net/netip"
+	"slices"
+)
+
 // Links is what is known of the host's interfaces: the sum of all events. It belongs to
 // one goroutine.
 type Links struct {
 	byIndex map[int]Link
 	byName  map[string]int
+	addrs   map[int]map[netip.Addr]struct{}
 }
 
 // NewLinks knows no interface.
 func NewLinks() *Links {
-	return &Links{byIndex: map[int]Link{}, byName: map[string]int{}}
+	return &Links{byIndex: map[int]Link{}, byName: map[string]int{}, addrs: map[int]map[netip.Addr]struct{}{}}
 }
 
-// Apply takes over an event's links and lists the interfaces that changed in index,
-// name, address or state. One that is gone, or has another name now, is listed as gone.
+// Apply takes over an event's links and addresses and lists the interfaces that changed
+// in index, name, hardware address or state. One that is gone, or has another name now, is listed as gone.
 func (l *Links) Apply(e Event) (changed []Link) {
 	if e.Snapshot {
 		present := make(map[int]bool, len(e.Links))
@@ -25,6 +32,10 @@ func (l *Links) Apply(e Event) (changed []Link) {
 				changed = append(changed, l.remove(link))
 			}
 		}
+		clear(l.addrs)
+	}
+	for _, a := range e.Addrs {
+		l.applyAddr(a)
 	}
 	for _, link := range e.Links {
 		changed = append(changed, l.apply(link)...)
@@ -35,6 +46,7 @@ func (l *Links) Apply(e Event) (changed []Link) {
 func (l *Links) apply(link Link) (changed []Link) {
 	old, known := l.byIndex[link.Index]
 	if link.Gone {
+		delete(l.addrs, link.Index)
 		if known {
 			changed = append(changed, l.remove(old))
 		}
@@ -49,6 +61,29 @@ func (l *Links) apply(link Link) (changed []Link) {
 	l.byIndex[link.Index] = link
 	l.byName[link.Name] = link.Index
 	return append(changed, link)
+}
+
+func (l *Links) applyAddr(a Addr) {
+	if a.Gone {
+		delete(l.addrs[a.Index], a.Prefix.Addr())
+		return
+	}
+	if l.addrs[a.Index] == nil {
+		l.addrs[a.Index] = map[netip.Addr]struct{}{}
+	}
+	l.addrs[a.Index][a.Prefix.Addr()] = struct{}{}
+}
+
+// Addrs lists the addresses of the interfaces that want accepts, sorted, by the
+// interfaces' names.
+func (l *Links) Addrs(want func(name string) bool) map[string][]netip.Addr {
+	out := map[string][]netip.Addr{}
+	for index, addrs := range l.addrs {
+		if link, known := l.byIndex[index]; known && len(addrs) > 0 && want(link.Name) {
+			out[link.Name] = slices.SortedFunc(maps.Keys(addrs), netip.Addr.Compare)
+		}
+	}
+	return out
 }
 
 func (l *Links) remove(link Link) Link {

@@ -151,3 +151,43 @@ func TestLinks(t *testing.T) {
 		t.Error("lo is not known by name")
 	}
 }
+
+func TestAddressesOfLinks(t *testing.T) {
+	l := NewLinks()
+	prefix := netip.MustParsePrefix
+	all := func(string) bool { return true }
+	show := func(want func(string) bool) string { return fmt.Sprint(l.Addrs(want)) }
+	for _, c := range []struct {
+		name  string
+		event Event
+		want  string
+	}{
+		{
+			"an address comes before its interface is known",
+			Event{Addrs: []Addr{{Index: 1, Prefix: prefix("10.0.0.1/24")}}},
+			"map[]",
+		},
+		{"then it is its", Event{Links: []Link{{Index: 1, Name: "eth0"}}}, "map[eth0:[10.0.0.1]]"},
+		{
+			"another one",
+			Event{Addrs: []Addr{{Index: 1, Prefix: prefix("fd00::1/64")}, {Index: 1, Prefix: prefix("10.0.0.0/31")}}},
+			"map[eth0:[10.0.0.0 10.0.0.1 fd00::1]]",
+		},
+		{"one goes", Event{Addrs: []Addr{{Index: 1, Prefix: prefix("10.0.0.1/24"), Gone: true}}}, "map[eth0:[10.0.0.0 fd00::1]]"},
+		{"a new name", Event{Links: []Link{{Index: 1, Name: "lan"}}}, "map[lan:[10.0.0.0 fd00::1]]"},
+		{
+			"a whole list", Event{Snapshot: true, Links: []Link{{Index: 1, Name: "lan"}, {Index: 2, Name: "cali1"}}, Addrs: []Addr{
+				{Index: 1, Prefix: prefix("10.0.0.9/24")}, {Index: 2, Prefix: prefix("fe80::1/64")},
+			}}, "map[cali1:[fe80::1] lan:[10.0.0.9]]",
+		},
+		{"the interface goes", Event{Links: []Link{{Index: 1, Name: "lan", Gone: true}}}, "map[cali1:[fe80::1]]"},
+	} {
+		l.Apply(c.event)
+		if got := show(all); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+	if got := show(func(name string) bool { return name != "cali1" }); got != "map[]" {
+		t.Errorf("interfaces that are not wanted: %s", got)
+	}
+}
