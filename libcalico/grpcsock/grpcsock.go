@@ -24,6 +24,10 @@ import (
 const (
 	// probeTimeout bounds the question whether somebody serves a socket already.
 	probeTimeout = time.Second
+	// vacancyTimeout is how long a socket that is served is asked again, with vacancyPause
+	// in between.
+	vacancyTimeout = time.Second
+	vacancyPause   = 20 * time.Millisecond
 	// stopTimeout bounds how long calls in progress may take once the server stops.
 	stopTimeout = 3 * time.Second
 	// maxPath is the longest path of a unix socket (sun_path of unix(7), with its final
@@ -38,7 +42,7 @@ var ErrInUse = errors.New("in use by another process")
 // socket until ctx ends, then lets calls in progress finish for a moment. The
 // socket's directory is made if it is missing; the socket has mode 0600 and is
 // removed at the end. A socket that a dead process left is replaced; one that is
-// served is refused with [ErrInUse].
+// still served after a second is refused with [ErrInUse].
 func Serve(ctx context.Context, path string, hs *health.Server, register func(*grpc.Server)) error {
 	l, err := listen(path)
 	if err != nil {
@@ -117,7 +121,7 @@ func listen(path string) (*listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("make the directory of socket %s: %w", path, err)
 	}
-	if err := vacant(path); err != nil {
+	if err := awaitVacant(path); err != nil {
 		return nil, err
 	}
 	tmp := fmt.Sprintf("%s.%d", path, os.Getpid())
@@ -150,6 +154,19 @@ func place(tmp, path string) (fs.FileInfo, error) {
 		return nil, err
 	}
 	return os.Lstat(path)
+}
+
+// awaitVacant gives a socket that is served a moment to become free: when a process was
+// killed while it started another program, the child that has not come that far yet holds
+// the parent's sockets until it ends.
+func awaitVacant(path string) error {
+	for deadline := time.Now().Add(vacancyTimeout); ; {
+		err := vacant(path)
+		if !errors.Is(err, ErrInUse) || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(vacancyPause)
+	}
 }
 
 // vacant fails unless the path is free or a socket that nobody serves.

@@ -77,6 +77,26 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	check(t, path)
 }
 
+// A child that a killed process had just forked holds its sockets for a moment.
+func TestSocketOfADyingProcessIsAwaited(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "a.sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	go func() {
+		// The first question whether the socket is in use.
+		if conn, err := l.Accept(); err == nil {
+			_ = conn.Close()
+		}
+		_ = l.Close()
+	}()
+	start(t, path)
+	check(t, path)
+}
+
 func TestLiveSocketIsRefused(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "a.sock")

@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -85,6 +83,8 @@ type host struct {
 	variant string
 	runDir  string
 	lock    string
+	// etcd is felix's way to the datastore.
+	etcd *nettest.Relay
 	// shims, when not empty, is a directory that felix looks into first for programs.
 	shims  string
 	felix  *nettest.Process
@@ -101,7 +101,7 @@ func (w *world) addHost(n int, variant string) *host {
 	h := &host{Host: w.net.AddHost(spec), w: w, variant: variant, runDir: w.TempDir()}
 	h.lock = filepath.Join(h.runDir, "xtables.lock")
 	w.Setenv("XTABLES_LOCKFILE", h.lock)
-	h.forward("127.0.0.1:2379", w.etcd.Addr())
+	h.etcd = h.Relay("127.0.0.1:2379", w.etcd.Addr())
 	conn, err := grpcsock.Dial(filepath.Join(h.runDir, "felix.sock"))
 	if err != nil {
 		w.Fatal(err)
@@ -109,41 +109,6 @@ func (w *world) addHost(n int, variant string) *host {
 	w.Cleanup(func() { _ = conn.Close() })
 	h.client = felixv1.NewFelixClient(conn)
 	return h
-}
-
-// forward makes connections to addr on the host reach the datastore outside.
-func (h *host) forward(addr, target string) {
-	h.w.Helper()
-	var l net.Listener
-	var err error
-	h.Do(func() { l, err = net.Listen("tcp", addr) })
-	if err != nil {
-		h.w.Fatal(err)
-	}
-	h.w.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			near, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go join(near, target)
-		}
-	}()
-}
-
-func join(near net.Conn, target string) {
-	defer near.Close() //nolint:errcheck // the peer sees it
-	far, err := net.Dial("tcp", target)
-	if err != nil {
-		return
-	}
-	defer far.Close() //nolint:errcheck // the peer sees it
-	go func() {
-		_, _ = io.Copy(far, near)
-		_ = far.Close()
-	}()
-	_, _ = io.Copy(near, far)
 }
 
 // command is calico-felix with arguments, as it runs on the host.

@@ -32,9 +32,10 @@ const (
 	// drainBatches bounds the batches that are taken in before the kernel is written.
 	drainBatches = 256
 	// failureDelay is the wait after a pass that failed as a whole, and maxFailureDelay
-	// what it grows to.
+	// what it grows to; maxBusyDelay where iptables was only busy.
 	failureDelay    = 100 * time.Millisecond
 	maxFailureDelay = 10 * time.Second
+	maxBusyDelay    = time.Second
 )
 
 // loop owns everything that is not safe for more than one goroutine.

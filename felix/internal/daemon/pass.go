@@ -8,6 +8,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"calico.internal/felix/internal/iptables"
 	"calico.internal/felix/internal/statusapi"
 	"calico.internal/felix/internal/sysctls"
 	"calico.internal/libcalico/logattr"
@@ -76,14 +77,20 @@ func (l *loop) pass(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
-	l.logPass(ctx, took)
 	whole := err != nil && !reconcile.IsPartial(err)
+	if !whole { // otherwise tables would tell of their last pass
+		l.logPass(ctx, took)
+	}
 	if err != nil {
 		l.log.Error("not all could be programmed", logattr.Err, err)
 		l.stale, l.lookAtAll = true, true
 	}
 	if whole {
-		delay := min(failureDelay<<min(l.failures, 16), maxFailureDelay)
+		limit := maxFailureDelay
+		if iptables.IsBusy(err) {
+			limit = maxBusyDelay
+		}
+		delay := min(failureDelay<<min(l.failures, 16), limit)
 		l.failures++
 		l.retryAt = time.Now().Add(delay)
 		l.state.Fault = err.Error()

@@ -27,6 +27,10 @@ const (
 // errBusy is part of the error of a command that could not even try.
 var errBusy = errors.New("iptables is busy")
 
+// IsBusy reports whether a command could not even try, as when another program held the
+// lock: it can be tried again soon.
+func IsBusy(err error) bool { return errors.Is(err, errBusy) }
+
 // commands runs iptables' programs; a fake stands in for it in tests.
 type commands interface {
 	save(ctx context.Context, t rules.Table) ([]byte, error)

@@ -1,0 +1,168 @@
+package daemon_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"calico.internal/felix/internal/iptables"
+	"calico.internal/libcalico/nettest"
+)
+
+// holdLock takes the lock that all programs which write legacy tables of this host share,
+// until the function that it returns is called or the test ends.
+func (h *host) holdLock() (release func()) {
+	h.w.Helper()
+	f, err := os.OpenFile(h.lock, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		h.w.Fatal(err)
+	}
+	h.w.Cleanup(func() { _ = f.Close() })
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		h.w.Fatal(err)
+	}
+	return func() { _ = f.Close() }
+}
+
+// awaitProblem waits until felix reports a problem with a text in it.
+func (h *host) awaitProblem(text string) {
+	h.w.Helper()
+	nettest.Eventually(h.w, patience, func() error {
+		st, err := h.status()
+		if err != nil {
+			return err
+		}
+		for _, p := range st.GetProblems() {
+			if strings.Contains(p.GetReason(), text) {
+				return nil
+			}
+		}
+		return fmt.Errorf("%q is not among the problems %v", text, st.GetProblems())
+	})
+}
+
+// expectLittleWork fails the test when felix and the programs that it runs take more than
+// a twentieth of a processor while flows from a container to another go on for some
+// seconds, or when any of these is lost.
+func (h *host) expectLittleWork(from, to *endpoint) {
+	h.w.Helper()
+	const duration = 3 * time.Second
+	ctx, cancel := context.WithTimeout(h.w.Context(), duration)
+	defer cancel()
+	before := h.cpuTime()
+	if lost := pingUntil(ctx, from, to.addr); lost > 0 {
+		h.w.Errorf("%d pings were lost", lost)
+	}
+	used := h.cpuTime() - before
+	h.w.Logf("felix worked %v in %v", used, duration)
+	if used > duration/20 {
+		h.w.Errorf("felix worked %v in %v", used, duration)
+	}
+}
+
+// cpuTime is the processor time of felix and of the programs that it ran.
+func (h *host) cpuTime() time.Duration {
+	h.w.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", h.felix.Process.Pid))
+	if err != nil {
+		h.w.Fatal(err)
+	}
+	// The name, in parentheses, is field 2; fields 14 to 17 are times in ticks.
+	_, rest, _ := strings.Cut(string(text), ") ")
+	const tick = 10 * time.Millisecond
+	var sum time.Duration
+	for _, field := range strings.Fields(rest)[11:15] {
+		n, err := strconv.Atoi(field)
+		if err != nil {
+			h.w.Fatal(err)
+		}
+		sum += time.Duration(n) * tick
+	}
+	return sum
+}
+
+func TestWhileAnotherHoldsTheLockAllStaysAndFelixSaysSo(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.Legacy)
+	w.network("net1")
+	w.network("net2")
+	h.startInSync()
+	a := h.container("aaaa", "net1", "192.168.0.1")
+	b := h.container("bbbb", "net1", "192.168.0.2")
+	c := h.container("cccc", "net2", "192.168.0.3")
+	d := h.attach("dddd", "net1", "192.168.0.4")
+	release := h.holdLock()
+	rev := w.opening()
+	last := w.put(d.key, d.value)
+	if st, err := h.status(); err != nil || st.GetRevision() >= rev {
+		t.Errorf("felix claims revision %d, %v", st.GetRevision(), err)
+	}
+	h.awaitProblem("xtables lock")
+	if err := h.wait(c, rev, noAnswer); status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "xtables lock") {
+		t.Errorf("got %v", err)
+	}
+	w.canReach(a, b)
+	w.cannotReach(a, c)
+	h.expectLittleWork(a, b)
+	if have := h.Run("ip", "route"); strings.Contains(have, "calidddd") {
+		t.Errorf("a container without rules has a route: %s", have)
+	}
+
+	release()
+	if err := errors.Join(h.wait(c, last, 2*time.Second), h.wait(d, last, noAnswer)); err != nil {
+		t.Fatal(err)
+	}
+	w.canReach(a, c)
+	w.canReach(a, d)
+	if st, err := h.status(); err != nil || len(st.GetProblems()) > 0 {
+		t.Errorf("problems are %v, %v", st.GetProblems(), err)
+	}
+}
+
+// TestABusyIptablesIsTriedEverySecond has iptables-restore refuse as it does when it could
+// not get the lock, so often that a growing pause would have become long.
+func TestABusyIptablesIsTriedEverySecond(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.Legacy)
+	w.network("net1")
+	w.network("net2")
+	busy := filepath.Join(t.TempDir(), "busy")
+	calls := h.shimRestore("if [ -e " + busy + " ]; then exit 4; fi")
+	h.startInSync()
+	a := h.container("aaaa", "net1", "192.168.0.1")
+	c := h.container("cccc", "net2", "192.168.0.3")
+	if err := os.WriteFile(busy, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before := calls()
+	start := time.Now()
+	rev := w.opening()
+	// Each pass tries both families.
+	const passes = 8
+	nettest.Eventually(t, patience, func() error {
+		if n := calls() - before; n < 2*passes {
+			return fmt.Errorf("iptables-restore was tried %d times", n)
+		}
+		return nil
+	})
+	if took := time.Since(start); took < passes/2*time.Second {
+		t.Errorf("%d passes within %v", passes, took)
+	}
+	if err := os.Remove(busy); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.wait(c, rev, 2*time.Second); err != nil {
+		t.Error(err)
+	}
+	w.canReach(a, c)
+}
