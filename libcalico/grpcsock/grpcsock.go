@@ -44,7 +44,7 @@ var ErrInUse = errors.New("in use by another process")
 // removed at the end. A socket that a dead process left is replaced; one that is
 // still served after a second is refused with [ErrInUse].
 func Serve(ctx context.Context, path string, hs *health.Server, register func(*grpc.Server)) error {
-	l, err := listen(path)
+	l, err := listen(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -117,11 +117,11 @@ type listener struct {
 
 // listen makes the socket under a name of its own and moves it into place, so that
 // nobody ever sees it with another mode or not yet served.
-func listen(path string) (*listener, error) {
+func listen(ctx context.Context, path string) (*listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("make the directory of socket %s: %w", path, err)
 	}
-	if err := awaitVacant(path); err != nil {
+	if err := awaitVacant(ctx, path); err != nil {
 		return nil, err
 	}
 	tmp := fmt.Sprintf("%s.%d", path, os.Getpid())
@@ -159,13 +159,21 @@ func place(tmp, path string) (fs.FileInfo, error) {
 // awaitVacant gives a socket that is served a moment to become free: when a process was
 // killed while it started another program, the child that has not come that far yet holds
 // the parent's sockets until it ends.
-func awaitVacant(path string) error {
-	for deadline := time.Now().Add(vacancyTimeout); ; {
+func awaitVacant(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, vacancyTimeout)
+	defer cancel()
+	pause := time.NewTicker(vacancyPause)
+	defer pause.Stop()
+	for {
 		err := vacant(path)
-		if !errors.Is(err, ErrInUse) || time.Now().After(deadline) {
+		if !errors.Is(err, ErrInUse) {
 			return err
 		}
-		time.Sleep(vacancyPause)
+		select {
+		case <-ctx.Done():
+			return err
+		case <-pause.C:
+		}
 	}
 }
 
