@@ -5,7 +5,6 @@ import (
 	"context"
 	"os"
 	"os/signal"
-	"runtime/debug"
 	"syscall"
 
 	"calico.internal/calicoctl/internal/command"
@@ -16,8 +15,6 @@ func main() {
 }
 
 func run(args []string) int {
-	// Most commands are over before a collection pays off.
-	debug.SetGCPercent(200)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	return command.Run(ctx, command.OSEnv(), args, command.NewNode)
