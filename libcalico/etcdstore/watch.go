@@ -36,7 +36,7 @@ const (
 	defaultSilence = 8 * time.Second
 
 	minBackoff = 100 * time.Millisecond
-	maxBackoff = time.Second
+	maxBackoff = 500 * time.Millisecond
 )
 
 func (o WatchOptions) withDefaults() WatchOptions {
@@ -117,7 +117,7 @@ func (w *watcher) run(ctx context.Context) {
 			backoff = minBackoff
 		}
 		if errors.Is(err, errCompacted) || errors.Is(err, errForked) {
-			w.at = position{}
+			w.at, backoff = position{}, minBackoff // etcd answers: only the position is wrong
 		} else {
 			w.pending.fail(err)
 		}
