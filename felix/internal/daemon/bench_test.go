@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"calico.internal/felix/internal/iptables"
+	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/nettest"
 )
@@ -72,10 +74,10 @@ func report(b *testing.B, name string, times []time.Duration) {
 }
 
 // BenchmarkPolicyWriteToVerdict measures from the write of a policy to the packet whose
-// verdict changes. Beside it stands the floor: one iptables-restore of the same size.
+// verdict changes. Beside it stands the floor: the same iptables-restore without felix.
 func BenchmarkPolicyWriteToVerdict(b *testing.B) {
 	for _, variant := range []string{iptables.Legacy, iptables.NFT} {
-		for _, rules := range []int{0, 1000, 10000} {
+		for _, rules := range []int{0, 100, 1000, 10000} {
 			b.Run(fmt.Sprintf("%s/rules=%d", variant, rules), func(b *testing.B) {
 				w := newWorld(b, nil)
 				h := w.addHost(0, variant)
@@ -94,27 +96,52 @@ func BenchmarkPolicyWriteToVerdict(b *testing.B) {
 				}
 				report(b, "open", opened)
 				report(b, "close", closed)
-				b.ReportMetric(float64(h.restoreFloor().Microseconds())/1000, "restore-ms")
+				opening, closing := h.restoreFloors(b, a, c)
+				b.ReportMetric(float64(opening.Microseconds())/1000, "open-restore-ms")
+				b.ReportMetric(float64(closing.Microseconds())/1000, "close-restore-ms")
 				b.ReportMetric(0, "ns/op")
 			})
 		}
 	}
 }
 
-// restoreFloor is what it takes iptables-restore to add one chain with a rule.
-func (h *host) restoreFloor() time.Duration {
-	h.w.Helper()
-	var times []time.Duration
-	for i := range 11 {
-		script := fmt.Sprintf("printf '*filter\\n:floor%d - -\\n-A floor%d -j RETURN\\nCOMMIT\\n' | iptables-%s-restore --noflush --wait 5", i, i, h.variant)
+// restoreFloors are what iptables-restore itself takes for the two writes by which felix
+// opens and closes: they are recorded once, and written again without felix.
+func (h *host) restoreFloors(b *testing.B, from, to *endpoint) (opening, closing time.Duration) {
+	b.Helper()
+	h.felix.Kill()
+	dir := b.TempDir()
+	h.shimRestore(fmt.Sprintf("case $0 in *ip6*) ;; *) cat > %[1]s/$$; exec < %[1]s/$$; mv %[1]s/$$ %[1]s/last;; esac", dir))
+	h.startInSync("LOGSEVERITYSCREEN=WARNING")
+	_ = os.Remove(filepath.Join(dir, "last")) // of the start
+	record := func(name string, passes bool) string {
+		untilPasses(b, from, to, passes)
+		path := filepath.Join(dir, name)
+		nettest.Eventually(b, patience, func() error { return os.Rename(filepath.Join(dir, "last"), path) })
+		return path
+	}
+	h.w.opening()
+	open := record("open", true)
+	h.w.closing()
+	closed := record("closed", false)
+	h.felix.Kill()
+	h.shims = ""
+	timed := func(script string) time.Duration {
 		start := time.Now()
 		h.Run("sh", "-c", script)
-		times = append(times, time.Since(start))
+		return time.Since(start)
 	}
-	for i := range 11 {
-		h.Run("iptables-"+h.variant, "-w", "-F", fmt.Sprintf("floor%d", i))
-		h.Run("iptables-"+h.variant, "-w", "-X", fmt.Sprintf("floor%d", i))
+	restore := "iptables-" + h.variant + "-restore --noflush --wait 5 < "
+	var opens, closes, nothing []time.Duration
+	for range 11 {
+		opens = append(opens, timed(restore+open))
+		closes = append(closes, timed(restore+closed))
+		nothing = append(nothing, timed(":"))
 	}
+	return median(opens) - median(nothing), median(closes) - median(nothing)
+}
+
+func median(times []time.Duration) time.Duration {
 	slices.Sort(times)
 	return times[len(times)/2]
 }
@@ -157,33 +184,15 @@ func BenchmarkRelabelStorm(b *testing.B) {
 	const count = 1000
 	w := newWorld(b, nil)
 	h := w.addHost(0, iptables.NFT)
-	w.network("net2")
-	w.put(model.NewPolicyKey("", "label"), &model.Policy{
-		Selector: "has(net2)", Types: []string{model.PolicyTypeIngress},
-		InboundRules: []model.Rule{{Action: model.ActionAllow, Source: model.Match{Selector: "role == 'x'"}}},
-	})
-	h.startInSync("LOGSEVERITYSCREEN=WARNING")
-	h.container("cccc", "net2", "192.168.0.3")
-	write := func(i int, role string) int64 {
-		return w.put(model.WorkloadEndpointKey{Node: "remote", Orchestrator: "o", Workload: "w", Name: strconv.Itoa(i)}, &model.WorkloadEndpoint{
-			State: "active", Interface: "calix", Labels: map[string]string{"role": role},
-			IPv4Nets: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 9, byte(i / 256), byte(i)}), 32)},
-		})
-	}
+	w.labelled(h)
 	var late []time.Duration
 	for round := 0; b.Loop(); round++ {
 		var last int64
 		for i := range count {
-			last = write(i, []string{"x", "y"}[round%2])
+			last = w.relabel(i, []string{"x", "y"}[round%2])
 		}
 		start := time.Now()
-		nettest.Eventually(b, patience, func() error {
-			st, err := h.status()
-			if err == nil && st.GetRevision() < last {
-				err = fmt.Errorf("applied is %d of %d", st.GetRevision(), last)
-			}
-			return err
-		})
+		h.awaitRevision(last)
 		late = append(late, time.Since(start))
 	}
 	report(b, "late", late)
@@ -226,61 +235,190 @@ func BenchmarkEndpoint(b *testing.B) {
 	}
 }
 
-// BenchmarkStart measures felix's start, and restart, to policy in force, with 250 local
-// and 2,000 remote endpoints and 200 policies, and its memory after it.
+// BenchmarkStart measures felix's start, and restart, to policy in force, and its memory
+// after it.
 func BenchmarkStart(b *testing.B) {
 	for _, variant := range []string{iptables.Legacy, iptables.NFT} {
-		b.Run(variant, func(b *testing.B) {
-			w := newWorld(b, nil)
-			h := w.addHost(0, variant)
-			for i := range 20 {
-				w.network(fmt.Sprintf("net%d", i))
+		for _, size := range []struct{ local, remote, policies, rulesEach int }{{250, 2000, 200, 2}, {250, 10000, 200, 50}} {
+			name := fmt.Sprintf("%s/local=%d,remote=%d,rules=%d", variant, size.local, size.remote, size.policies*size.rulesEach)
+			b.Run(name, func(b *testing.B) {
+				w := newWorld(b, nil)
+				h := w.addHost(0, variant)
+				h.fill(size.local, size.remote, size.policies, size.rulesEach)
+				h.measureStarts(b)
+			})
+		}
+	}
+}
+
+// fill writes endpoints and policies. The local ones have interfaces without containers.
+func (h *host) fill(local, remote, policies, rulesEach int) {
+	h.w.Helper()
+	const roles, networks = 25, 20
+	for i := range networks {
+		h.w.network(fmt.Sprintf("net%d", i))
+	}
+	for i := range policies {
+		p := &model.Policy{
+			Selector:      fmt.Sprintf("role == 'r%d'", i%roles),
+			OutboundRules: []model.Rule{{Action: model.ActionAllow}},
+		}
+		for j := range rulesEach {
+			r := model.Rule{Action: model.ActionAllow, Protocol: "tcp", Destination: model.Match{Ports: []model.Port{{First: uint16(80 + j), Last: uint16(80 + j)}}}}
+			if j%2 == 0 {
+				r.Source.Selector = fmt.Sprintf("role == 'r%d'", (i+1)%roles)
+			} else {
+				r.Source.Nets = []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(j), 0, 0}), 16)}
 			}
-			for i := range 200 {
-				w.put(model.NewPolicyKey("", fmt.Sprintf("p%03d", i)), &model.Policy{
-					Selector: fmt.Sprintf("role == 'r%d'", i%25),
-					InboundRules: []model.Rule{
-						{Action: model.ActionAllow, Protocol: "tcp", Source: model.Match{Selector: fmt.Sprintf("role == 'r%d'", (i+1)%25)}, Destination: model.Match{Ports: []model.Port{{First: 80, Last: 80}}}},
-						{Action: model.ActionAllow, Source: model.Match{Nets: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}}},
-					},
-					OutboundRules: []model.Rule{{Action: model.ActionAllow}},
-				})
-			}
-			for i := range 2250 {
-				node := "remote"
-				if i < 250 {
-					node = h.Name
-					h.Run("ip", "link", "add", fmt.Sprintf("cali%03d", i), "type", "veth", "peer", "name", fmt.Sprintf("p%03d", i))
-					h.Run("ip", "link", "set", fmt.Sprintf("cali%03d", i), "up")
-				}
-				w.put(model.WorkloadEndpointKey{Node: node, Orchestrator: "o", Workload: "w", Name: fmt.Sprint(i)}, &model.WorkloadEndpoint{
-					State: "active", Interface: fmt.Sprintf("cali%03d", i), MAC: nettest.ContainerMAC, Profiles: []string{fmt.Sprintf("net%d", i%20)},
-					Labels:   map[string]string{"role": fmt.Sprintf("r%d", i%25)},
-					IPv4Nets: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(i / 256), byte(i)}), 32)},
-				})
-			}
-			var first, again []time.Duration
-			measure := func() time.Duration {
-				start := time.Now()
-				h.startInSync("LOGSEVERITYSCREEN=WARNING")
-				return time.Since(start)
-			}
-			for b.Loop() {
-				first = append(first, measure())
-				h.felix.Kill()
-				again = append(again, measure())
-				b.ReportMetric(residentMB(b, h.felix.Process.Pid), "rss-MB")
-				b.ReportMetric(float64(len(strings.Split(h.dump(), "\n"))), "lines")
-				h.felix.Kill()
-				if out, err := h.command("cleanup").CombinedOutput(); err != nil {
-					b.Fatalf("%v: %s", err, out)
-				}
-			}
-			report(b, "start", first)
-			report(b, "restart", again)
-			b.ReportMetric(0, "ns/op")
+			p.InboundRules = append(p.InboundRules, r)
+		}
+		h.w.put(model.NewPolicyKey("", fmt.Sprintf("p%03d", i)), p)
+	}
+	for i := range local + remote {
+		node := "remote"
+		iface := fmt.Sprintf("cali%05d", i)
+		if i < local {
+			node = h.Name
+			h.Run("ip", "link", "add", iface, "type", "veth", "peer", "name", fmt.Sprintf("p%05d", i))
+			h.Run("ip", "link", "set", iface, "up")
+		}
+		h.w.put(model.WorkloadEndpointKey{Node: node, Orchestrator: "o", Workload: "w", Name: fmt.Sprint(i)}, &model.WorkloadEndpoint{
+			State: "active", Interface: iface, MAC: nettest.ContainerMAC, Profiles: []string{fmt.Sprintf("net%d", i%networks)},
+			Labels:   map[string]string{"role": fmt.Sprintf("r%d", i%roles)},
+			IPv4Nets: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, byte(i / 256), byte(i)}), 32)},
 		})
 	}
+}
+
+func (h *host) measureStarts(b *testing.B) {
+	b.Helper()
+	start := func() time.Duration {
+		began := time.Now()
+		h.startInSync("LOGSEVERITYSCREEN=WARNING")
+		return time.Since(began)
+	}
+	var first, again []time.Duration
+	for b.Loop() {
+		first = append(first, start())
+		h.felix.Kill()
+		again = append(again, start())
+		b.ReportMetric(residentMB(b, h.felix.Process.Pid), "rss-MB")
+		b.ReportMetric(float64(strings.Count(h.dump(), "\n")), "lines")
+		h.felix.Kill()
+		if out, err := h.command("cleanup").CombinedOutput(); err != nil {
+			b.Fatalf("%v: %s", err, out)
+		}
+	}
+	report(b, "start", first)
+	report(b, "restart", again)
+	b.ReportMetric(0, "ns/op")
+}
+
+// BenchmarkRelabelsForAMinute changes the label of an endpoint of another host 50 times a
+// second for a minute, and measures each until it is in force, and felix's share of a core.
+func BenchmarkRelabelsForAMinute(b *testing.B) {
+	const rate, count = 50, 3000
+	w := newWorld(b, nil)
+	h := w.addHost(0, iptables.NFT)
+	c := w.labelled(h)
+	var times []time.Duration
+	for b.Loop() {
+		before, began := h.cpuTime(), time.Now()
+		tick := time.NewTicker(time.Second / rate)
+		for i := range count {
+			<-tick.C
+			start := time.Now()
+			rev := w.relabel(i%1000, []string{"x", "y"}[i/1000%2])
+			if err := h.wait(c, rev, patience); err != nil {
+				b.Fatal(err)
+			}
+			times = append(times, time.Since(start))
+		}
+		tick.Stop()
+		b.ReportMetric(100*(h.cpuTime()-before).Seconds()/time.Since(began).Seconds(), "%-of-a-core")
+	}
+	report(b, "in-force", times)
+	b.ReportMetric(0, "ns/op")
+}
+
+// labelled makes a container whose policy lets endpoints with a label pass.
+func (w *world) labelled(h *host) *endpoint {
+	w.Helper()
+	w.network("net2")
+	w.put(model.NewPolicyKey("", "label"), &model.Policy{
+		Selector: "has(net2)", Types: []string{model.PolicyTypeIngress},
+		InboundRules: []model.Rule{{Action: model.ActionAllow, Source: model.Match{Selector: "role == 'x'"}}},
+	})
+	h.startInSync("LOGSEVERITYSCREEN=WARNING")
+	return h.container("cccc", "net2", "192.168.0.3")
+}
+
+// relabel gives a remote endpoint a role.
+func (w *world) relabel(i int, role string) int64 {
+	w.Helper()
+	return w.put(model.WorkloadEndpointKey{Node: "remote", Orchestrator: "o", Workload: "w", Name: strconv.Itoa(i)}, &model.WorkloadEndpoint{
+		State: "active", Interface: "calix", Labels: map[string]string{"role": role},
+		IPv4Nets: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 9, byte(i / 256), byte(i)}), 32)},
+	})
+}
+
+// awaitRevision asks felix until the state of a revision is in the kernel.
+func (h *host) awaitRevision(rev int64) {
+	h.w.Helper()
+	for deadline := time.Now().Add(patience); ; {
+		st, err := h.status()
+		if err == nil && st.GetRevision() >= rev {
+			return
+		}
+		if time.Now().After(deadline) {
+			h.w.Fatalf("revision %d is not in force: %v, %v", rev, st, err)
+		}
+	}
+}
+
+// BenchmarkMemory creates and deletes 100,000 endpoints of this host, 500 at a time, and
+// shows the memory after the first and after the last tenth.
+func BenchmarkMemory(b *testing.B) {
+	const cycles, atOnce = 100_000, 500
+	w := newWorld(b, nil)
+	h := w.addHost(0, iptables.Legacy)
+	w.network("net1")
+	h.startInSync("LOGSEVERITYSCREEN=WARNING")
+	write := func(n int, gone bool) (rev int64) {
+		var writes []etcdstore.Write
+		for i := range atOnce {
+			k := model.WorkloadEndpointKey{Node: h.Name, Orchestrator: "o", Workload: "w", Name: fmt.Sprint(n*atOnce + i)}
+			step, err := etcdstore.PutWrite(k, &model.WorkloadEndpoint{
+				State: "active", Interface: fmt.Sprintf("cali%d", n*atOnce+i), Profiles: []string{"net1"},
+				IPv4Nets: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(n), byte(i / 256), byte(i)}), 32)},
+			})
+			if gone {
+				step, err = etcdstore.DeleteWrite(k, 0)
+			}
+			if err != nil {
+				b.Fatal(err)
+			}
+			if writes = append(writes, step); len(writes) < 100 {
+				continue
+			}
+			if rev, err = w.store.Commit(b.Context(), writes...); err != nil {
+				b.Fatal(err)
+			}
+			writes = nil
+		}
+		return rev
+	}
+	for b.Loop() {
+		for n := range cycles / atOnce {
+			h.awaitRevision(write(n, false))
+			h.awaitRevision(write(n, true))
+			if n == cycles/atOnce/10 {
+				b.ReportMetric(residentMB(b, h.felix.Process.Pid), "rss-MB-at-10%")
+			}
+		}
+		b.ReportMetric(residentMB(b, h.felix.Process.Pid), "rss-MB-at-100%")
+	}
+	b.ReportMetric(0, "ns/op")
 }
 
 func residentMB(b *testing.B, pid int) float64 {

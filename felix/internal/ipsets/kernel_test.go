@@ -115,11 +115,15 @@ func TestMembersKeepTheContract(t *testing.T) {
 
 func TestManyMembersInAFewMessages(t *testing.T) {
 	k := open(t)
-	const name, count = "cali4-many", 3000
-	create(t, k, name, Spec{Type: HashNet, Family: rules.V4, MaxMembers: count})
+	// More than fits into one send.
+	const sets, each, count = 8, 5000, 8 * 5000
 	var c reconcile.Changes[Member, struct{}]
-	for i := range count {
-		c.Set = append(c.Set, reconcile.Item[Member, struct{}]{Key: member(name, fmt.Sprintf("10.%d.%d.1/32", i/256, i%256))})
+	for s := range sets {
+		name := fmt.Sprintf("cali4-many%d", s)
+		create(t, k, name, Spec{Type: HashNet, Family: rules.V4, MaxMembers: each})
+		for i := range each {
+			c.Set = append(c.Set, reconcile.Item[Member, struct{}]{Key: member(name, fmt.Sprintf("10.%d.%d.1/32", i/256, i%256))})
+		}
 	}
 	if err := k.Members().Apply(t.Context(), c); err != nil {
 		t.Fatal(err)

@@ -23,8 +23,10 @@ const (
 	// maxBatch is the number of requests in one send: their answers must fit into the
 	// socket's buffer.
 	maxBatch = 256
-	// maxSend is the number of bytes in one send.
-	maxSend    = 256 * 1024
+	// maxSend is the number of bytes in one send, unless the socket's buffer is smaller;
+	// beyond that, less sendMargin, the kernel answers EMSGSIZE.
+	maxSend    = 128 * 1024
+	sendMargin = 1024
 	bufferSize = 4 * 1024 * 1024
 	// receiveSize is more than the kernel puts into one message of a dump.
 	receiveSize = 64 * 1024
@@ -32,8 +34,9 @@ const (
 
 // Conn is an open netlink socket.
 type Conn struct {
-	fd  int
-	seq uint32
+	fd      int
+	seq     uint32
+	maxSend int
 	// buf takes what the kernel sends, so that the calls that are made several times a
 	// second make no garbage.
 	buf []byte
@@ -56,6 +59,9 @@ func Dial(protocol int) (*Conn, error) {
 	timeout := unix.NsecToTimeval(int64(Timeout))
 	// Without the right to force it the buffer stays as large as the system allows.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, bufferSize)
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*maxSend)
+	// Otherwise an error comes with a copy of the request that it is about.
+	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
 	err = errors.Join(
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &timeout),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &timeout),
@@ -65,7 +71,12 @@ func Dial(protocol int) (*Conn, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	return &Conn{fd: fd, buf: make([]byte, receiveSize)}, nil
+	send, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("open netlink socket: %w", err)
+	}
+	return &Conn{fd: fd, maxSend: min(maxSend, send-sendMargin), buf: make([]byte, receiveSize)}, nil
 }
 
 // Close closes the socket.
@@ -114,8 +125,8 @@ func (c *Conn) Batch(reqs []Request) ([]error, error) {
 	results := make([]error, 0, len(reqs))
 	for len(reqs) > 0 {
 		n, size := 0, 0
-		for n < len(reqs) && n < maxBatch && (n == 0 || size+len(reqs[n].Body) < maxSend) {
-			size += len(reqs[n].Body) + unix.NLMSG_HDRLEN
+		for n < len(reqs) && n < maxBatch && (n == 0 || size+lengthOf(reqs[n]) <= c.maxSend) {
+			size += lengthOf(reqs[n])
 			n++
 		}
 		part, err := c.batch(reqs[:n])
@@ -126,6 +137,11 @@ func (c *Conn) Batch(reqs []Request) ([]error, error) {
 		reqs = reqs[n:]
 	}
 	return results, nil
+}
+
+// lengthOf is what a request takes in a send.
+func lengthOf(r Request) int {
+	return unix.NLMSG_HDRLEN + (len(r.Body)+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1)
 }
 
 func (c *Conn) batch(reqs []Request) ([]error, error) {

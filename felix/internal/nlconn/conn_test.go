@@ -60,6 +60,25 @@ func TestBatchGivesEachRequestItsAnswer(t *testing.T) {
 	}
 }
 
+func TestBatchOfLargeRequests(t *testing.T) {
+	c := dial(t)
+	var reqs []Request
+	for range 64 { // 1 MiB
+		r := link(unix.RTM_DELLINK, 0, "absent", "")
+		r.Body = Attr(r.Body, 0x3fff, make([]byte, 16*1024))
+		reqs = append(reqs, r)
+	}
+	results, err := c.Batch(reqs)
+	if err != nil || len(results) != len(reqs) {
+		t.Fatalf("%d results, %v", len(results), err)
+	}
+	for i, got := range results {
+		if !errors.Is(got, unix.ENODEV) {
+			t.Errorf("request %d: got %v, want %v", i, got, unix.ENODEV)
+		}
+	}
+}
+
 func TestDoReadsADump(t *testing.T) {
 	c := dial(t)
 	for range 3 { // answers do not mix
