@@ -432,3 +432,32 @@ func bytesOf(parts map[string]string) map[string][]byte {
 	}
 	return values
 }
+
+// FuzzBlockValue checks that whatever is read as a block, and passes the checks, is
+// written and read as the same block again.
+func FuzzBlockValue(f *testing.F) {
+	f.Add([]byte(`{"cidr":"10.0.0.64/30","affinity":"host:a","strictAffinity":false,"allocations":[0,null,null,0],"unallocated":[2,1],"attributes":[{"handle_id":"h","secondary":{"node":"a"}}]}`))
+	f.Add([]byte(`{"cidr":"fd00::/126","affinity":null,"allocations":[null,null,null,null],"unallocated":[0,1,2,3],"attributes":[]}`))
+	f.Add([]byte(`{"cidr":"10.0.0.64/30","allocations":[7],"unallocated":[0],"attributes":null}`))
+	f.Fuzz(func(t *testing.T, value []byte) {
+		for _, cidr := range []string{"10.0.0.64/30", "fd00::/126"} {
+			k := model.BlockKey{CIDR: netip.MustParsePrefix(cidr)}
+			path := model.Paths(k)[0]
+			block, err := model.Decode(k, map[string][]byte{path: value})
+			if err != nil || model.Validate(k, block) != nil {
+				continue
+			}
+			written, err := model.Encode(k, block)
+			if err != nil {
+				t.Fatalf("%s: %v", value, err)
+			}
+			back, err := model.Decode(k, written)
+			if err != nil {
+				t.Fatalf("%s, written as %s: %v", value, written[path], err)
+			}
+			if diff := cmp.Diff(block, back, compareValues); diff != "" {
+				t.Errorf("%s, written as %s (-read +read again):\n%s", value, written[path], diff)
+			}
+		}
+	})
+}
