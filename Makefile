@@ -108,7 +108,10 @@ check-fmt: tools
 	@bad=$$(git ls-files '*.go' | grep -v '\.pb\.go$$' | xargs $(TOOLS)/gofumpt -l); \
 	  if [ -n "$$bad" ]; then echo "not formatted (run make fmt):"; echo "$$bad"; exit 1; fi
 
+# golangci-lint caches its findings by the paths of files; a cache of another checkout's
+# would name files that are not there.
 .PHONY: lint
+lint: export GOLANGCI_LINT_CACHE := $(CURDIR)/.build/lint-cache
 lint: tools $(TOOLS)/golangci-lint ## vet, golangci-lint and shellcheck
 	@$(GO) vet work
 	@for m in $(MODULES); do echo "lint $$m"; (cd $$m && ../$(TOOLS)/golangci-lint run --config ../.golangci.yml ./...); done
