@@ -3,6 +3,7 @@
 package grpcsock
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -24,10 +25,6 @@ import (
 const (
 	// probeTimeout bounds the question whether somebody serves a socket already.
 	probeTimeout = time.Second
-	// vacancyTimeout is how long a socket that is served is asked again, with vacancyPause
-	// in between.
-	vacancyTimeout = time.Second
-	vacancyPause   = 20 * time.Millisecond
 	// stopTimeout bounds how long calls in progress may take once the server stops.
 	stopTimeout = 3 * time.Second
 	// maxPath is the longest path of a unix socket (sun_path of unix(7), with its final
@@ -42,9 +39,9 @@ var ErrInUse = errors.New("in use by another process")
 // socket until ctx ends, then lets calls in progress finish for a moment. The
 // socket's directory is made if it is missing; the socket has mode 0600 and is
 // removed at the end. A socket that a dead process left is replaced; one that is
-// still served after a second is refused with [ErrInUse].
+// served is refused with [ErrInUse].
 func Serve(ctx context.Context, path string, hs *health.Server, register func(*grpc.Server)) error {
-	l, err := listen(ctx, path)
+	l, err := listen(path)
 	if err != nil {
 		return err
 	}
@@ -117,11 +114,11 @@ type listener struct {
 
 // listen makes the socket under a name of its own and moves it into place, so that
 // nobody ever sees it with another mode or not yet served.
-func listen(ctx context.Context, path string) (*listener, error) {
+func listen(path string) (*listener, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, fmt.Errorf("make the directory of socket %s: %w", path, err)
 	}
-	if err := awaitVacant(ctx, path); err != nil {
+	if err := vacant(path); err != nil {
 		return nil, err
 	}
 	tmp := fmt.Sprintf("%s.%d", path, os.Getpid())
@@ -156,27 +153,6 @@ func place(tmp, path string) (fs.FileInfo, error) {
 	return os.Lstat(path)
 }
 
-// awaitVacant gives a socket that is served a moment to become free: when a process was
-// killed while it started another program, the child that has not come that far yet holds
-// the parent's sockets until it ends.
-func awaitVacant(ctx context.Context, path string) error {
-	ctx, cancel := context.WithTimeout(ctx, vacancyTimeout)
-	defer cancel()
-	pause := time.NewTicker(vacancyPause)
-	defer pause.Stop()
-	for {
-		err := vacant(path)
-		if !errors.Is(err, ErrInUse) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-pause.C:
-		}
-	}
-}
-
 // vacant fails unless the path is free or a socket that nobody serves.
 func vacant(path string) error {
 	info, err := os.Lstat(path)
@@ -192,12 +168,44 @@ func vacant(path string) error {
 	conn, err := net.DialTimeout("unix", path, probeTimeout)
 	switch {
 	case err == nil:
-		_ = conn.Close()
+		defer conn.Close() //nolint:errcheck // only asked
+		if ownerIsDead(conn) {
+			return nil
+		}
 		return fmt.Errorf("socket %s: %w; stop that one first, or use another --run-dir", path, ErrInUse)
 	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
 		return nil
 	}
 	return fmt.Errorf("socket %s: see whether it is in use: %w", path, err)
+}
+
+// ownerIsDead reports whether the process that listens has ended. Its socket can outlive
+// it: when a process is killed while it starts another program, the child that has not come
+// that far yet holds the parent's files until it ends too.
+func ownerIsDead(conn net.Conn) bool {
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return false
+	}
+	dead := false
+	err = raw.Control(func(fd uintptr) {
+		// The process as it was when it began to listen (unix(7), SO_PEERCRED); 0 if it
+		// is not of this PID namespace.
+		cred, err := syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
+		dead = err == nil && cred.Pid > 0 && hasEnded(int(cred.Pid))
+	})
+	return err == nil && dead
+}
+
+// hasEnded reports whether a process is gone, or waits only to be looked after.
+func hasEnded(pid int) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	// The state follows the name, which is in parentheses and may hold any character.
+	i := bytes.LastIndexByte(text, ')')
+	return err == nil && i >= 0 && i+2 < len(text) && (text[i+2] == 'Z' || text[i+2] == 'X')
 }
 
 func (l *listener) remove() {

@@ -3,10 +3,14 @@ package grpcsock_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,22 +81,58 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	check(t, path)
 }
 
-// A child that a killed process had just forked holds its sockets for a moment.
-func TestSocketOfADyingProcessIsAwaited(t *testing.T) {
+// listenAndDie names a socket for a process that listens there, leaves it to a child, and
+// ends.
+const listenAndDie = "GRPCSOCK_TEST_LISTEN_AND_DIE"
+
+func TestMain(m *testing.M) {
+	if path := os.Getenv(listenAndDie); path != "" {
+		if err := leaveToChild(path); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func leaveToChild(path string) error {
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return err
+	}
+	file, err := l.File()
+	if err != nil {
+		return err
+	}
+	child := exec.Command("sleep", "60")
+	child.ExtraFiles = []*os.File{file}
+	if err := child.Start(); err != nil {
+		return err
+	}
+	_, err = fmt.Println(child.Process.Pid)
+	return err
+}
+
+func TestSocketThatAChildHoldsIsReplaced(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "a.sock")
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	parent := exec.Command("/proc/self/exe")
+	parent.Env = append(os.Environ(), listenAndDie+"="+path)
+	out, err := parent.Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.SetUnlinkOnClose(false)
-	go func() {
-		// The first question whether the socket is in use.
-		if conn, err := l.Accept(); err == nil {
-			_ = conn.Close()
-		}
-		_ = l.Close()
-	}()
+	child, err := strconv.Atoi(strings.TrimSpace(string(out)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(child, syscall.SIGKILL) })
+	if conn, err := net.Dial("unix", path); err != nil {
+		t.Fatalf("the child does not hold the socket: %v", err)
+	} else {
+		_ = conn.Close()
+	}
 	start(t, path)
 	check(t, path)
 }
