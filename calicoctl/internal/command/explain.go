@@ -11,6 +11,7 @@ import (
 )
 
 func newExplain(env *Env) *cobra.Command {
+	var out outputFlag
 	cmd := &cobra.Command{
 		Use:   "explain KIND[.FIELD...]",
 		Short: "Explain the fields of a kind of resource",
@@ -27,7 +28,10 @@ It needs no datastore. Kinds that both versions have are explained as v1 has the
 			if err := need(args, "KIND"); err != nil {
 				return err
 			}
-			return env.explain(args[0])
+			if err := out.check(); err != nil {
+				return err
+			}
+			return env.explain(args[0], out)
 		},
 		ValidArgsFunction: func(_ *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
@@ -41,10 +45,22 @@ It needs no datastore. Kinds that both versions have are explained as v1 has the
 		},
 	}
 	env.dialectFlag(cmd)
+	out.flag(cmd)
 	return cmd
 }
 
-func (env *Env) explain(what string) error {
+// explained is the result of "explain" for programs.
+type explained struct {
+	APIVersion string           `json:"apiVersion"`
+	Kind       string           `json:"kind"`
+	ReadOnly   string           `json:"readOnly,omitempty"`
+	Field      string           `json:"field,omitempty"`
+	Type       string           `json:"type"`
+	Value      string           `json:"value,omitempty"`
+	Fields     []manifest.Field `json:"fields,omitempty"`
+}
+
+func (env *Env) explain(what string, out outputFlag) error {
 	path := strings.Split(what, ".")
 	kind, err := env.kindNamed(path[0])
 	if err != nil {
@@ -53,6 +69,12 @@ func (env *Env) explain(what string) error {
 	field, within, err := manifest.Explain(kind, path[1:])
 	if err != nil {
 		return usagef("%s", err)
+	}
+	if out.json() {
+		return writeJSON(env.Stdout, explained{
+			APIVersion: kind.APIVersion, Kind: kind.Name, ReadOnly: kind.ReadOnly,
+			Field: strings.Join(path[1:], "."), Type: field.Type, Value: field.Note, Fields: within,
+		})
 	}
 	fmt.Fprintf(env.Stdout, "KIND:     %s\nVERSION:  %s\n", kind.Name, kind.APIVersion)
 	if kind.ReadOnly != "" {

@@ -14,6 +14,7 @@ import (
 func newIPAMConfigure(env *Env) *cobra.Command {
 	var strict string
 	var limit int
+	var out outputFlag
 	cmd := &cobra.Command{
 		Use:   "configure",
 		Short: "Configure how addresses are given out",
@@ -27,6 +28,9 @@ func newIPAMConfigure(env *Env) *cobra.Command {
   calicoctl ipam configure --max-blocks-per-host=20`,
 		Args: atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
 			setLimit := cmd.Flags().Changed("max-blocks-per-host")
 			on, err := strconv.ParseBool(strict)
 			switch {
@@ -38,6 +42,7 @@ func newIPAMConfigure(env *Env) *cobra.Command {
 				return usagef("--max-blocks-per-host is %d: expected 0 (no limit) or more", limit)
 			}
 			return executing(env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
+				var now model.IPAMConfig
 				err := s.ChangeIPAMConfig(ctx, func(c *model.IPAMConfig) {
 					if strict != "" {
 						c.StrictAffinity = on
@@ -45,9 +50,17 @@ func newIPAMConfigure(env *Env) *cobra.Command {
 					if setLimit {
 						c.MaxBlocksPerHost = limit
 					}
+					now = *c
 				})
 				if err != nil {
 					return err
+				}
+				if out.json() {
+					return writeJSON(env.Stdout, struct {
+						StrictAffinity     bool `json:"strictAffinity"`
+						AutoAllocateBlocks bool `json:"autoAllocateBlocks"`
+						MaxBlocksPerHost   int  `json:"maxBlocksPerHost"`
+					}{now.StrictAffinity, now.AutoAllocateBlocks, now.MaxBlocksPerHost})
 				}
 				if strict != "" {
 					fmt.Fprintf(env.Stdout, "Successfully set StrictAffinity to: %t\n", on)
@@ -61,6 +74,7 @@ func newIPAMConfigure(env *Env) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&strict, "strictaffinity", "", "`true or false`: whether nodes use their own blocks only")
 	cmd.Flags().IntVar(&limit, "max-blocks-per-host", 0, "the `number` of blocks that a node may have; 0 means no limit")
+	out.flag(cmd)
 	mustComplete(cmd, "strictaffinity", []string{"true", "false"})
 	return cmd
 }

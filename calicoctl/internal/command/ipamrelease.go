@@ -3,7 +3,6 @@ package command
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/netip"
 
 	"github.com/spf13/cobra"
@@ -16,6 +15,7 @@ func newIPAMRelease(env *Env) *cobra.Command {
 	var ip string
 	var reports []string
 	var o checkOptions
+	var out outputFlag
 	cmd := &cobra.Command{
 		Use:   "release (--ip=ADDRESS | --from-report=FILE...)",
 		Short: "Release addresses that are marked as in use",
@@ -32,6 +32,9 @@ func newIPAMRelease(env *Env) *cobra.Command {
   calicoctl ipam release --from-report=report.json`,
 		Args: atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
 			switch {
 			case ip == "" && len(reports) == 0:
 				return usagef("--ip is missing: it names the address to release")
@@ -43,23 +46,31 @@ func newIPAMRelease(env *Env) *cobra.Command {
 					return err
 				}
 				return executing(env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
-					return release(ctx, env.Stdout, s, addr)
+					return env.release(ctx, s, addr, out)
 				}))
 			}
 			return executing(env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
-				return env.releaseReported(ctx, s, reports, o)
+				return env.releaseReported(ctx, s, reports, o, out)
 			}))
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&ip, "ip", "", "the `address` to release")
 	flags.StringArrayVar(&reports, "from-report", nil, "a `file` that \"ipam check -o\" has written; may be repeated")
+	out.flag(cmd)
 	flags.StringVar(&o.host, "docker-host", "", "`address` of Docker's engine, as for \"ipam check\"")
 	flags.StringVar(&o.node, "node", "", "the `node` whose engine that is (default: this host)")
 	return cmd
 }
 
-func release(ctx context.Context, w io.Writer, s *resource.Store, ip netip.Addr) error {
+// released is the result of "ipam release" for programs.
+type released struct {
+	Released []netip.Addr `json:"released"`
+	// Reported is how many addresses the reports name.
+	Reported int `json:"reported,omitempty"`
+}
+
+func (env *Env) release(ctx context.Context, s *resource.Store, ip netip.Addr, out outputFlag) error {
 	if err := s.CheckUnlocked(ctx); err != nil {
 		return err
 	}
@@ -70,12 +81,15 @@ func release(ctx context.Context, w io.Writer, s *resource.Store, ip netip.Addr)
 	if len(free) > 0 {
 		return fmt.Errorf("IP address %s is not assigned", ip)
 	}
-	fmt.Fprintf(w, "Successfully released IP address %s\n", ip)
+	if out.json() {
+		return writeJSON(env.Stdout, released{Released: []netip.Addr{ip}})
+	}
+	fmt.Fprintf(env.Stdout, "Successfully released IP address %s\n", ip)
 	return nil
 }
 
 // releaseReported releases what reports found and another look finds still.
-func (env *Env) releaseReported(ctx context.Context, s *resource.Store, files []string, o checkOptions) error {
+func (env *Env) releaseReported(ctx context.Context, s *resource.Store, files []string, o checkOptions, out outputFlag) error {
 	if err := s.CheckUnlocked(ctx); err != nil {
 		return err
 	}
@@ -100,18 +114,25 @@ func (env *Env) releaseReported(ctx context.Context, s *resource.Store, files []
 		}
 	}
 	leaked := ipam.Both(reported, now)
-	n := 0
+	done := released{Released: []netip.Addr{}, Reported: len(reported)}
 	for _, p := range leaked {
 		p.Remedy = "release " + p.Addr.String() // the user has decided
-		done, err := s.IPAM().Mend(ctx, p)
+		mended, err := s.IPAM().Mend(ctx, p)
 		if err != nil {
 			return err
 		}
-		if done {
-			n++
+		if !mended {
+			continue
+		}
+		done.Released = append(done.Released, p.Addr)
+		if !out.json() {
 			fmt.Fprintf(env.Stdout, "Released IP address %s\n", p.Addr)
 		}
 	}
+	if out.json() {
+		return writeJSON(env.Stdout, done)
+	}
+	n := len(done.Released)
 	fmt.Fprintf(env.Stdout, "Successfully released %d of %d reported IP addresses\n", n, len(reported))
 	if n < len(reported) {
 		fmt.Fprintln(env.Stdout, "The others are in use, or were released before.")

@@ -16,6 +16,7 @@ import (
 func newIPAMSplit(env *Env) *cobra.Command {
 	var text, name string
 	var dryRun bool
+	var out outputFlag
 	cmd := &cobra.Command{
 		Use:   "split NUMBER (--cidr=CIDR | --name=NAME)",
 		Short: "Split a pool into several smaller ones",
@@ -29,6 +30,9 @@ func newIPAMSplit(env *Env) *cobra.Command {
   calicoctl ipam split 4 --cidr=192.168.0.0/16`,
 		Args: atMost(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
 			if len(args) == 0 {
 				return usagef("NUMBER is missing: into how many pools to split")
 			}
@@ -51,13 +55,14 @@ func newIPAMSplit(env *Env) *cobra.Command {
 						return err
 					}
 				}
-				return env.split(ctx, s, cidr, n, dryRun)
+				return env.split(ctx, s, cidr, n, dryRun, out)
 			}))
 		},
 	}
 	cmd.Flags().StringVar(&text, "cidr", "", "the `CIDR` of the pool")
 	cmd.Flags().StringVar(&name, "name", "", "the `name` of the pool, as the v3 API has it")
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show what would be done")
+	out.flag(cmd)
 	return cmd
 }
 
@@ -75,7 +80,7 @@ func poolNamed(ctx context.Context, s *resource.Store, name string) (netip.Prefi
 	return netip.Prefix{}, resource.MissingName("ipPool", name)
 }
 
-func (env *Env) split(ctx context.Context, s *resource.Store, cidr netip.Prefix, n int, dryRun bool) error {
+func (env *Env) split(ctx context.Context, s *resource.Store, cidr netip.Prefix, n int, dryRun bool, out outputFlag) error {
 	plan, err := s.PlanSplit(ctx, cidr, n)
 	if err != nil {
 		return err
@@ -84,6 +89,12 @@ func (env *Env) split(ctx context.Context, s *resource.Store, cidr netip.Prefix,
 	if err != nil {
 		return err
 	}
+	type part struct {
+		CIDR   string `json:"cidr"`
+		Blocks int    `json:"blocks"`
+		InUse  int    `json:"inUse"`
+	}
+	var parts []part
 	rows := [][]string{{"POOL", "BLOCKS", "IPS IN USE"}}
 	for _, p := range plan.Parts {
 		blocks, inUse := 0, 0
@@ -94,7 +105,20 @@ func (env *Env) split(ctx context.Context, s *resource.Store, cidr netip.Prefix,
 				}
 			}
 		}
+		parts = append(parts, part{p.CIDR.String(), blocks, inUse})
 		rows = append(rows, []string{p.CIDR.String(), strconv.Itoa(blocks), strconv.Itoa(inUse)})
+	}
+	if out.json() {
+		if !dryRun {
+			if err := plan.Do(ctx, s); err != nil {
+				return err
+			}
+		}
+		return writeJSON(env.Stdout, struct {
+			Pool   string `json:"pool"`
+			Parts  []part `json:"parts"`
+			DryRun bool   `json:"dryRun"`
+		}{cidr.String(), parts, dryRun})
 	}
 	if err := printer.WriteBox(env.Stdout, rows, 1); err != nil {
 		return err

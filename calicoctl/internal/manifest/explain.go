@@ -12,11 +12,11 @@ import (
 
 // Field is what can be said of a field of a document.
 type Field struct {
-	Name string
+	Name string `json:"name"`
 	// Type is text, number, flag, list of …, map or object.
-	Type string
+	Type string `json:"type"`
 	// Note says what the value can be, or why the field cannot be set.
-	Note string
+	Note string `json:"value,omitempty"`
 }
 
 // Explain describes a field of a kind's documents, by its path without indexes, and
