@@ -28,6 +28,7 @@ type pool struct {
 	cidr      netip.Prefix
 	blockBits int
 	disabled  bool
+	manual    bool   // used only when a request names it, or a range of it
 	selects   string // the nodes that may use it; empty means all
 	rev       int64
 }
@@ -45,6 +46,7 @@ func newPool(p *model.IPPool, rev int64) pool {
 		cidr:      p.CIDR.Masked(),
 		blockBits: max(bits, p.CIDR.Bits()), // a pool below the size of a block is one block
 		disabled:  p.Disabled,
+		manual:    p.Manual,
 		selects:   p.NodeSelector,
 		rev:       rev,
 	}
@@ -191,7 +193,7 @@ func (e *environment) choose(wanted, within []netip.Prefix, ipv6 bool) ([]pool, 
 	if e.locked {
 		return nil, etcdstore.ErrLocked
 	}
-	out, err := e.candidates(wanted, ipv6)
+	out, err := e.candidates(wanted, ipv6, len(within) > 0)
 	if err != nil || len(within) == 0 {
 		return out, err
 	}
@@ -202,8 +204,9 @@ func (e *environment) choose(wanted, within []netip.Prefix, ipv6 bool) ([]pool, 
 	return out, nil
 }
 
-// candidates are the pools of a family without regard to ranges.
-func (e *environment) candidates(wanted []netip.Prefix, ipv6 bool) ([]pool, error) {
+// candidates are the pools of a family without regard to ranges; manual ones only if they
+// are named, or ranges are.
+func (e *environment) candidates(wanted []netip.Prefix, ipv6, ranges bool) ([]pool, error) {
 	var out []pool
 	named := false
 	for _, w := range wanted {
@@ -221,7 +224,7 @@ func (e *environment) candidates(wanted []netip.Prefix, ipv6 bool) ([]pool, erro
 		return out, nil
 	}
 	for _, p := range e.pools {
-		if p.ipv6() == ipv6 && !p.disabled && e.admits(p) {
+		if p.ipv6() == ipv6 && !p.disabled && (ranges || !p.manual) && e.admits(p) {
 			out = append(out, p)
 		}
 	}
