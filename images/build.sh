@@ -114,29 +114,26 @@ readonly recipe=1
 packages() { sed -E 's/#.*//; /^\s*$/d' "$here/$1/packages"; }
 variant() { sed -nE 's/^# variant: //p' "$here/$1/packages"; }
 
-# apt_sources prints this machine's own sources of the suite, so that a mirror or a proxy set up on it is used; else Debian's.
+# apt_sources prints this machine's own sources of the suite, so that a mirror or a proxy set up on it is used; nothing if it has none.
 apt_sources() {
-	local own
 	# shellcheck disable=SC2016 # apt's own placeholders
-	own=$(apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 'Origin: Debian' 2>/dev/null |
-		grep -E " $suite(-updates|-security)? main$" | sort -u || true)
-	[ -n "$own" ] || own="deb http://deb.debian.org/debian $suite main
-deb http://deb.debian.org/debian $suite-updates main
-deb http://deb.debian.org/debian-security $suite-security main"
-	echo "$own"
+	apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' 'Origin: Debian' 2>/dev/null |
+		grep -E " $suite(-updates|-security)? main$" | sort -u || true
 }
 
 # What no program reads at run time. Licence texts stay.
 readonly unwanted='man locale info bash-completion lintian doc' # below /usr/share
 
 rootfs_by_mmdebstrap() {
-	local name=$1 tag=$2 id path arguments=()
+	local name=$1 tag=$2 id path arguments=() mirror=()
 	command -v mmdebstrap >/dev/null || {
 		say "$debian_image cannot be had and mmdebstrap is not installed: apt-get install mmdebstrap" >&2
 		return 1
 	}
 	for path in $unwanted; do arguments+=(--dpkgopt="path-exclude=/usr/share/$path/*"); done
 	apt_sources >"$scratch/sources.list"
+	# Without a mirror, mmdebstrap takes Debian's.
+	[ -s "$scratch/sources.list" ] && mirror=(-)
 	# The machine's settings for fetching (proxies, time-outs, checks) hold for this too.
 	apt-config dump Acquire | grep -vE '^Acquire::(IndexTargets|CompressionTypes|Changelogs|cdrom)' >"$scratch/apt.conf"
 	mmdebstrap --variant="$(variant "$name" | grep . || echo essential)" --format=tar \
@@ -144,7 +141,7 @@ rootfs_by_mmdebstrap() {
 		"${arguments[@]}" --dpkgopt='path-include=/usr/share/doc/*/copyright' \
 		--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
 		--include="$(packages "$name" | paste -sd,)$([ -n "$(variant "$name")" ] || echo ,usr-is-merged)" \
-		"$suite" "$scratch/rootfs.tar" - <"$scratch/sources.list" >"$scratch/log" 2>&1 || {
+		"$suite" "$scratch/rootfs.tar" "${mirror[@]}" <"$scratch/sources.list" >"$scratch/log" 2>&1 || {
 		tail -n 20 "$scratch/log" >&2
 		say "mmdebstrap could not make the root file system of $name: its last lines are above" >&2
 		return 1
