@@ -35,37 +35,6 @@ func (w *world) manyPolicies(rules int) {
 	}
 }
 
-// untilPasses returns how long it takes until a packet passes; or until none does any
-// more, which takes several to be sure.
-func untilPasses(b *testing.B, from, to *endpoint, passes bool) time.Duration {
-	b.Helper()
-	const (
-		probe = 5 * time.Millisecond
-		sure  = 10
-	)
-	start := time.Now()
-	var first time.Duration
-	for n := 0; time.Since(start) < patience; {
-		sent := time.Since(start)
-		passed := from.UDP(netip.AddrPortFrom(to.addr, udpPort), probe) == nil
-		switch {
-		case passed && passes:
-			return sent
-		case passed:
-			n = 0
-		case !passes:
-			if n++; n == 1 {
-				first = sent
-			}
-			if n == sure {
-				return first
-			}
-		}
-	}
-	b.Fatal("nothing changed")
-	return 0
-}
-
 func report(b *testing.B, name string, times []time.Duration) {
 	b.Helper()
 	slices.Sort(times)
@@ -89,10 +58,8 @@ func BenchmarkPolicyWriteToVerdict(b *testing.B) {
 				c := h.container("cccc", "net2", "192.168.0.3")
 				var opened, closed []time.Duration
 				for b.Loop() {
-					w.opening()
-					opened = append(opened, untilPasses(b, a, c, true))
-					w.closing()
-					closed = append(closed, untilPasses(b, a, c, false))
+					opened = append(opened, h.verdictChange(b, a, c, true, w.opening))
+					closed = append(closed, h.verdictChange(b, a, c, false, w.closing))
 				}
 				report(b, "open", opened)
 				report(b, "close", closed)
@@ -114,16 +81,14 @@ func (h *host) restoreFloors(b *testing.B, from, to *endpoint) (opening, closing
 	h.shimRestore(fmt.Sprintf("case $0 in *ip6*) ;; *) cat > %[1]s/$$; exec < %[1]s/$$; mv %[1]s/$$ %[1]s/last;; esac", dir))
 	h.startInSync("LOGSEVERITYSCREEN=WARNING")
 	_ = os.Remove(filepath.Join(dir, "last")) // of the start
-	record := func(name string, passes bool) string {
-		untilPasses(b, from, to, passes)
+	record := func(name string, passes bool, write func() int64) string {
+		h.verdictChange(b, from, to, passes, write)
 		path := filepath.Join(dir, name)
 		nettest.Eventually(b, patience, func() error { return os.Rename(filepath.Join(dir, "last"), path) })
 		return path
 	}
-	h.w.opening()
-	open := record("open", true)
-	h.w.closing()
-	closed := record("closed", false)
+	open := record("open", true, h.w.opening)
+	closed := record("closed", false, h.w.closing)
 	h.felix.Kill()
 	h.shims = ""
 	timed := func(script string) time.Duration {
@@ -162,16 +127,14 @@ func BenchmarkRelabel(b *testing.B) {
 	a := h.container("aaaa", "net1", "192.168.0.1")
 	c := h.container("cccc", "net2", "192.168.0.3")
 	var opened, closed []time.Duration
-	label := func(value string) {
+	label := func(value string) func() int64 {
 		next := *a.value
 		next.Labels = map[string]string{"role": value}
-		w.put(a.key, &next)
+		return func() int64 { return w.put(a.key, &next) }
 	}
 	for b.Loop() {
-		label("x")
-		opened = append(opened, untilPasses(b, a, c, true))
-		label("y")
-		closed = append(closed, untilPasses(b, a, c, false))
+		opened = append(opened, h.verdictChange(b, a, c, true, label("x")))
+		closed = append(closed, h.verdictChange(b, a, c, false, label("y")))
 	}
 	report(b, "open", opened)
 	report(b, "close", closed)

@@ -191,6 +191,8 @@ type endpoint struct {
 	value *model.WorkloadEndpoint
 	addr  netip.Addr
 	addr6 netip.Addr
+	// volleyPorts is the number of ports that volleys have used.
+	volleyPorts int
 }
 
 // container makes a container with an endpoint in the profile, and waits until it is in

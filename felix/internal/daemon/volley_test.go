@@ -1,0 +1,117 @@
+package daemon_test
+
+import (
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+)
+
+// A volley is fired for a bounded time, at a bounded pace.
+const (
+	volleyPace   = 500 * time.Microsecond
+	volleySize   = 800
+	volleyBefore = 10 * time.Millisecond
+	volleyAfter  = 30 * time.Millisecond
+)
+
+// firstVolleyPort is the port from which a container's first packet is sent. No port is
+// used twice, because connection tracking would let a known connection pass.
+const firstVolleyPort = 10000
+
+// volley sends UDP packets, each from a port of its own, and tells later which were
+// answered.
+type volley struct {
+	from  *endpoint
+	conns []*net.UDPConn
+	sent  []time.Time
+	stop  chan struct{}
+	done  chan struct{}
+}
+
+// fire begins to send.
+func (e *endpoint) fire(t testing.TB, to netip.AddrPort) *volley {
+	t.Helper()
+	v := &volley{from: e, stop: make(chan struct{}), done: make(chan struct{})}
+	var err error
+	e.Do(func() {
+		for i := range volleySize {
+			local := &net.UDPAddr{Port: firstVolleyPort + e.volleyPorts + i}
+			var conn *net.UDPConn
+			if conn, err = net.DialUDP("udp", local, net.UDPAddrFromAddrPort(to)); err != nil {
+				return
+			}
+			v.conns = append(v.conns, conn)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	go v.send()
+	return v
+}
+
+func (v *volley) send() {
+	defer close(v.done)
+	pace := time.NewTicker(volleyPace)
+	defer pace.Stop()
+	for _, conn := range v.conns {
+		v.sent = append(v.sent, time.Now())
+		_, _ = conn.Write([]byte("probe"))
+		select {
+		case <-pace.C:
+		case <-v.stop:
+			return
+		}
+	}
+}
+
+// end stops sending, and gives the time of each packet with whether it was answered.
+func (v *volley) end(t testing.TB) (sent []time.Time, answered []bool) {
+	t.Helper()
+	close(v.stop)
+	<-v.done
+	v.from.volleyPorts += len(v.sent)
+	time.Sleep(volleyAfter)
+	buf := make([]byte, 64)
+	for i, conn := range v.conns {
+		if i < len(v.sent) {
+			_ = conn.SetReadDeadline(time.Now().Add(time.Millisecond / 10))
+			_, err := conn.Read(buf)
+			if err != nil && !os.IsTimeout(err) {
+				t.Fatal(err)
+			}
+			answered = append(answered, err == nil)
+		}
+		_ = conn.Close()
+	}
+	return v.sent, answered
+}
+
+// verdictChange makes a write to the datastore and measures how long it takes until a
+// packet passes, or until none does any more. It returns when the write is in force.
+func (h *host) verdictChange(t testing.TB, from, to *endpoint, passes bool, write func() int64) time.Duration {
+	t.Helper()
+	v := from.fire(t, netip.AddrPortFrom(to.addr, udpPort))
+	time.Sleep(volleyBefore)
+	start := time.Now()
+	if err := h.wait(to, write(), patience); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(volleyAfter)
+	sent, answered := v.end(t)
+	if last := len(answered) - 1; answered[0] == passes || answered[last] != passes {
+		t.Fatalf("the verdict did not change: the first of %d packets was answered: %v, the last: %v", last+1, answered[0], answered[last])
+	}
+	change := 0
+	for i, a := range answered {
+		switch {
+		case passes && a:
+			return sent[i].Sub(start)
+		case a:
+			change = i + 1
+		}
+	}
+	return sent[change].Sub(start)
+}
