@@ -78,15 +78,17 @@ func (e *Engine) flushEndpoint(c *desired.Changes, ep *endpoint) {
 	e.countUses(old, -1)
 }
 
-// countUses counts an endpoint's uses of policies and profiles up or down.
+// countUses counts an endpoint's uses of policies and profiles up or down, and marks those
+// whose first use that is, or last. To count up before down spares those that stay.
 func (e *Engine) countUses(d *desired.Endpoint, by int) {
 	if d == nil {
 		return
 	}
 	for _, name := range d.Profiles {
 		p := e.profile(name)
-		p.refs += by
-		e.dirtyProfiles[p] = struct{}{}
+		if count(&p.refs, by) {
+			e.dirtyProfiles[p] = struct{}{}
+		}
 	}
 	used := map[model.PolicyKey]struct{}{}
 	for _, stage := range [][]desired.Tier{d.Tiers, d.Untracked, d.PreDNAT, d.Forward} {
@@ -98,9 +100,18 @@ func (e *Engine) countUses(d *desired.Endpoint, by int) {
 	}
 	for k := range used {
 		p := e.policy(k)
-		p.refs += by
-		e.dirtyPolicies[p] = struct{}{}
+		if count(&p.refs, by) {
+			e.dirtyPolicies[p] = struct{}{}
+		}
 	}
+}
+
+// count adds to a number of uses and reports whether that is its first one, or the end of
+// its last.
+func count(refs *int, by int) bool {
+	before := *refs
+	*refs += by
+	return before == 0 || *refs == 0
 }
 
 // resolve computes the desired endpoint; nil when there must be none.
