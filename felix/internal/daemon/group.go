@@ -55,7 +55,13 @@ func (c *chains) Name() string { return "chains" }
 
 // ApplySets sets what differs.
 func (c *chains) ApplySets(ctx context.Context) error {
-	return c.eachFamily(func(f rules.Family) error { return c.applyFamily(ctx, f) })
+	var errs []error
+	for _, f := range rules.Families {
+		if c.tables[f] != nil {
+			errs = append(errs, c.applyFamily(ctx, f))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // read reads the tables, before anything is desired.

@@ -43,15 +43,13 @@ func NewChain(f rules.Family, c rules.Chain) (Chain, error) {
 	if err := checkChainName(c.Name); err != nil {
 		return Chain{}, err
 	}
-	out := Chain{Rules: make([]Rule, 0, len(c.Rules))}
-	for i, r := range c.Rules {
-		printed, err := newRule(f, c.Name, r)
-		if err != nil {
+	b := newBuilder(f, c.Name, len(c.Rules))
+	for i := range c.Rules {
+		if err := b.add(&c.Rules[i]); err != nil {
 			return Chain{}, fmt.Errorf("chain %s: rule %d: %w", c.Name, i+1, err)
 		}
-		out.Rules = append(out.Rules, printed)
 	}
-	return out, nil
+	return Chain{Rules: b.rules()}, nil
 }
 
 // NewHooks prints the rules that felix keeps in one chain that is not its own.
@@ -59,15 +57,16 @@ func NewHooks(f rules.Family, hooks []rules.Hook) (Chain, error) {
 	var out Chain
 	ordered := slices.Clone(hooks)
 	slices.SortStableFunc(ordered, func(a, b rules.Hook) int { return int(a.Position) - int(b.Position) })
-	for _, h := range ordered {
+	for i := range ordered {
+		h := &ordered[i]
 		if err := checkChainName(h.Name); err != nil {
 			return Chain{}, err
 		}
-		r, err := newRule(f, h.Name, h.Rule)
-		if err != nil {
+		b := newBuilder(f, h.Name, 1)
+		if err := b.add(&h.Rule); err != nil {
 			return Chain{}, fmt.Errorf("hook in chain %s: %w", h.Name, err)
 		}
-		out.Rules = append(out.Rules, r)
+		out.Rules = append(out.Rules, b.rules()...)
 		if h.Position == rules.First {
 			out.Lead++
 		}
@@ -83,11 +82,11 @@ func FailClosed(f rules.Family, t rules.Table, name string) Chain {
 	if t == rules.NAT {
 		return Chain{}
 	}
-	r, err := newRule(f, name, rules.Rule{Action: rules.Action{Verb: rules.Drop}, Comment: "stands in for a chain that is at fault"})
-	if err != nil {
+	b := newBuilder(f, name, 1)
+	if err := b.add(&rules.Rule{Action: rules.Action{Verb: rules.Drop}, Comment: "stands in for a chain that is at fault"}); err != nil {
 		return Chain{}
 	}
-	return Chain{Rules: []Rule{r}}
+	return Chain{Rules: b.rules()}
 }
 
 // Equal reports whether the chain that is in the kernel is as wanted.
@@ -96,21 +95,58 @@ func Equal(desired, actual Chain) bool {
 		slices.EqualFunc(desired.Rules, actual.Rules, func(x, y Rule) bool { return x.Hash == y.Hash })
 }
 
-func newRule(f rules.Family, chain string, r rules.Rule) (Rule, error) {
-	text, err := printRule(f, r)
-	if err != nil {
-		return Rule{}, err
-	}
-	hash := hashRule(chain, text)
-	return Rule{Hash: hash, Text: `-m comment --comment "` + commentPrefix + hash + `" ` + text}, nil
+// builder prints the rules of one chain into one text, of which each rule's text and hash
+// are parts: a chain of hundreds of rules takes a handful of allocations.
+type builder struct {
+	family rules.Family
+	// hashed begins with the chain's name and a zero byte, head of them; behind stands
+	// the rule that is being added.
+	hashed []byte
+	head   int
+	text   []byte
+	ends   []int
 }
 
-// hashRule identifies a rule within its table. Equal rules of one chain have the same
-// hash; the sequence of hashes tells chains apart.
-func hashRule(chain, text string) string {
-	h := sha256.New()
-	h.Write([]byte(chain))
-	h.Write([]byte{0})
-	h.Write([]byte(text))
-	return base64.RawURLEncoding.EncodeToString(h.Sum(nil))[:hashLength]
+const (
+	hashOpening = `-m comment --comment "` + commentPrefix
+	hashClosing = `" `
+	// usualRule is about the length of a printed rule.
+	usualRule = 160
+)
+
+func newBuilder(f rules.Family, chain string, count int) *builder {
+	hashed := make([]byte, 0, len(chain)+1+usualRule)
+	hashed = append(append(hashed, chain...), 0)
+	return &builder{family: f, hashed: hashed, head: len(hashed), text: make([]byte, 0, count*usualRule), ends: make([]int, 0, count)}
+}
+
+func (b *builder) add(r *rules.Rule) error {
+	var err error
+	if b.hashed, err = appendRule(b.hashed[:b.head], b.family, r); err != nil {
+		return err
+	}
+	b.text = append(b.text, hashOpening...)
+	b.text = appendHash(b.text, b.hashed)
+	b.text = append(b.text, hashClosing...)
+	b.text = append(b.text, b.hashed[b.head:]...)
+	b.ends = append(b.ends, len(b.text))
+	return nil
+}
+
+func (b *builder) rules() []Rule {
+	text, start := string(b.text), 0
+	out := make([]Rule, len(b.ends))
+	for i, end := range b.ends {
+		rule := text[start:end]
+		out[i] = Rule{Hash: rule[len(hashOpening):][:hashLength], Text: rule}
+		start = end
+	}
+	return out
+}
+
+// appendHash adds what identifies a rule within its table. Equal rules of one chain have
+// the same hash; the sequence of hashes tells chains apart.
+func appendHash(out, hashed []byte) []byte {
+	sum := sha256.Sum256(hashed)
+	return base64.RawURLEncoding.AppendEncode(out, sum[:])[:len(out)+hashLength]
 }

@@ -25,30 +25,60 @@ const (
 // values could be taken for something else than a value.
 var errUnsafe = errors.New("value not allowed in a rule")
 
-// printRule writes a rule as iptables-restore reads it, without the chain and without
-// felix's hash. It fails when a value is not of the form that the option needs, so that
-// whatever comes from the datastore can never become an option of its own.
-func printRule(f rules.Family, r rules.Rule) (string, error) {
-	p := printer{family: f}
+// appendRule writes a rule behind out as iptables-restore reads it, without the chain and
+// without felix's hash. It fails when a value is not of the form that the option needs, so
+// that whatever comes from the datastore can never become an option of its own.
+func appendRule(out []byte, f rules.Family, r *rules.Rule) ([]byte, error) {
+	p := printer{family: f, out: out, start: len(out)}
 	if comment := cleanText(r.Comment, maxComment); comment != "" {
-		p.add("-m", "comment", "--comment", `"`+comment+`"`)
+		p.add("-m", "comment", "--comment")
+		p.quoted(comment)
 	}
-	p.match(r.Match)
-	p.action(r.Action)
-	if p.err != nil {
-		return "", p.err
-	}
-	return strings.Join(p.args, " "), nil
+	p.match(&r.Match)
+	p.action(&r.Action)
+	return p.out, p.err
 }
 
-// printer collects the words of a rule; the first fault stays in err.
+// printer puts the words of a rule behind each other; the first fault stays in err.
 type printer struct {
 	family rules.Family
-	args   []string
-	err    error
+	out    []byte
+	// start is where the rule begins in out.
+	start int
+	err   error
 }
 
-func (p *printer) add(words ...string) { p.args = append(p.args, words...) }
+func (p *printer) space() {
+	if len(p.out) > p.start {
+		p.out = append(p.out, ' ')
+	}
+}
+
+func (p *printer) add(words ...string) {
+	for _, w := range words {
+		p.space()
+		p.out = append(p.out, w...)
+	}
+}
+
+func (p *printer) quoted(text string) {
+	p.add(`"`)
+	p.out = append(p.out, text...)
+	p.out = append(p.out, '"')
+}
+
+func (p *printer) number(n int) {
+	p.space()
+	p.out = strconv.AppendInt(p.out, int64(n), 10)
+}
+
+// masked adds a value and a mask in hexadecimal.
+func (p *printer) masked(value, mask uint32) {
+	p.add("0x")
+	p.out = strconv.AppendUint(p.out, uint64(value), 16)
+	p.out = append(p.out, "/0x"...)
+	p.out = strconv.AppendUint(p.out, uint64(mask), 16)
+}
 
 func (p *printer) fail(what, value string) {
 	if p.err == nil {
@@ -62,7 +92,7 @@ func (p *printer) not(not bool) {
 	}
 }
 
-func (p *printer) match(m rules.Match) {
+func (p *printer) match(m *rules.Match) {
 	p.iface("-i", m.In)
 	p.iface("-o", m.Out)
 	p.protocol(m.Protocol, false)
@@ -70,7 +100,8 @@ func (p *printer) match(m rules.Match) {
 	p.net("-s", m.Source)
 	p.net("-d", m.Destination)
 	if m.Mark.Mask != 0 {
-		p.add("-m", "mark", "--mark", hex(m.Mark.Value)+"/"+hex(m.Mark.Mask))
+		p.add("-m", "mark", "--mark")
+		p.masked(m.Mark.Value, m.Mark.Mask)
 	}
 	for _, s := range m.Sets {
 		p.set(s)
@@ -81,7 +112,7 @@ func (p *printer) match(m rules.Match) {
 	for _, i := range m.ICMP {
 		p.icmp(m.Protocol, i)
 	}
-	p.conn(m.Conn, m.NotDNAT)
+	p.conn(m.Conn, m.DNAT)
 	p.addrType(m.SourceLocal, m.DestinationLocal)
 	if m.RPFilterFails {
 		p.add("-m", "rpfilter", "--validmark", "--invert")
@@ -101,11 +132,10 @@ func (p *printer) iface(option string, i rules.Interface) {
 		return
 	}
 	p.not(i.Not)
-	if i.Prefix {
-		p.add(option, i.Name+"+")
-		return
-	}
 	p.add(option, i.Name)
+	if i.Prefix {
+		p.out = append(p.out, '+')
+	}
 }
 
 func (p *printer) protocol(proto desired.Protocol, not bool) {
@@ -113,7 +143,8 @@ func (p *printer) protocol(proto desired.Protocol, not bool) {
 		return
 	}
 	p.not(not)
-	p.add("-p", strconv.Itoa(int(proto)))
+	p.add("-p")
+	p.number(int(proto))
 }
 
 func (p *printer) net(option string, n rules.Net) {
@@ -125,7 +156,8 @@ func (p *printer) net(option string, n rules.Net) {
 		return
 	}
 	p.not(n.Not)
-	p.add(option, n.Masked().String())
+	p.add(option, "")
+	p.out = n.Masked().AppendTo(p.out)
 }
 
 func (p *printer) set(s rules.Set) {
@@ -133,13 +165,12 @@ func (p *printer) set(s rules.Set) {
 		p.fail("set", s.Name)
 		return
 	}
-	dirs := s.Side.String()
-	if s.WithPort {
-		dirs += "," + dirs
-	}
 	p.add("-m", "set")
 	p.not(s.Not)
-	p.add("--match-set", s.Name, dirs)
+	p.add("--match-set", s.Name, s.Side.String())
+	if s.WithPort {
+		p.out = append(append(p.out, ','), s.Side.String()...)
+	}
 }
 
 func (p *printer) ports(proto desired.Protocol, ports rules.Ports) {
@@ -150,7 +181,6 @@ func (p *printer) ports(proto desired.Protocol, ports rules.Ports) {
 		return
 	}
 	slots := 0
-	var list []string
 	for _, r := range ports.Ranges {
 		slots++
 		if r.First != r.Last {
@@ -159,15 +189,24 @@ func (p *printer) ports(proto desired.Protocol, ports rules.Ports) {
 		if r.First > r.Last {
 			p.fail("port range", r.String())
 		}
-		list = append(list, r.String())
 	}
 	if slots == 0 || slots > rules.MaxPorts {
-		p.fail("port list", strings.Join(list, ","))
+		p.fail("port list", fmt.Sprint(ports.Ranges))
 		return
 	}
 	p.add("-m", "multiport")
 	p.not(ports.Not)
-	p.add("--"+ports.Side.String()[:1]+"ports", strings.Join(list, ","))
+	if ports.Side == rules.Src {
+		p.add("--sports", "")
+	} else {
+		p.add("--dports", "")
+	}
+	for i, r := range ports.Ranges {
+		if i > 0 {
+			p.out = append(p.out, ',')
+		}
+		p.out = append(p.out, r.String()...)
+	}
 }
 
 func (p *printer) icmp(proto desired.Protocol, i rules.ICMP) {
@@ -179,41 +218,52 @@ func (p *printer) icmp(proto desired.Protocol, i rules.ICMP) {
 		p.fail("ICMP match with protocol", proto.String())
 		return
 	}
-	value := strconv.Itoa(int(i.Type))
-	if i.Code != nil {
-		value += "/" + strconv.Itoa(int(*i.Code))
-	}
 	p.add("-m", module)
 	p.not(i.Not)
 	if p.family == rules.V6 {
-		p.add("--icmpv6-type", value)
-		return
+		p.add("--icmpv6-type")
+	} else {
+		p.add("--icmp-type")
 	}
-	p.add("--icmp-type", value)
+	p.number(int(i.Type))
+	if i.Code != nil {
+		p.out = strconv.AppendUint(append(p.out, '/'), uint64(*i.Code), 10)
+	}
 }
 
-func (p *printer) conn(states rules.ConnState, notDNAT bool) {
-	var names []string
-	for _, s := range []struct {
-		state rules.ConnState
-		name  string
-	}{
-		{rules.Related, "RELATED"},
-		{rules.Established, "ESTABLISHED"},
-		{rules.Invalid, "INVALID"},
-		{rules.New, "NEW"},
-		{rules.UntrackedState, "UNTRACKED"},
-	} {
-		if states&s.state != 0 {
-			names = append(names, s.name)
+// connStates are the names of the states of connection tracking.
+var connStates = [...]struct {
+	state rules.ConnState
+	name  string
+}{
+	{rules.Related, "RELATED"},
+	{rules.Established, "ESTABLISHED"},
+	{rules.Invalid, "INVALID"},
+	{rules.New, "NEW"},
+	{rules.UntrackedState, "UNTRACKED"},
+}
+
+func (p *printer) conn(states rules.ConnState, dnat rules.Tristate) {
+	if states != 0 {
+		p.add("-m", "conntrack", "--ctstate", "")
+		separate := false
+		for _, s := range connStates {
+			if states&s.state == 0 {
+				continue
+			}
+			if separate {
+				p.out = append(p.out, ',')
+			}
+			p.out = append(p.out, s.name...)
+			separate = true
 		}
 	}
-	if len(names) > 0 {
-		p.add("-m", "conntrack", "--ctstate", strings.Join(names, ","))
+	if dnat == rules.DontCare {
+		return
 	}
-	if notDNAT {
-		p.add("-m", "conntrack", "!", "--ctstate", "DNAT")
-	}
+	p.add("-m", "conntrack")
+	p.not(dnat == rules.No)
+	p.add("--ctstate", "DNAT")
 }
 
 func (p *printer) addrType(src, dst rules.Tristate) {
@@ -233,7 +283,7 @@ func (p *printer) addrType(src, dst rules.Tristate) {
 	}
 }
 
-func (p *printer) action(a rules.Action) {
+func (p *printer) action(a *rules.Action) {
 	switch a.Verb {
 	case rules.Drop:
 		p.add("-j", "DROP")
@@ -248,13 +298,17 @@ func (p *printer) action(a rules.Action) {
 	case rules.Goto:
 		p.chain("-g", a.Chain)
 	case rules.SetMark:
-		p.add("-j", "MARK", "--set-xmark", hex(a.Mark)+"/"+hex(a.Mark))
+		p.add("-j", "MARK", "--set-xmark")
+		p.masked(a.Mark, a.Mark)
 	case rules.ClearMark:
-		p.add("-j", "MARK", "--set-xmark", "0x0/"+hex(a.Mark))
+		p.add("-j", "MARK", "--set-xmark")
+		p.masked(0, a.Mark)
 	case rules.Log:
-		p.add("-j", "LOG", "--log-level", strconv.Itoa(logLevel))
+		p.add("-j", "LOG", "--log-level")
+		p.number(logLevel)
 		if prefix := cleanText(a.Prefix, maxLogPrefix); prefix != "" {
-			p.add("--log-prefix", `"`+prefix+`"`)
+			p.add("--log-prefix")
+			p.quoted(prefix)
 		}
 	case rules.NoTrack:
 		p.add("-j", "CT", "--notrack")
@@ -287,8 +341,6 @@ func (p *printer) chain(option, name string) {
 	p.add(option, name)
 }
 
-func hex(v uint32) string { return "0x" + strconv.FormatUint(uint64(v), 16) }
-
 // checkChainName reports a name that is not one plain word of the allowed length.
 func checkChainName(name string) error {
 	if len(name) > maxChainName || !safeWord(name) {
@@ -315,15 +367,22 @@ func safeWord(s string) bool {
 // cleanText makes of s what can stand between the quotes of a comment or a log prefix:
 // printable ASCII without quotes and backslashes, at most limit bytes.
 func cleanText(s string, limit int) string {
+	if len(s) <= limit && !strings.ContainsFunc(s, unclean) {
+		return s
+	}
 	var b strings.Builder
 	for _, c := range s {
 		if b.Len() == limit {
 			break
 		}
-		if c < ' ' || c >= 0x7f || c == '"' || c == '\\' || c == '\'' || c == '`' {
+		if unclean(c) {
 			c = '_'
 		}
 		b.WriteByte(byte(c))
 	}
 	return b.String()
+}
+
+func unclean(c rune) bool {
+	return c < ' ' || c >= 0x7f || c == '"' || c == '\\' || c == '\'' || c == '`'
 }

@@ -12,6 +12,12 @@ import (
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
 
+// printed is a rule's text.
+func printed(f rules.Family, r rules.Rule) (string, error) {
+	out, err := appendRule(nil, f, &r)
+	return string(out), err
+}
+
 func TestPrintRule(t *testing.T) {
 	type match = rules.Match
 	drop := rules.Action{}
@@ -62,7 +68,7 @@ func TestPrintRule(t *testing.T) {
 		},
 		{
 			"connection states", rules.V4,
-			rules.Rule{Match: match{Conn: rules.Established | rules.Related, NotDNAT: true}, Action: rules.Action{Verb: rules.Accept}},
+			rules.Rule{Match: match{Conn: rules.Established | rules.Related, DNAT: rules.No}, Action: rules.Action{Verb: rules.Accept}},
 			"-m conntrack --ctstate RELATED,ESTABLISHED -m conntrack ! --ctstate DNAT -j ACCEPT",
 		},
 		{
@@ -97,7 +103,7 @@ func TestPrintRule(t *testing.T) {
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := printRule(c.family, c.rule)
+			got, err := printed(c.family, c.rule)
 			if err != nil || got != c.want {
 				t.Errorf("got %q, %v\nwant %q", got, err, c.want)
 			}
@@ -135,7 +141,7 @@ func TestPrintRuleRefuses(t *testing.T) {
 		"an ICMPv6 type in the IPv4 table": {Match: match{Protocol: desired.ICMPv6, ICMP: []rules.ICMP{{Type: 8}}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got, err := printRule(rules.V4, r); !errors.Is(err, errUnsafe) {
+			if got, err := printed(rules.V4, r); !errors.Is(err, errUnsafe) {
 				t.Errorf("got %q, %v; want an error", got, err)
 			}
 		})

@@ -93,8 +93,8 @@ type Match struct {
 	ICMP  []ICMP
 	// Conn is a set of connection states of which one is required; 0 for any.
 	Conn ConnState
-	// NotDNAT requires that the packet's destination was not rewritten.
-	NotDNAT bool
+	// DNAT asks whether the packet's destination was rewritten.
+	DNAT Tristate
 	// Mark is required when Mark.Mask is not 0.
 	Mark Mark
 	// RPFilterFails requires that the route back to the source does not go over the

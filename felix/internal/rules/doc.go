@@ -24,6 +24,8 @@
 //	raw OUTPUT          cali-OUTPUT       clear our marks; untracked policy
 //	nat OUTPUT          cali-OUTPUT       → cali-fip-dnat: floating addresses
 //	filter OUTPUT       cali-OUTPUT       to a workload: not policed; else → host endpoints
+//	mangle POSTROUTING  cali-POSTROUTING  what the host itself sends with a rewritten destination
+//	                                      → cali-to-host-endpoint
 //	nat POSTROUTING     cali-POSTROUTING  → cali-fip-snat, → cali-nat-outgoing: masquerade what leaves the pools
 //
 //	cali-from-wl-dispatch ⇒ cali-from-wl-dispatch-<c> ⇒ cali-fw-<interface>

@@ -85,8 +85,13 @@ func hostStages() []hostStage {
 		{table: Filter, direction: desired.Egress, forward: true, dispatch: chainToHostForward, tiers: forward},
 		{table: Filter, direction: desired.Ingress, dispatch: chainFromHost, tiers: normal, closed: true},
 		{table: Filter, direction: desired.Egress, dispatch: chainToHost, tiers: normal, closed: true},
+		{table: Mangle, direction: desired.Egress, dispatch: chainToHost, tiers: normal, closed: true},
 	}
 }
+
+// tracked reports whether the stage knows connections, and drops what no policy of a tier
+// decided on.
+func (s hostStage) tracked() bool { return s.closed || s.forward }
 
 // asked reports whether the stage has something to say about an endpoint's packets.
 func (s hostStage) asked(e *desired.Endpoint) bool {
@@ -154,19 +159,28 @@ func onHostInterface(d desired.Direction, i Interface) Match {
 
 // hostEndpoint is what a packet of a host endpoint has to pass at one stage.
 func (r *Renderer) hostEndpoint(s hostStage, b boundHost) Chain {
+	r = r.in(s.table)
 	c := Chain{ChainID: ChainID{s.table, hostChain(s.direction, s.forward, b.iface)}}
-	if s.table == Filter {
+	if s.tracked() {
 		c.add(r.connections()...)
 	}
 	if !s.forward {
 		c.add(Rule{Action: jump(failsafeChain(s.direction))})
 	}
 	c.add(Rule{Action: clearMark(r.marks.accept | r.marks.pass)})
-	c.add(r.tiers(s.tiers(b.endpoint), s.direction, s.table == Filter)...)
+	c.add(r.tiers(s.tiers(b.endpoint), s.direction, s.tracked())...)
 	if s.closed {
 		c.add(r.profiles(b.endpoint, s.direction)...)
 		c.add(r.deny("No policy or profile allowed it"))
 	}
+	return c
+}
+
+// afterDNAT renders what the host endpoints' egress policies and profiles say of packets
+// whose destination the host itself rewrote. rules are those of one of them.
+func (r *Renderer) afterDNAT(f Family, name string, rules []desired.Rule) Chain {
+	c := Chain{ChainID: ChainID{Mangle, name}}
+	c.add(r.ruleList(f, Mangle, rules)...)
 	return c
 }
 

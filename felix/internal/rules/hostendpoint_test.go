@@ -30,7 +30,7 @@ func (w *world) staged(s desired.Stage, name string, rules ...desired.Rule) desi
 }
 
 func TestHostEndpoints(t *testing.T) {
-	const host, peer = "172.28.8.100", "172.28.8.101"
+	const host, peer = hostAddr, "172.28.8.101"
 	toHost := func(port uint16) packet {
 		return packet{in: "eth0", src: peer, dst: host, proto: desired.TCP, sport: 40000, dport: port}
 	}
@@ -40,6 +40,10 @@ func TestHostEndpoints(t *testing.T) {
 	through := packet{in: "eth0", out: "eth1", src: peer, dst: "192.0.2.1", proto: desired.TCP, dport: 80}
 	port := func(a desired.Action, n uint16) desired.Rule {
 		return desired.Rule{Action: a, Protocol: desired.TCP, Destination: desired.Match{Ports: ports(n)}}
+	}
+	rewritten := func(p packet) packet {
+		p.dnat = true
+		return p
 	}
 	nothingAllowed := "No policy or profile allowed it"
 	tests := []struct {
@@ -278,6 +282,39 @@ func TestHostEndpoints(t *testing.T) {
 				w.host("*").Untracked = []desired.Tier{w.staged(desired.Untracked, "u", denyAll()...)}
 			},
 			send: toHost(80), want: Accept,
+		},
+		{
+			name: "what the host sends with a rewritten destination is subject to egress policy too",
+			build: func(w *world) {
+				w.host("eth0").Tiers = []desired.Tier{tier("default", w.policy("default", "p", port(desired.Deny, 80), allow()))}
+			},
+			send: rewritten(fromHost(80)), want: Drop, by: "policy default/p egress 0",
+		},
+		{
+			name: "and is not rejected, which that table cannot",
+			build: func(w *world) {
+				w.cfg.FilterDeny = Reject
+				w.host("eth0")
+			},
+			send: rewritten(fromHost(80)), want: Drop, by: nothingAllowed,
+		},
+		{
+			name: "and passes where a policy or a profile lets it",
+			build: func(w *world) {
+				w.profile("open", nil, allowAll())
+				w.host("eth0", "open").Tiers = []desired.Tier{{Name: "default", Egress: []model.PolicyKey{w.policy("default", "p", port(desired.Allow, 80), desired.Rule{Action: desired.Pass})}}}
+			},
+			send: rewritten(fromHost(81)), want: Accept,
+		},
+		{
+			name:  "and to a failsafe port",
+			build: func(w *world) { w.host("eth0") },
+			send:  rewritten(fromHost(2379)), want: Accept,
+		},
+		{
+			name:  "what is forwarded with a rewritten destination is not the host's",
+			build: func(w *world) { w.host("eth1"); twoOpen(w) },
+			send:  rewritten(tcp("cali1", "10.0.0.1", "eth1", "10.9.0.2")), want: Accept,
 		},
 		{
 			name: "denied packets can be rejected, where the table can",

@@ -74,11 +74,7 @@ func (r *Renderer) verdict(t Table, m Match, d *desired.Rule) []Rule {
 		return []Rule{{Match: m, Action: Action{Verb: Log, Prefix: logPrefix(prefix)}}}
 	case desired.Deny:
 	}
-	deny := r.cfg.FilterDeny
-	if t != Filter {
-		deny = Drop // only the filter table can reject
-	}
-	return []Rule{{Match: m, Action: do(deny)}}
+	return []Rule{{Match: m, Action: do(r.in(t).cfg.FilterDeny)}}
 }
 
 // maxLogPrefix is the longest prefix that the kernel takes.

@@ -54,8 +54,8 @@ func (m Match) String() string {
 	if m.Conn != 0 {
 		w.add("", "conn "+m.Conn.String())
 	}
-	if m.NotDNAT {
-		w.add("not ", "dnat")
+	if m.DNAT != DontCare {
+		w.add(not(m.DNAT == No), "dnat")
 	}
 	if m.RPFilterFails {
 		w.add("", "source comes another way")

@@ -98,6 +98,16 @@ func NewRenderer(cfg Config) (*Renderer, error) {
 	return &Renderer{cfg: cfg, marks: marksOf(cfg.MarkMask)}, nil
 }
 
+// in is the renderer for the chains of a table: only the filter table can reject.
+func (r *Renderer) in(t Table) *Renderer {
+	if t == Filter || r.cfg.FilterDeny == Drop {
+		return r
+	}
+	other := *r
+	other.cfg.FilterDeny = Drop
+	return &other
+}
+
 // marksOf gives out the bits of a mask, lowest first.
 func marksOf(mask uint32) marks {
 	next := func() uint32 {

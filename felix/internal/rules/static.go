@@ -20,7 +20,7 @@ const dnsPort = 53
 func (r *Renderer) Static(f Family) []Chain {
 	list := []Chain{
 		r.rawPrerouting(f), r.rawOutput(),
-		r.manglePrerouting(),
+		r.manglePrerouting(), r.manglePostrouting(),
 		{ChainID: ChainID{NAT, chainPrerouting}, Rules: []Rule{{Action: jump(chainDNAT)}}},
 		{ChainID: ChainID{NAT, chainOutput}, Rules: []Rule{{Action: jump(chainDNAT)}}},
 		{ChainID: ChainID{NAT, chainPostrouting}, Rules: []Rule{{Action: jump(chainSNAT)}, {Action: jump(chainNATOutgoing)}}},
@@ -47,7 +47,7 @@ func (r *Renderer) Hooks() []Hook {
 	}
 	hooks := []Hook{
 		hook(Raw, "PREROUTING", chainPrerouting), hook(Raw, "OUTPUT", chainOutput),
-		hook(Mangle, "PREROUTING", chainPrerouting),
+		hook(Mangle, "PREROUTING", chainPrerouting), hook(Mangle, "POSTROUTING", chainPostrouting),
 		hook(NAT, "PREROUTING", chainPrerouting), hook(NAT, "OUTPUT", chainOutput), hook(NAT, "POSTROUTING", chainPostrouting),
 		hook(Filter, "INPUT", chainInput), hook(Filter, "FORWARD", chainForward), hook(Filter, "OUTPUT", chainOutput),
 	}
@@ -121,6 +121,15 @@ func (r *Renderer) manglePrerouting() Chain {
 	c.add(r.fromWorkloads(Rule{Action: do(r.cfg.MangleAllow)})...)
 	c.add(Rule{Action: jump(chainFromHost)})
 	c.add(Rule{Match: isSet(r.marks.accept), Action: do(r.cfg.MangleAllow), Comment: "Allowed by preDNAT policy"})
+	return c
+}
+
+// manglePostrouting asks the host endpoints' policies about what the host itself sends
+// with a rewritten destination, such as to a published port. Filter OUTPUT does not: until
+// here, the kernel shows the interface by which the packet would have left unrewritten.
+func (r *Renderer) manglePostrouting() Chain {
+	c := Chain{ChainID: ChainID{Mangle, chainPostrouting}}
+	c.add(Rule{Match: Match{DNAT: Yes, SourceLocal: Yes}, Action: jump(chainToHost)})
 	return c
 }
 
@@ -227,7 +236,7 @@ func (r *Renderer) filterOutput() Chain {
 	c.add(Rule{Match: isSet(r.marks.accept), Action: do(r.cfg.FilterAllow)})
 	c.add(r.toWorkloads(Rule{Action: do(Return), Comment: "The host reaches its workloads"})...)
 	c.add(Rule{Action: clearMark(r.marks.all())})
-	c.add(Rule{Action: jump(chainToHost)})
+	c.add(Rule{Match: Match{DNAT: No}, Action: jump(chainToHost)})
 	c.add(Rule{Match: isSet(r.marks.accept), Action: do(r.cfg.FilterAllow), Comment: "Allowed by policy"})
 	return c
 }

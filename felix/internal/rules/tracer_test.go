@@ -19,7 +19,9 @@ type packet struct {
 	icmp, icmpCode uint8
 	conn           ConnState // New when 0
 	rpfFails       bool
-	mark           uint32 // set by another program before felix sees the packet
+	// dnat says that other rules than felix's rewrote the destination.
+	dnat bool
+	mark uint32 // set by another program before felix sees the packet
 }
 
 // fate is what became of a packet.
@@ -158,7 +160,7 @@ func (tr *tracer) trace(p packet) (fate, []string) {
 		way = append(way, stop{Filter, "FORWARD"})
 	}
 	if p.out != "" {
-		way = append(way, stop{NAT, "POSTROUTING"})
+		way = append(way, stop{Mangle, "POSTROUTING"}, stop{NAT, "POSTROUTING"})
 	}
 	for _, s := range way {
 		if s.table == NAT && r.conn != New {
@@ -278,7 +280,7 @@ func (tr *tracer) matches(r *run, m Match) bool {
 		(m.Protocol == 0 || m.Protocol == r.proto) && (m.NotProtocol == 0 || m.NotProtocol != r.proto) &&
 		matchNet(m.Source, r.fate.src) && matchNet(m.Destination, r.fate.dst) &&
 		(m.Conn == 0 || m.Conn&r.conn != 0) && r.fate.mark&m.Mark.Mask == m.Mark.Value &&
-		(!m.RPFilterFails || r.rpfFails) &&
+		(!m.RPFilterFails || r.rpfFails) && (m.DNAT == DontCare || (m.DNAT == Yes) == (r.dnat || r.fate.dst != netip.MustParseAddr(r.packet.dst))) &&
 		tr.matchLocal(m.SourceLocal, r.fate.src) && tr.matchLocal(m.DestinationLocal, r.fate.dst)
 	for _, p := range m.Ports {
 		ok = ok && m.Protocol.HasPorts() && matchPorts(p, r)

@@ -40,6 +40,10 @@ type Tracker struct {
 	// hostChanged says that the chains of host endpoints must be rendered anew, and
 	// natChanged those of floating addresses.
 	hostChanged, natChanged bool
+	// hostPolicies and hostProfiles are those that host endpoints ask about packets with a
+	// rewritten destination.
+	hostPolicies map[model.PolicyKey]struct{}
+	hostProfiles map[string]struct{}
 
 	// set and gone collect one pass's outcome.
 	set  map[ChainID]Chain
@@ -83,10 +87,16 @@ func (t *Tracker) Apply(c desired.Changes) ChainChanges {
 			t.drop(t.r.Policy(t.f, old)...)
 		}
 		t.policies[p.Key] = p
+		if _, asked := t.hostPolicies[p.Key]; asked {
+			t.hostChanged = true
+		}
 		t.put(t.r.Policy(t.f, p)...)
 	}
 	for _, p := range c.Profiles {
 		t.profiles[p.Name] = p
+		if _, asked := t.hostProfiles[p.Name]; asked {
+			t.hostChanged = true
+		}
 		t.put(t.r.Profile(t.f, p)...)
 	}
 	// An interface may go from one endpoint to another.
@@ -132,7 +142,7 @@ func (t *Tracker) renderHost() {
 	before := t.host
 	t.host = map[ChainID]Chain{}
 	bound, _ := bindHosts(t.endpoints, t.addrs)
-	for _, c := range t.r.hostEndpoints(t.f, bound) {
+	for _, c := range append(t.r.hostEndpoints(t.f, bound), t.afterDNAT(bound)...) {
 		t.host[c.ChainID] = c
 		if old, ok := before[c.ChainID]; !ok || !reflect.DeepEqual(old, c) {
 			t.put(c)
@@ -143,6 +153,33 @@ func (t *Tracker) renderHost() {
 			t.drop(c)
 		}
 	}
+}
+
+// afterDNAT renders the egress policies and profiles of host endpoints once more, for
+// packets whose destination the host itself rewrote.
+func (t *Tracker) afterDNAT(bound []boundHost) (list []Chain) {
+	t.hostPolicies, t.hostProfiles = map[model.PolicyKey]struct{}{}, map[string]struct{}{}
+	for _, b := range bound {
+		for _, tier := range b.endpoint.Tiers {
+			for _, k := range tier.Egress {
+				t.hostPolicies[k] = struct{}{}
+			}
+		}
+		for _, name := range b.endpoint.Profiles {
+			t.hostProfiles[name] = struct{}{}
+		}
+	}
+	for k := range t.hostPolicies {
+		if p := t.policies[k]; p != nil {
+			list = append(list, t.r.afterDNAT(t.f, policyChain(desired.Egress, k), p.Egress))
+		}
+	}
+	for name := range t.hostProfiles {
+		if p := t.profiles[name]; p != nil {
+			list = append(list, t.r.afterDNAT(t.f, profileChain(desired.Egress, name), p.Egress))
+		}
+	}
+	return list
 }
 
 // renderNAT renders the chains of floating addresses anew, if something about them

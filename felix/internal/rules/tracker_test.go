@@ -252,3 +252,30 @@ func TestNewRendererNamesEveryFault(t *testing.T) {
 		t.Errorf("got %v, want %s", err, want)
 	}
 }
+
+func TestAHostEndpointsEgressPolicyIsKeptAfterDNATToo(t *testing.T) {
+	tk := newTestTracker(t)
+	k := model.PolicyKey{Tier: "default", Name: "p"}
+	policy := func(rules []desired.Rule) *desired.Policy {
+		return &desired.Policy{Key: k, Directions: []desired.Direction{desired.Egress}, Egress: rules}
+	}
+	host := hostEndpoint("h", "eth0")
+	host.Tiers = []desired.Tier{{Name: "default", Egress: []model.PolicyKey{k}}}
+	tk.Apply(desired.Changes{Endpoints: []*desired.Endpoint{host}, Policies: []*desired.Policy{policy(denyAll())}})
+	name := policyChain(desired.Egress, k)
+	got := map[Table]int{}
+	for _, c := range tk.Apply(desired.Changes{Policies: []*desired.Policy{policy(nil)}}).Set {
+		if c.Name == name && len(c.Rules) == 0 {
+			got[c.Table]++
+		}
+	}
+	if got[Filter] != 1 || got[Mangle] != 1 {
+		t.Errorf("a changed policy changes chain %s in tables %v", name, got)
+	}
+	c := tk.Apply(desired.Changes{EndpointsDeleted: []model.Key{host.Key}, PoliciesDeleted: []model.PolicyKey{k}})
+	for _, table := range []Table{Mangle, Filter} {
+		if !slices.Contains(c.Delete, ChainID{table, name}) {
+			t.Errorf("chain %s stays in table %s: deleted are %v", name, table, c.Delete)
+		}
+	}
+}

@@ -9,6 +9,9 @@ import (
 	"calico.internal/libcalico/model"
 )
 
+// hostAddr is the host's own address.
+const hostAddr = "172.28.8.100"
+
 // world is a host with endpoints as tests describe it, and its chains in both families.
 type world struct {
 	t       testing.TB
@@ -97,6 +100,7 @@ func (w *world) tracer(f Family) *tracer {
 		}
 		tk := NewTracker(r, f)
 		tr := newTracer(w.t, f, tk.Hooks())
+		tr.locals = []netip.Addr{netip.MustParseAddr(hostAddr)}
 		tr.apply(tk.Apply(w.changes))
 		for id, members := range w.sets {
 			tr.setMembers(id, members...)
