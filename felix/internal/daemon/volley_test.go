@@ -89,16 +89,14 @@ func (v *volley) end(t testing.TB) (sent []time.Time, answered []bool) {
 	return v.sent, answered
 }
 
-// verdictChange makes a write to the datastore and measures how long it takes until a
-// packet passes, or until none does any more. It returns when the write is in force.
-func (h *host) verdictChange(t testing.TB, from, to *endpoint, passes bool, write func() int64) time.Duration {
+// verdictChange measures how long after the call of write it takes until a packet passes,
+// or until none does any more. write returns when what it does is done.
+func verdictChange(t testing.TB, from, to *endpoint, passes bool, write func()) time.Duration {
 	t.Helper()
 	v := from.fire(t, netip.AddrPortFrom(to.addr, udpPort))
 	time.Sleep(volleyBefore)
 	start := time.Now()
-	if err := h.wait(to, write(), patience); err != nil {
-		t.Fatal(err)
-	}
+	write()
 	time.Sleep(volleyAfter)
 	sent, answered := v.end(t)
 	if last := len(answered) - 1; answered[0] == passes || answered[last] != passes {
@@ -114,4 +112,14 @@ func (h *host) verdictChange(t testing.TB, from, to *endpoint, passes bool, writ
 		}
 	}
 	return sent[change].Sub(start)
+}
+
+// inForce makes a write to the datastore and waits until it is in force for an endpoint.
+func (h *host) inForce(e *endpoint, write func() int64) func() {
+	return func() {
+		h.w.Helper()
+		if err := h.wait(e, write(), patience); err != nil {
+			h.w.Fatal(err)
+		}
+	}
 }

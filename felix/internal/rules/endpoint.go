@@ -1,6 +1,8 @@
 package rules
 
 import (
+	"slices"
+
 	"calico.internal/felix/internal/desired"
 )
 
@@ -23,7 +25,7 @@ func (r *Renderer) endpointChain(e *desired.Endpoint, d desired.Direction) Chain
 	if d == desired.Egress {
 		c.add(r.noTunnels()...)
 	}
-	c.add(r.tiers(e.Tiers, d, true)...)
+	r.addTiers(&c, e.Tiers, d, true)
 	c.add(r.profiles(e, d)...)
 	c.add(r.deny("No policy or profile allowed it"))
 	return c
@@ -62,40 +64,44 @@ func (r *Renderer) noTunnels() []Rule {
 	}
 }
 
-// tiers asks the tiers that have a policy in the direction. decide says whether a packet
+// addTiers asks the tiers that have a policy in the direction. decide says whether a packet
 // on which a tier's policies did not decide is dropped, as far as the tier wants that. The
 // pass mark is clear at the beginning.
-func (r *Renderer) tiers(tiers []desired.Tier, d desired.Direction, decide bool) []Rule {
-	var list []Rule
+func (r *Renderer) addTiers(c *Chain, tiers []desired.Tier, d desired.Direction, decide bool) {
+	policies := 0
+	for _, t := range tiers {
+		policies += len(t.Policies(d))
+	}
+	const others = 16
+	c.Rules = slices.Grow(c.Rules, 2*policies+2*len(tiers)+others)
+	first := true
 	for _, t := range tiers {
 		if len(t.Policies(d)) == 0 {
 			continue
 		}
-		if len(list) > 0 {
-			list = append(list, Rule{Action: clearMark(r.marks.pass), Comment: "Tier " + t.Name})
+		if !first {
+			c.add(Rule{Action: clearMark(r.marks.pass), Comment: "Tier " + t.Name})
 		}
-		list = append(list, r.tier(t, d)...)
+		first = false
+		r.addTier(c, t, d)
 		if decide && !t.PassByDefault {
 			drop := r.deny("No policy of tier " + t.Name + " decided")
 			drop.Match = isClear(r.marks.pass)
-			list = append(list, drop)
+			c.add(drop)
 		}
 	}
-	return list
 }
 
-// tier asks the policies of a tier in their order. A policy that passes sets the pass
+// addTier asks the policies of a tier in their order. A policy that passes sets the pass
 // mark, which skips the rest of the tier.
-func (r *Renderer) tier(t desired.Tier, d desired.Direction) []Rule {
-	var list []Rule
+func (r *Renderer) addTier(c *Chain, t desired.Tier, d desired.Direction) {
 	for i, k := range t.Policies(d) {
 		ask := Rule{Action: jump(policyChain(d, k))}
 		if i > 0 {
 			ask.Match = isClear(r.marks.pass)
 		}
-		list = append(list, ask, r.returnAccepted("Allowed by policy"))
+		c.add(ask, r.returnAccepted("Allowed by policy"))
 	}
-	return list
 }
 
 func (r *Renderer) returnAccepted(comment string) Rule {

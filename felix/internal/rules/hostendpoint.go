@@ -168,7 +168,7 @@ func (r *Renderer) hostEndpoint(s hostStage, b boundHost) Chain {
 		c.add(Rule{Action: jump(failsafeChain(s.direction))})
 	}
 	c.add(Rule{Action: clearMark(r.marks.accept | r.marks.pass)})
-	c.add(r.tiers(s.tiers(b.endpoint), s.direction, s.tracked())...)
+	r.addTiers(&c, s.tiers(b.endpoint), s.direction, s.tracked())
 	if s.closed {
 		c.add(r.profiles(b.endpoint, s.direction)...)
 		c.add(r.deny("No policy or profile allowed it"))
