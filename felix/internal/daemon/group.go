@@ -14,8 +14,12 @@ import (
 type chainTable = reconcile.Table[string, iptables.Chain]
 
 // chains are all tables of chains as one [reconcile.Reconciler]. Within a family the
-// tables are written one after the other, in the order in which a packet meets them; the
-// two families are written at the same time.
+// tables are written one after the other, in the order in which a packet meets them.
+//
+// The families are written one after the other too, since the kernel takes one write at a
+// time, and an iptables-restore that finds the ruleset changed under it starts again. Only
+// where there is so much to write that it takes long to read for iptables-restore, they
+// are written at the same time.
 //
 // What a table deletes goes into the same transaction as what it sets: nothing but a
 // chain refers to a chain.
@@ -55,14 +59,22 @@ func (c *chains) Name() string { return "chains" }
 
 // ApplySets sets what differs.
 func (c *chains) ApplySets(ctx context.Context) error {
+	write := func(f rules.Family) error { return c.applyFamily(ctx, f) }
+	if c.Status().Pending >= manyChains {
+		return c.eachFamily(write)
+	}
 	var errs []error
 	for _, f := range rules.Families {
 		if c.tables[f] != nil {
-			errs = append(errs, c.applyFamily(ctx, f))
+			errs = append(errs, write(f))
 		}
 	}
 	return errors.Join(errs...)
 }
+
+// manyChains is the number of chains to write from which the families are written at the
+// same time.
+const manyChains = 200
 
 // read reads the tables, before anything is desired.
 func (c *chains) read(ctx context.Context) error {

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"fmt"
 	"net/netip"
 	"testing"
 
@@ -519,6 +520,41 @@ func rewrittenTo(src, dst string) func(*testing.T, *world, fate) {
 		t.Helper()
 		if got.src.String() != src || got.dst.String() != dst {
 			t.Errorf("goes from %s to %s, want from %s to %s", got.src, got.dst, src, dst)
+		}
+	}
+}
+
+// TestThePolicyThatDecidesFirstHolds puts the first policy that decides at each place of a
+// tier that is longer than the number of policies after which a chain is left, with others
+// behind it that decide otherwise.
+func TestThePolicyThatDecidesFirstHolds(t *testing.T) {
+	const policies = 2*returnEvery + 2
+	opposite := map[desired.Action]desired.Action{desired.Allow: desired.Deny, desired.Deny: desired.Allow, desired.Pass: desired.Deny}
+	for action, others := range opposite {
+		for first := range policies {
+			w := newWorld(t)
+			w.profile("open", allowAll(), allowAll())
+			var keys []model.PolicyKey
+			for i := range policies {
+				var rules []desired.Rule
+				switch {
+				case i == first:
+					rules = []desired.Rule{{Action: action}}
+				case i > first:
+					rules = []desired.Rule{{Action: others}}
+				}
+				keys = append(keys, w.policy("default", fmt.Sprintf("p%02d", i), rules...))
+			}
+			w.endpoint("cali1", "open").Tiers = []desired.Tier{tier("default", keys...)}
+			want := Accept
+			if action == desired.Deny {
+				want = Drop
+			}
+			for _, p := range []packet{tcp("eth0", "10.9.0.2", "cali1", "10.0.0.1"), tcp("cali1", "10.0.0.1", "eth0", "10.9.0.2")} {
+				if got := w.send(p); got.verdict != want {
+					t.Errorf("policy %d of %d says %s, and the packet from %q has verdict %s", first, policies, action, p.in, got.verdict)
+				}
+			}
 		}
 	}
 }

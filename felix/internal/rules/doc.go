@@ -30,7 +30,8 @@
 //
 //	cali-from-wl-dispatch ⇒ cali-from-wl-dispatch-<c> ⇒ cali-fw-<interface>
 //	cali-fw-<interface>   known connections pass; clear accept and pass; tier by tier
-//	                      → cali-po-<policy> …, accepted? return; nobody decided? drop;
+//	                      → cali-po-<policy> … until one decides (asked after every fifth),
+//	                      accepted? return; nobody decided? drop;
 //	                      then → cali-pro-<profile> …, accepted? return; drop
 //
 // A packet between two workloads of the host passes both its sender's and its receiver's

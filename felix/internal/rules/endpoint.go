@@ -35,7 +35,7 @@ func (r *Renderer) endpointChain(e *desired.Endpoint, d desired.Direction) Chain
 func (r *Renderer) profiles(e *desired.Endpoint, d desired.Direction) []Rule {
 	var list []Rule
 	for _, name := range e.Profiles {
-		list = append(list, Rule{Action: jump(profileChain(d, name))}, r.returnAccepted("Allowed by profile"))
+		list = append(list, Rule{Action: jump(profileChain(d, name))}, r.returnAccepted())
 	}
 	return list
 }
@@ -73,7 +73,7 @@ func (r *Renderer) addTiers(c *Chain, tiers []desired.Tier, d desired.Direction,
 		policies += len(t.Policies(d))
 	}
 	const others = 16
-	c.Rules = slices.Grow(c.Rules, 2*policies+2*len(tiers)+others)
+	c.Rules = slices.Grow(c.Rules, policies+policies/returnEvery+3*len(tiers)+others)
 	first := true
 	for _, t := range tiers {
 		if len(t.Policies(d)) == 0 {
@@ -92,20 +92,28 @@ func (r *Renderer) addTiers(c *Chain, tiers []desired.Tier, d desired.Direction,
 	}
 }
 
-// addTier asks the policies of a tier in their order. A policy that passes sets the pass
-// mark, which skips the rest of the tier.
+// returnEvery is the number of policies after which a packet that one of them decided on
+// leaves the chain, without looking at the rest.
+const returnEvery = 5
+
+// addTier asks the policies of a tier in their order. One that allows sets the accept mark,
+// one that passes sets the pass mark; either skips the rest of the tier.
 func (r *Renderer) addTier(c *Chain, t desired.Tier, d desired.Direction) {
-	for i, k := range t.Policies(d) {
+	policies := t.Policies(d)
+	for i, k := range policies {
 		ask := Rule{Action: jump(policyChain(d, k))}
 		if i > 0 {
-			ask.Match = isClear(r.marks.pass)
+			ask.Match = isClear(r.marks.accept | r.marks.pass)
 		}
-		c.add(ask, r.returnAccepted("Allowed by policy"))
+		c.add(ask)
+		if i%returnEvery == returnEvery-1 || i == len(policies)-1 {
+			c.add(r.returnAccepted())
+		}
 	}
 }
 
-func (r *Renderer) returnAccepted(comment string) Rule {
-	return Rule{Match: isSet(r.marks.accept), Action: do(Return), Comment: comment}
+func (r *Renderer) returnAccepted() Rule {
+	return Rule{Match: isSet(r.marks.accept), Action: do(Return)}
 }
 
 func (r *Renderer) deny(comment string) Rule {
