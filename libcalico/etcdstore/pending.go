@@ -118,8 +118,8 @@ func (p *pending) next() (b store.Batch, ok bool) {
 	case p.news, p.err == nil && p.told != "":
 		b = store.Batch{Snapshot: p.full, Revision: p.revision, Puts: p.sortedPuts(), Deletes: slices.Sorted(maps.Keys(p.deletes))}
 		p.full, p.news, p.told = false, false, ""
-		clear(p.puts)
-		clear(p.deletes)
+		// New ones, because a map that was emptied keeps the room that a snapshot took.
+		p.puts, p.deletes = map[string]store.KV{}, map[string]struct{}{}
 		return b, true
 	case p.err != nil && p.err.Error() != p.told:
 		p.told = p.err.Error()

@@ -157,6 +157,9 @@ func (t *Table[K, V]) reconcile(ctx context.Context, sets, deletes bool) (set, d
 		return 0, 0, nil
 	}
 	set, deleted, err = t.apply(ctx, c)
+	if len(t.dirty) == 0 && set+deleted >= manyObjects {
+		t.dirty = map[K]struct{}{} // a map that was emptied keeps its room
+	}
 	if !sets || t.opts.FailClosed == nil || !errors.Is(err, ErrPartial) {
 		return set, deleted, err
 	}
@@ -184,6 +187,9 @@ func (t *Table[K, V]) apply(ctx context.Context, c Changes[K, V]) (set, deleted 
 	return set, deleted, fmt.Errorf("apply: %w", err)
 }
 
+// manyObjects is the size of a pass after which room is given back.
+const manyObjects = 1000
+
 // list fills the cache of what is there, if it is not known.
 func (t *Table[K, V]) list(ctx context.Context) error {
 	if t.listed {
@@ -199,9 +205,13 @@ func (t *Table[K, V]) list(ctx context.Context) error {
 	t.actual, t.listed = actual, true
 	clear(t.unknown)
 	clear(t.dirty)
-	for k := range t.desired {
+	for k, want := range t.desired {
 		if !t.settled(k) {
 			t.dirty[k] = struct{}{}
+			continue
+		}
+		if _, there := t.actual[k]; there {
+			t.actual[k] = want // equal, and one copy is enough
 		}
 	}
 	for k := range t.actual {

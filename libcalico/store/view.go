@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -47,11 +46,17 @@ type View struct {
 
 // object is one resource: its parts as stored and what they mean.
 type object struct {
-	parts map[string]KV
+	// parts are one for almost all resources; there are few ever.
+	parts []KV
 	// decoded is what the stored parts say, as far as they can be read; value is what
 	// the view holds: the same, or the last good one, or nil.
 	decoded, value model.Resource
 	err            error
+}
+
+// part is the index of the part at a path, or -1.
+func (o *object) part(path string) int {
+	return slices.IndexFunc(o.parts, func(kv KV) bool { return kv.Path == path })
 }
 
 // New makes an empty view.
@@ -98,7 +103,7 @@ func (v *View) Quarantined() []Quarantined {
 }
 
 func firstPath(o *object) string {
-	return slices.Min(slices.Collect(maps.Keys(o.parts)))
+	return slices.MinFunc(o.parts, func(a, b KV) int { return strings.Compare(a.Path, b.Path) }).Path
 }
 
 // Apply takes a batch in and tells which resources changed, in an order that depends
@@ -135,11 +140,13 @@ func (v *View) dropMissing(puts []KV, changed map[model.Key]struct{}) {
 		}
 	}
 	for k, o := range v.objects {
-		for path := range o.parts {
-			if _, ok := kept[path]; !ok {
-				delete(o.parts, path)
-				changed[k] = struct{}{}
-			}
+		before := len(o.parts)
+		o.parts = slices.DeleteFunc(o.parts, func(kv KV) bool {
+			_, ok := kept[kv.Path]
+			return !ok
+		})
+		if len(o.parts) < before {
+			changed[k] = struct{}{}
 		}
 	}
 }
@@ -154,8 +161,8 @@ func (v *View) deletePart(path string, changed map[model.Key]struct{}) {
 	if o == nil {
 		return
 	}
-	if _, ok := o.parts[path]; ok {
-		delete(o.parts, path)
+	if i := o.part(path); i >= 0 {
+		o.parts = slices.Delete(o.parts, i, i+1)
 		changed[k] = struct{}{}
 	}
 }
@@ -173,14 +180,19 @@ func (v *View) putPart(kv KV, changed map[model.Key]struct{}) {
 	}
 	o := v.objects[k]
 	if o == nil {
-		o = &object{parts: make(map[string]KV, 1)}
+		o = &object{}
 		v.objects[k] = o
 	}
-	old, had := o.parts[kv.Path]
-	o.parts[kv.Path] = kv
-	if !had || !bytes.Equal(old.Value, kv.Value) {
+	i := o.part(kv.Path)
+	if i < 0 {
+		o.parts = append(o.parts, kv)
+		changed[k] = struct{}{}
+		return
+	}
+	if !bytes.Equal(o.parts[i].Value, kv.Value) {
 		changed[k] = struct{}{}
 	}
+	o.parts[i] = kv
 }
 
 // events re-reads the changed resources.
@@ -233,10 +245,10 @@ func (o *object) revision() (highest int64) {
 
 // read decodes and checks a resource. The resource is returned also when only the
 // check failed.
-func read(k model.Key, parts map[string]KV) (model.Resource, error) {
+func read(k model.Key, parts []KV) (model.Resource, error) {
 	values := make(map[string][]byte, len(parts))
-	for path, kv := range parts {
-		values[path] = kv.Value
+	for _, kv := range parts {
+		values[kv.Path] = kv.Value
 	}
 	return Read(k, values)
 }

@@ -205,7 +205,7 @@ func (l *loop) takeAddresses(events []store.Event) {
 	}
 	if l.dp != nil {
 		maps.Copy(l.dp.handover.suspect, l.owners)
-		clear(l.owners)
+		l.owners = map[netip.Addr]struct{}{}
 		if l.gateways.takeChanged() {
 			l.dp.setGateways(l.gateways.byKey)
 			l.wantPass = true

@@ -5,6 +5,7 @@
 package ifmonitor
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -232,7 +233,8 @@ func (e *Event) add(msg syscall.NetlinkMessage) {
 
 func linkOf(l netlink.Link) Link {
 	a := l.Attrs()
-	return Link{Index: a.Index, Name: a.Name, Up: a.Flags&net.FlagUp != 0, MAC: a.HardwareAddr}
+	// The address is part of the kernel's whole answer, which could not be let go.
+	return Link{Index: a.Index, Name: a.Name, Up: a.Flags&net.FlagUp != 0, MAC: bytes.Clone(a.HardwareAddr)}
 }
 
 func parseLink(msg syscall.NetlinkMessage) (Link, bool) {

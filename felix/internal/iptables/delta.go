@@ -18,13 +18,13 @@ const maxMatrix = 1 << 20
 // have into want. Rules that both have in the same order stay untouched, with their
 // counters. The edits go from the end of the chain to its beginning, so that every
 // position is one of the chain as it was read; new rules at the end are appended.
-func diff(have []string, want []Rule) []edit {
+func diff(have, want []Rule) []edit {
 	start := 0
-	for start < len(have) && start < len(want) && have[start] == want[start].Hash {
+	for start < len(have) && start < len(want) && have[start].Hash == want[start].Hash {
 		start++
 	}
 	endH, endW := len(have), len(want)
-	for endH > start && endW > start && have[endH-1] == want[endW-1].Hash {
+	for endH > start && endW > start && have[endH-1].Hash == want[endW-1].Hash {
 		endH--
 		endW--
 	}
@@ -51,7 +51,7 @@ type span struct{ h0, h1, w0, w1 int }
 
 // replaceSpan gives the edits of one span. New rules go before the rule that follows the
 // span, which is an old one and therefore has a handle in nf_tables.
-func replaceSpan(have []string, want []Rule, r span) []edit {
+func replaceSpan(have, want []Rule, r span) []edit {
 	var edits []edit
 	for n, rule := range want[r.w0:r.w1] {
 		if r.h1 == len(have) {
@@ -70,7 +70,7 @@ func replaceSpan(have []string, want []Rule, r span) []edit {
 type pair struct{ have, want int }
 
 // common finds the longest common sequence, as indexes.
-func common(have []string, want []Rule) []pair {
+func common(have, want []Rule) []pair {
 	n, m := len(have), len(want)
 	if n == 0 || m == 0 || n*m > maxMatrix {
 		return nil
@@ -80,7 +80,7 @@ func common(have []string, want []Rule) []pair {
 	at := func(i, j int) *int32 { return &length[i*(m+1)+j] }
 	for i := n - 1; i >= 0; i-- {
 		for j := m - 1; j >= 0; j-- {
-			if have[i] == want[j].Hash {
+			if have[i].Hash == want[j].Hash {
 				*at(i, j) = *at(i+1, j+1) + 1
 				continue
 			}
@@ -90,7 +90,7 @@ func common(have []string, want []Rule) []pair {
 	var out []pair
 	for i, j := 0, 0; i < n && j < m; {
 		switch {
-		case have[i] == want[j].Hash:
+		case have[i].Hash == want[j].Hash:
 			out = append(out, pair{i, j})
 			i++
 			j++

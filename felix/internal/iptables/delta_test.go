@@ -19,7 +19,7 @@ func TestDiffTurnsOneChainIntoTheOther(t *testing.T) {
 	}
 	for range 5000 {
 		have, want := word(), word()
-		got := play(t, have, diff(have, rulesOf(want...)))
+		got := play(t, have, diff(rulesOf(have...), rulesOf(want...)))
 		if d := cmp.Diff(want, got); d != "" && len(want)+len(got) > 0 {
 			t.Fatalf("from %q to %q gives %q", have, want, got)
 		}
@@ -42,7 +42,7 @@ func TestDiffLeavesCommonRulesAlone(t *testing.T) {
 		{"equal rules are told apart by their place", []string{"a", "r", "b", "r"}, []string{"a", "r", "c", "r", "b", "r"}, 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			edits := diff(c.have, rulesOf(c.want...))
+			edits := diff(rulesOf(c.have...), rulesOf(c.want...))
 			if len(edits) != c.edits {
 				t.Errorf("%d edits, want %d: %+v", len(edits), c.edits, edits)
 			}
@@ -60,7 +60,7 @@ func TestDiffOfAVeryLongChainReplacesItsMiddle(t *testing.T) {
 		want = append(want, "w"+string(rune(i+1000)))
 	}
 	have, want = append(have, "end"), append(want, "end")
-	if got := play(t, have, diff(have, rulesOf(want...))); !slices.Equal(got, want) {
+	if got := play(t, have, diff(rulesOf(have...), rulesOf(want...))); !slices.Equal(got, want) {
 		t.Error("the chain is not what was wanted")
 	}
 }

@@ -66,11 +66,7 @@ func (p *plan) setChain(declare, edits *bytes.Buffer, s named, read readChain, e
 		writeLine(declare, ":", s.name, " - -")
 		p.entries += legacyChainEntries
 	}
-	have := make([]string, len(read.rules))
-	for i, r := range read.rules {
-		have[i] = r.hash
-	}
-	changes := diff(have, s.chain.Rules)
+	changes := diff(read.rules, s.chain.Rules)
 	if exists && len(changes) == 0 {
 		return
 	}
@@ -87,11 +83,7 @@ func (p *plan) setChain(declare, edits *bytes.Buffer, s named, read readChain, e
 			p.entries++
 		}
 	}
-	after := readChain{rules: make([]readRule, len(s.chain.Rules))}
-	for i, r := range s.chain.Rules {
-		after.rules[i] = readRule{hash: r.Hash}
-	}
-	p.after[s.name] = &after
+	p.after[s.name] = &readChain{rules: s.chain.Rules}
 }
 
 // setHooks takes all of felix's rules out of a chain of others and puts the wanted ones
@@ -106,25 +98,25 @@ func (p *plan) setHooks(edits *bytes.Buffer, have contents, s named) {
 	var after readChain
 	for i, r := range lead {
 		writeLine(edits, "-I ", s.name, " ", strconv.Itoa(i+1), " ", r.Text)
-		after.rules = append(after.rules, readRule{hash: r.Hash, text: r.Text})
+		after.rules = append(after.rules, r)
 	}
 	after.rules = append(after.rules, others...)
 	for _, r := range last {
 		writeLine(edits, "-A ", s.name, " ", r.Text)
-		after.rules = append(after.rules, readRule{hash: r.Hash, text: r.Text})
+		after.rules = append(after.rules, r)
 	}
 	p.entries += len(s.chain.Rules)
 	p.after[s.name] = &after
 }
 
 // removeHooks deletes felix's rules from a chain of others and returns what is left.
-func (p *plan) removeHooks(edits *bytes.Buffer, name string, read readChain) (others []readRule) {
+func (p *plan) removeHooks(edits *bytes.Buffer, name string, read readChain) (others []Rule) {
 	for _, r := range read.rules {
-		if r.hash == "" {
+		if r.Hash == "" {
 			others = append(others, r)
 			continue
 		}
-		writeLine(edits, "-D ", name, " ", r.text)
+		writeLine(edits, "-D ", name, " ", r.Text)
 		p.entries--
 	}
 	return others

@@ -19,17 +19,10 @@ type contents map[string]readChain
 
 // readChain is one chain as it was read.
 type readChain struct {
-	// rules has an entry for each rule, felix's or not.
-	rules []readRule
-}
-
-// readRule is one rule as it was read.
-type readRule struct {
-	// hash is empty for a rule of somebody else.
-	hash string
-	// text is the rule's text, kept only for felix's rules in chains of others, where it
-	// serves to delete the rule.
-	text string
+	// rules has an entry for each rule, felix's or not. Of a rule of somebody else the hash
+	// is empty. The text serves to delete felix's rules in chains of others; it may be
+	// missing elsewhere.
+	rules []Rule
 }
 
 // parseSave reads the output of iptables-save for one table. It looks at the names of
@@ -74,9 +67,9 @@ func (c contents) addRule(line string) {
 		name = strings.Clone(name)
 	}
 	hash := findHash(text)
-	r := readRule{hash: strings.Clone(hash)}
+	r := Rule{Hash: strings.Clone(hash)}
 	if hash != "" && !Owned(name) {
-		r.text = strings.Clone(text)
+		r.Text = strings.Clone(text)
 	}
 	chain.rules = append(chain.rules, r)
 	c[name] = chain
@@ -108,13 +101,14 @@ func (c contents) chain(name string) (out Chain, ok bool) {
 	if !exists {
 		return Chain{}, false
 	}
+	if Owned(name) {
+		return Chain{Rules: read.rules}, true
+	}
 	lead := true
 	for _, r := range read.rules {
 		switch {
-		case Owned(name):
-			out.Rules = append(out.Rules, Rule{Hash: r.hash})
-		case r.hash != "":
-			out.Rules = append(out.Rules, Rule{Hash: r.hash})
+		case r.Hash != "":
+			out.Rules = append(out.Rules, Rule{Hash: r.Hash})
 			if lead {
 				out.Lead++
 			}
@@ -122,5 +116,5 @@ func (c contents) chain(name string) (out Chain, ok bool) {
 			lead = false
 		}
 	}
-	return out, Owned(name) || len(out.Rules) > 0
+	return out, len(out.Rules) > 0
 }
