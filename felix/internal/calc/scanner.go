@@ -20,7 +20,10 @@ type scanner struct {
 }
 
 func (sc *scanner) rules(dir desired.Direction, rules []model.Rule) []desired.Rule {
-	var list []desired.Rule
+	if len(rules) == 0 {
+		return nil
+	}
+	list := make([]desired.Rule, 0, len(rules))
 	for i := range rules {
 		if sc.err != nil {
 			return nil

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"calico.internal/felix/internal/config"
@@ -222,23 +223,33 @@ func (d *dataplane) update(c desired.Changes) {
 	for _, name := range c.ProfilesDeleted {
 		delete(d.profiles, name)
 	}
-	for _, f := range d.families {
-		d.setChains(f, d.trackers[f].Apply(c))
-	}
+	d.changeChains(func(t *rules.Tracker) rules.ChainChanges { return t.Apply(c) })
 	d.workloads.update(c)
 	for _, id := range c.SetsDeleted {
 		d.deleteSet(id)
 	}
 }
 
-// setChains puts rendered chains into the tables. One that cannot be printed is replaced
-// by a rule that drops, and reported.
-func (d *dataplane) setChains(f rules.Family, c rules.ChainChanges) {
-	for _, chain := range c.Set {
-		d.filters.set(f, chain)
+// changeChains has chains rendered and printed, the families at the same time, and puts
+// them into the tables. One that cannot be printed is replaced by a rule that drops, and
+// reported.
+func (d *dataplane) changeChains(render func(*rules.Tracker) rules.ChainChanges) {
+	var wg sync.WaitGroup
+	set, gone := make([][]printedChain, len(d.families)), make([][]rules.ChainID, len(d.families))
+	for i, f := range d.families {
+		wg.Go(func() {
+			c := render(d.trackers[f])
+			set[i], gone[i] = printChains(f, c.Set), c.Delete
+		})
 	}
-	for _, id := range c.Delete {
-		d.filters.remove(f, id)
+	wg.Wait()
+	for i, f := range d.families {
+		for _, c := range set[i] {
+			d.filters.set(f, c)
+		}
+		for _, id := range gone[i] {
+			d.filters.remove(f, id)
+		}
 	}
 }
 
@@ -266,8 +277,8 @@ func (d *dataplane) configure(cfg *config.Config) error {
 	}
 	oldHooks := d.renderer.Hooks()
 	d.cfg, d.renderer = cfg, renderer
+	d.changeChains(func(t *rules.Tracker) rules.ChainChanges { return t.Reconfigure(renderer) })
 	for _, f := range d.families {
-		d.setChains(f, d.trackers[f].Reconfigure(renderer))
 		d.setHooks(f, oldHooks)
 	}
 	for id, s := range d.addressSets {

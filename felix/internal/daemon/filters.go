@@ -37,24 +37,40 @@ func newFilters(c *chains) *filters {
 
 func (f *filters) table(k chainKey) *chainTable { return f.chains.tables[k.family][k.Table] }
 
-func (f *filters) set(family rules.Family, c rules.Chain) {
-	k := chainKey{family, c.ChainID}
-	printed, err := iptables.NewChain(family, c)
+// printedChain is a chain as it is put into its table, or why it cannot be.
+type printedChain struct {
+	id    rules.ChainID
+	chain iptables.Chain
+	sets  []string
+	err   error
+}
+
+func printChains(family rules.Family, chains []rules.Chain) []printedChain {
+	out := make([]printedChain, len(chains))
+	for i, c := range chains {
+		out[i] = printedChain{id: c.ChainID, sets: setsOf(c)}
+		out[i].chain, out[i].err = iptables.NewChain(family, c)
+	}
+	return out
+}
+
+func (f *filters) set(family rules.Family, c printedChain) {
+	k := chainKey{family, c.id}
 	delete(f.unprintable, k)
 	delete(f.users, k)
-	if err != nil {
-		f.unprintable[k] = err
+	if c.err != nil {
+		f.unprintable[k] = c.err
 		f.close(k)
 		return
 	}
-	if sets := setsOf(c); len(sets) > 0 {
-		f.users[k] = setUser{chain: printed, sets: sets}
-		if f.isClosed(sets) {
+	if len(c.sets) > 0 {
+		f.users[k] = setUser{chain: c.chain, sets: c.sets}
+		if f.isClosed(c.sets) {
 			f.close(k)
 			return
 		}
 	}
-	f.table(k).Set(c.Name, printed)
+	f.table(k).Set(k.Name, c.chain)
 }
 
 func (f *filters) setHooks(family rules.Family, id rules.ChainID, hooks []rules.Hook) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"calico.internal/felix/internal/ifmonitor"
+	"calico.internal/felix/internal/rules"
 	"calico.internal/felix/internal/statusapi"
 )
 
@@ -34,9 +35,7 @@ func (d *dataplane) setHostAddrs() (changed bool) {
 		return false
 	}
 	d.hostAddrs = addrs
-	for _, f := range d.families {
-		d.setChains(f, d.trackers[f].SetInterfaces(addrs))
-	}
+	d.changeChains(func(t *rules.Tracker) rules.ChainChanges { return t.SetInterfaces(addrs) })
 	return true
 }
 

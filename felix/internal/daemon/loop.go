@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -36,6 +37,10 @@ const (
 	failureDelay    = 100 * time.Millisecond
 	maxFailureDelay = 10 * time.Second
 	maxBusyDelay    = time.Second
+	// manyObjects is the size of a pass, such as the first one, that takes much more memory
+	// than what follows. It is given back after trimDelay.
+	manyObjects = 1000
+	trimDelay   = time.Second
 )
 
 // loop owns everything that is not safe for more than one goroutine.
@@ -66,13 +71,15 @@ type loop struct {
 	// stale is set when problems have to be collected again.
 	stale bool
 	// owners are addresses of other hosts' endpoints that the dataplane has not been told.
-	owners     map[netip.Addr]struct{}
-	gateways   gateways
-	lookAtAll  bool
-	failures   int
-	retryAt    time.Time
-	audits     int
-	refreshed  map[string]time.Time
+	owners    map[netip.Addr]struct{}
+	gateways  gateways
+	lookAtAll bool
+	failures  int
+	retryAt   time.Time
+	audits    int
+	refreshed map[string]time.Time
+	// trimAt is when memory that a large pass took is given back; zero when none is.
+	trimAt     time.Time
 	wantPass   bool
 	passedOnce bool
 }
@@ -258,6 +265,10 @@ func (l *loop) tick(now time.Time) {
 	}
 	if l.failures > 0 && !now.Before(l.retryAt) {
 		l.wantPass = true
+	}
+	if !l.trimAt.IsZero() && now.After(l.trimAt) {
+		l.trimAt = time.Time{}
+		debug.FreeOSMemory()
 	}
 	if l.stale {
 		l.stale = false

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"runtime/debug"
 	"time"
 
 	"calico.internal/felix/internal/iptables"
@@ -79,7 +78,9 @@ func (l *loop) pass(ctx context.Context) {
 	}
 	whole := err != nil && !reconcile.IsPartial(err)
 	if !whole { // otherwise tables would tell of their last pass
-		l.logPass(ctx, took)
+		if l.logPass(ctx, took) >= manyObjects {
+			l.trimAt = time.Now().Add(trimDelay)
+		}
 	}
 	if err != nil {
 		l.log.Error("not all could be programmed", logattr.Err, err)
@@ -101,8 +102,6 @@ func (l *loop) pass(ctx context.Context) {
 		if !l.passedOnce {
 			l.passedOnce, l.state.InSync = true, true
 			l.log.Info("in sync", logattr.Rev, l.state.Revision, logattr.Took, took, logattr.Endpoints, len(l.dp.workloads.byKey))
-			// The start needs much more memory than what follows.
-			debug.FreeOSMemory()
 			l.sweep(ctx)
 		}
 	}
@@ -123,12 +122,14 @@ func (l *loop) sweep(ctx context.Context) {
 }
 
 // logPass writes one line about what a pass changed. A pass that only changed members of
-// sets, of which there can be very many, is worth no line.
-func (l *loop) logPass(ctx context.Context, took time.Duration) {
+// sets, of which there can be very many, is worth no line. It returns the number of objects
+// that changed.
+func (l *loop) logPass(ctx context.Context, took time.Duration) (changes int) {
 	level := slog.LevelDebug
 	args := []any{logattr.Took, took.Round(10 * time.Microsecond)}
 	for _, s := range l.dp.order.Status() {
 		var done []any
+		changes += s.Pass.Set + s.Pass.Deleted
 		if s.Pass.Set > 0 {
 			done = append(done, logattr.Set, s.Pass.Set)
 		}
@@ -146,6 +147,7 @@ func (l *loop) logPass(ctx context.Context, took time.Duration) {
 	if len(args) > 2 {
 		l.log.Log(ctx, level, "applied", args...)
 	}
+	return changes
 }
 
 // post publishes the present state. Problems are collected by the ticker, because to
