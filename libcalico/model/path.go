@@ -87,7 +87,15 @@ func newPattern(s string) pattern { return strings.Split(s, "/") }
 
 // fill puts the identifiers into the holes.
 func (p pattern) fill(ids []string) string {
+	size := len(p)
+	for _, segment := range p {
+		size += len(segment)
+	}
+	for _, id := range ids {
+		size += len(id)
+	}
 	var b strings.Builder
+	b.Grow(size)
 	next := 0
 	for i, segment := range p {
 		if i > 0 {

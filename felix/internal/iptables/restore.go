@@ -32,6 +32,7 @@ type named struct {
 func newPlan(t rules.Table, have contents, sets []named, deletes []string) (*plan, error) {
 	p := &plan{after: map[string]*readChain{}}
 	var declare, edits, drop bytes.Buffer
+	edits.Grow(sizeOf(sets, have))
 	for _, s := range sets {
 		read, exists := have[s.name]
 		var err error
@@ -55,6 +56,20 @@ func newPlan(t rules.Table, have contents, sets []named, deletes []string) (*pla
 	}
 	p.input = slices.Concat([]byte("*"+string(t)+"\n"), declare.Bytes(), edits.Bytes(), drop.Bytes(), []byte("COMMIT\n"))
 	return p, nil
+}
+
+// sizeOf is about how much there is to write of chains that do not exist, which are almost
+// all that is long.
+func sizeOf(sets []named, have contents) (size int) {
+	for _, s := range sets {
+		if _, exists := have[s.name]; exists {
+			continue
+		}
+		for _, r := range s.chain.Rules {
+			size += len("-A ") + len(s.name) + len(" ") + len(r.Text) + len("\n")
+		}
+	}
+	return size
 }
 
 // legacyChainEntries is the number of entries that the head and the end of a user's

@@ -1,8 +1,6 @@
 package rules
 
 import (
-	"slices"
-
 	"calico.internal/felix/internal/desired"
 )
 
@@ -16,6 +14,7 @@ func (r *Renderer) Endpoint(e *desired.Endpoint) []Chain {
 // other end's chain too when that is on this host.
 func (r *Renderer) endpointChain(e *desired.Endpoint, d desired.Direction) Chain {
 	c := Chain{ChainID: ChainID{Filter, endpointChain(d, e.Interface)}}
+	c.Rules = make([]Rule, 0, endpointRules(e, d))
 	if !e.Up {
 		c.add(r.deny("The endpoint is inactive"))
 		return c
@@ -29,6 +28,17 @@ func (r *Renderer) endpointChain(e *desired.Endpoint, d desired.Direction) Chain
 	c.add(r.profiles(e, d)...)
 	c.add(r.deny("No policy or profile allowed it"))
 	return c
+}
+
+// endpointRules is about the number of rules in an endpoint's chain.
+func endpointRules(e *desired.Endpoint, d desired.Direction) int {
+	const frame, perTier, perProfile = 8, 3, 2
+	n := frame + perTier*len(e.Tiers) + perProfile*len(e.Profiles)
+	for _, t := range e.Tiers {
+		policies := len(t.Policies(d))
+		n += policies + policies/returnEvery
+	}
+	return n
 }
 
 // profiles asks the endpoint's profiles in their order.
@@ -68,12 +78,6 @@ func (r *Renderer) noTunnels() []Rule {
 // on which a tier's policies did not decide is dropped, as far as the tier wants that. The
 // pass mark is clear at the beginning.
 func (r *Renderer) addTiers(c *Chain, tiers []desired.Tier, d desired.Direction, decide bool) {
-	policies := 0
-	for _, t := range tiers {
-		policies += len(t.Policies(d))
-	}
-	const others = 16
-	c.Rules = slices.Grow(c.Rules, policies+policies/returnEvery+3*len(tiers)+others)
 	first := true
 	for _, t := range tiers {
 		if len(t.Policies(d)) == 0 {
