@@ -82,6 +82,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err := preflight(); err != nil {
 		return err
 	}
+	setGCPercent(startGCPercent)
 	g, ctx := errgroup.WithContext(ctx)
 	socket := filepath.Join(d.cfg.RunDir, program+".sock")
 	g.Go(func() error {

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -37,10 +36,6 @@ const (
 	failureDelay    = 100 * time.Millisecond
 	maxFailureDelay = 10 * time.Second
 	maxBusyDelay    = time.Second
-	// manyObjects is the size of a pass, such as the first one, that takes much more memory
-	// than what follows. It is given back after trimDelay.
-	manyObjects = 1000
-	trimDelay   = time.Second
 )
 
 // loop owns everything that is not safe for more than one goroutine.
@@ -268,7 +263,7 @@ func (l *loop) tick(now time.Time) {
 	}
 	if !l.trimAt.IsZero() && now.After(l.trimAt) {
 		l.trimAt = time.Time{}
-		debug.FreeOSMemory()
+		trim()
 	}
 	if l.stale {
 		l.stale = false

@@ -101,6 +101,7 @@ func (l *loop) pass(ctx context.Context) {
 		l.state.Revision = l.view.Revision()
 		if !l.passedOnce {
 			l.passedOnce, l.state.InSync = true, true
+			l.trimAt = time.Now().Add(trimDelay)
 			l.log.Info("in sync", logattr.Rev, l.state.Revision, logattr.Took, took, logattr.Endpoints, len(l.dp.workloads.byKey))
 			l.sweep(ctx)
 		}
