@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"os"
+	"runtime"
 	"runtime/debug"
 	"time"
 )
@@ -13,6 +14,9 @@ import (
 const (
 	steadyGCPercent = 40
 	startGCPercent  = 200
+	// leastGrowth is by how many bytes the heap grows between two collections where it is
+	// so small that the percentage would be less.
+	leastGrowth = 6 << 20
 	// manyObjects is the number of changed objects from which a pass takes much more memory
 	// than what follows. It is given back after trimDelay.
 	manyObjects = 1000
@@ -27,6 +31,8 @@ func setGCPercent(percent int) {
 
 // trim gives back what a start, or another large change, took.
 func trim() {
-	setGCPercent(steadyGCPercent)
 	debug.FreeOSMemory()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	setGCPercent(max(steadyGCPercent, int(100*leastGrowth/max(m.HeapAlloc, 1))))
 }
