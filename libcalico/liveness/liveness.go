@@ -4,9 +4,11 @@ package liveness
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"calico.internal/libcalico/etcdstore"
@@ -20,6 +22,9 @@ const (
 
 	// poll is how often readiness is looked at, and how soon a lost key is tried again.
 	poll = time.Second
+
+	// renewTimeout bounds one try to renew the lease; readiness waits for it.
+	renewTimeout = 3 * time.Second
 )
 
 // Run keeps the program's liveness key until ctx ends, and then removes it. While etcd
@@ -60,13 +65,7 @@ func (r *reporter) hold(ctx context.Context, tick <-chan time.Time) {
 		return
 	}
 	defer r.revoke(context.WithoutCancel(ctx), lease)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	alive, err := r.client.Raw().KeepAlive(ctx, lease)
-	if err != nil {
-		return
-	}
-	written := false
+	written, renewed := false, time.Now()
 	for {
 		if ready := r.ready(); !written || ready != r.value.Ready {
 			r.value.Ready = ready
@@ -75,15 +74,29 @@ func (r *reporter) hold(ctx context.Context, tick <-chan time.Time) {
 			}
 		}
 		select {
-		case _, ok := <-alive:
-			if !ok {
-				return
-			}
 		case <-tick:
 		case <-ctx.Done():
 			return
 		}
+		if time.Since(renewed) < TTL/3 {
+			continue
+		}
+		switch err := r.renew(ctx, lease); {
+		case err == nil:
+			renewed = time.Now()
+		case errors.Is(err, rpctypes.ErrLeaseNotFound), time.Since(renewed) > TTL:
+			return
+		}
 	}
+}
+
+// renew prolongs the lease once. The client's own KeepAlive wakes the program four times
+// a second for as long as it lives.
+func (r *reporter) renew(ctx context.Context, lease clientv3.LeaseID) error {
+	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+	defer cancel()
+	_, err := r.client.Raw().KeepAliveOnce(ctx, lease)
+	return err
 }
 
 func (r *reporter) grant(ctx context.Context) (clientv3.LeaseID, error) {

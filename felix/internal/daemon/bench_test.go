@@ -475,3 +475,23 @@ func residentMB(b *testing.B, pid int) float64 {
 	}
 	return 0
 }
+
+// BenchmarkIdle measures felix's share of a core while nothing happens.
+func BenchmarkIdle(b *testing.B) {
+	const local, remote, policies, rulesEach, span = 250, 2000, 200, 2, 30 * time.Second
+	for _, variant := range []string{iptables.Legacy, iptables.NFT} {
+		b.Run(variant, func(b *testing.B) {
+			w := newWorld(b, nil)
+			h := w.addHost(0, variant)
+			h.fill(local, remote, policies, rulesEach)
+			h.startInSync("LOGSEVERITYSCREEN=WARNING")
+			time.Sleep(3 * time.Second)
+			for b.Loop() {
+				before := h.cpuTime()
+				time.Sleep(span)
+				b.ReportMetric(100*(h.cpuTime()-before).Seconds()/span.Seconds(), "%-of-a-core")
+			}
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}

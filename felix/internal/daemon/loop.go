@@ -21,10 +21,11 @@ import (
 
 // How often the loop looks after what nobody tells it about.
 const (
-	// auditInterval is for the fingerprints of tables of chains, which cost microseconds.
-	auditInterval = 250 * time.Millisecond
-	// setAuditEvery is the number of audits after which the headers of sets are compared.
-	setAuditEvery = 3
+	// auditInterval is for the fingerprints of tables of chains and the headers of sets. With
+	// the repair it stays below a second; shorter, it is what an idle felix is busy with.
+	auditInterval = 700 * time.Millisecond
+	// soon is for what waits to be told or tried again.
+	soon = 250 * time.Millisecond
 	// settingsRefresh is the number of refreshes of routes after which the settings of
 	// interfaces, which are thousands of files where there are many containers and mostly
 	// notify, are read again.
@@ -71,8 +72,9 @@ type loop struct {
 	lookAtAll bool
 	failures  int
 	retryAt   time.Time
-	audits    int
-	refreshed map[string]time.Time
+	// setsAudited is when the headers of sets were last compared.
+	setsAudited time.Time
+	refreshed   map[string]time.Time
 	// trimAt is when memory that a large pass took is given back; zero when none is.
 	trimAt     time.Time
 	wantPass   bool
@@ -113,8 +115,9 @@ func wanted(node string) func(model.Key) bool {
 // run is the loop. It returns when the context ends, or with [errRestart] when a
 // parameter changed that it cannot take over while it runs.
 func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-chan ifmonitor.Event) error {
-	ticker := time.NewTicker(auditInterval)
-	defer ticker.Stop()
+	timer := time.NewTimer(auditInterval)
+	defer timer.Stop()
+	hurried := false
 	defer func() {
 		if l.dp != nil {
 			l.dp.close()
@@ -132,8 +135,10 @@ func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-cha
 			err = l.takeBatches(b, batches)
 		case e := <-events:
 			l.takeEvent(e)
-		case now := <-ticker.C:
+		case now := <-timer.C:
 			l.tick(now)
+			hurried = false
+			timer.Reset(auditInterval)
 		}
 		if err == nil {
 			err = l.work(ctx)
@@ -142,7 +147,20 @@ func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-cha
 			return err
 		}
 		l.beat.tick()
+		if !hurried && (l.stale || l.failures > 0 || l.retrySoon()) {
+			hurried = true
+			timer.Reset(soon)
+		}
 	}
+}
+
+// retrySoon reports whether an object that the kernel refused is due before the next audit.
+func (l *loop) retrySoon() bool {
+	if l.dp == nil {
+		return false
+	}
+	at, ok := l.dp.order.NextRetry()
+	return ok && time.Until(at) < auditInterval
 }
 
 // takeBatches takes over a batch of the store, and those that wait behind it.
@@ -246,8 +264,11 @@ func (l *loop) tick(now time.Time) {
 		return
 	}
 	l.dp.handover.sweep()
-	l.audits++
-	drifted, err := l.dp.audit(l.audits%setAuditEvery == 0)
+	withSets := now.Sub(l.setsAudited) > auditInterval/2
+	if withSets {
+		l.setsAudited = now
+	}
+	drifted, err := l.dp.audit(withSets)
 	if err != nil {
 		l.log.Error("audit", logattr.Err, err)
 	}
