@@ -73,7 +73,7 @@ func TestWhatABackupTookBackGoesOutOfForce(t *testing.T) {
 		t.Fatal(err)
 	}
 	nettest.Eventually(t, 2*time.Second, func() error {
-		if strings.Contains(h.Run("iptables-nft-save"), "default/open") {
+		if strings.Contains(h.Run("iptables-nft-save")+h.Run("ip6tables-nft-save"), "default/open") {
 			return errors.New("the policy is still in force")
 		}
 		return nil

@@ -23,6 +23,7 @@ type metrics struct {
 	resyncState, connected              prometheus.Gauge
 	seen, applied                       prometheus.Gauge
 	objects                             *prometheus.GaugeVec
+	changes                             *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -54,10 +55,13 @@ func newMetrics() *metrics {
 		objects: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "felix_kernel_objects", Help: "Number of objects of one kind, by state: desired, actual, pending, failed.",
 		}, []string{"table", "state"}),
+		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "felix_kernel_changes_total", Help: "Number of objects of one kind that were written (set) or removed (deleted).",
+		}, []string{"table", "change"}),
 	}
 	m.registry.MustRegister(
 		m.applyTime, m.failures, m.partial, m.endpoints, m.policies, m.profiles, m.sets, m.notInForce, m.problems,
-		m.resyncState, m.connected, m.seen, m.applied, m.objects,
+		m.resyncState, m.connected, m.seen, m.applied, m.objects, m.changes,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 	m.resyncState.Set(1)
@@ -73,6 +77,12 @@ func (m *metrics) pass(took time.Duration, err error) {
 	default:
 		m.failures.Inc()
 	}
+}
+
+// changed counts what a pass wrote to a table.
+func (m *metrics) changed(table string, set, deleted int) {
+	m.changes.WithLabelValues(table, "set").Add(float64(set))
+	m.changes.WithLabelValues(table, "deleted").Add(float64(deleted))
 }
 
 // state takes over the figures of a posted state.

@@ -3,8 +3,12 @@ package daemon_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -62,6 +66,41 @@ func (h *host) recordRestores() (taken func() string) {
 	}
 }
 
+// changes tells how many objects felix says to have written to, and removed from, a table
+// of the kernel since it started.
+func (h *host) changes(table string) (set, deleted int) {
+	h.w.Helper()
+	var conn net.Conn
+	var err error
+	h.Do(func() { conn, err = net.DialTimeout("tcp", "127.0.0.1:9091", answer) })
+	if err != nil {
+		h.w.Fatal(err)
+	}
+	defer conn.Close() //nolint:errcheck // it was read
+	if _, err := io.WriteString(conn, "GET /metrics HTTP/1.0\r\n\r\n"); err != nil {
+		h.w.Fatal(err)
+	}
+	text, err := io.ReadAll(conn)
+	if err != nil {
+		h.w.Fatal(err)
+	}
+	value := func(change string) int {
+		prefix := fmt.Sprintf("felix_kernel_changes_total{change=%q,table=%q} ", change, table)
+		for line := range strings.Lines(string(text)) {
+			if v, found := strings.CutPrefix(line, prefix); found {
+				n, err := strconv.Atoi(strings.TrimSpace(v))
+				if err != nil {
+					h.w.Fatal(err)
+				}
+				return n
+			}
+		}
+		h.w.Fatalf("no %s in\n%s", prefix, text)
+		return 0
+	}
+	return value("set"), value("deleted")
+}
+
 // foreignChains lists the chains in input of iptables-restore that none of the given
 // names is part of.
 func foreignChains(input string, names ...string) (others []string) {
@@ -92,14 +131,14 @@ func TestAfterACompactionOnlyWhatChangedIsWritten(t *testing.T) {
 	w.allow("edited", "net1", "net4")
 	w.allow("kept", "net1", "net5")
 	restores := h.recordRestores()
-	h.startInSync()
+	h.startInSync("PROMETHEUSMETRICSENABLED=true", "PROMETHEUSMETRICSHOST=127.0.0.1")
 	a := h.container("aaaa", "net1", "192.168.0.1")
 	added := h.container("cccc", "net2", "192.168.0.2")
 	deleted := h.container("dddd", "net3", "192.168.0.3")
 	edited := h.container("eeee", "net4", "192.168.0.4")
 	kept := h.container("ffff", "net5", "192.168.0.5")
 
-	before := func() {
+	hold := func() {
 		t.Helper()
 		w.cannotReach(a, added)
 		w.canReach(a, deleted)
@@ -107,7 +146,7 @@ func TestAfterACompactionOnlyWhatChangedIsWritten(t *testing.T) {
 		w.cannotReach(added, edited)
 		w.canReach(a, kept)
 	}
-	before()
+	hold()
 	h.etcd.Cut()
 	h.awaitDisconnected()
 	w.allow("added", "net1", "net2")
@@ -116,11 +155,20 @@ func TestAfterACompactionOnlyWhatChangedIsWritten(t *testing.T) {
 	if _, err := w.etcd.Client(t).Compact(t.Context(), last); err != nil {
 		t.Fatal(err)
 	}
-	before()
+	hold()
 	h.expectLittleWork(idle, a, kept)
 
 	_ = restores()
 	written := h.watchWrites()
+	tables := []string{"sets", "members", "settings", "neighbours"}
+	before := map[string][2]int{}
+	for _, table := range tables {
+		set, deleted := h.changes(table)
+		before[table] = [2]int{set, deleted}
+	}
+	if before["members"][0] == 0 {
+		t.Error("felix counts no members that it wrote")
+	}
 	ctx, stop := context.WithCancel(t.Context())
 	lost := make(chan int, 1)
 	go func() { lost <- pingUntil(ctx, a, kept.addr) }()
@@ -138,6 +186,12 @@ func TestAfterACompactionOnlyWhatChangedIsWritten(t *testing.T) {
 	stop()
 	if n := <-lost; n > 0 {
 		t.Errorf("%d pings were lost", n)
+	}
+	for _, table := range tables {
+		set, deleted := h.changes(table)
+		if now := [2]int{set, deleted}; now != before[table] {
+			t.Errorf("%s were written: set and deleted were %v and are %v", table, before[table], now)
+		}
 	}
 	if text := written(); text != "" {
 		t.Errorf("routes or addresses were written:\n%s", text)

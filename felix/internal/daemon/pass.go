@@ -131,6 +131,7 @@ func (l *loop) logPass(ctx context.Context, took time.Duration) (changes int) {
 	for _, s := range l.dp.order.Status() {
 		var done []any
 		changes += s.Pass.Set + s.Pass.Deleted
+		l.metrics.changed(s.Name, s.Pass.Set, s.Pass.Deleted)
 		if s.Pass.Set > 0 {
 			done = append(done, logattr.Set, s.Pass.Set)
 		}

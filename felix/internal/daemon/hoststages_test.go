@@ -1,0 +1,198 @@
+package daemon_test
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/nettest"
+)
+
+// guarded is a host whose interface to the others has an open host endpoint, with an open
+// container, and a peer that reaches both.
+type guarded struct {
+	*world
+	h    *host
+	peer *nettest.Host
+	c    *endpoint
+}
+
+func newGuarded(t *testing.T, variant string) *guarded {
+	w := newWorld(t, nil)
+	g := &guarded{world: w, h: w.addHost(0, variant)}
+	g.peer = w.net.AddHost(nettest.HostSpec{
+		Name: "peer", Addrs: []netip.Prefix{netip.MustParsePrefix("172.28.8.200/24")}, Default: []netip.Addr{g.h.Addr(false)},
+	})
+	open := []model.Rule{{Action: model.ActionAllow}}
+	w.put(model.ProfileKey{Name: "open"}, &model.Profile{InboundRules: open, OutboundRules: open})
+	w.put(model.HostEndpointKey{Node: g.h.Name, Name: "eth0"}, &model.HostEndpoint{
+		Interface: "eth0", Labels: map[string]string{"under": "host"}, Profiles: []string{"open"},
+	})
+	g.h.startInSync("LOGSEVERITYSCREEN=WARNING")
+	g.c = g.h.container("cccc", "open", "192.168.0.3")
+	g.h.ServeTCP(tcpPort)
+	g.h.ServeUDP(udpPort)
+	g.peer.ServeTCP(tcpPort)
+	return g
+}
+
+// policy puts the policy of the host endpoint in force.
+func (g *guarded) policy(p *model.Policy) {
+	g.Helper()
+	p.Selector = "under == 'host'"
+	if err := g.h.wait(g.c, g.put(model.NewPolicyKey("", "host"), p), patience); err != nil {
+		g.Fatal(err)
+	}
+}
+
+// expect looks whether TCP connections pass.
+func (g *guarded) expect(what string, from *nettest.Space, to netip.Addr, port uint16, passes bool) {
+	g.Helper()
+	g.judge(what, passes, func() error {
+		timeout := noAnswer
+		if passes {
+			timeout = answer
+		}
+		return from.TCP(netip.AddrPortFrom(to, port), timeout)
+	})
+}
+
+func (g *guarded) judge(what string, passes bool, probe func() error) {
+	g.Helper()
+	err := probe()
+	switch {
+	case passes && err != nil:
+		g.Errorf("%s: %v", what, err)
+	case !passes && err == nil:
+		g.Errorf("%s: it passes", what)
+	case !passes && !errors.Is(err, nettest.ErrNoAnswer) && !errors.Is(err, syscall.EPERM): // which the host itself is told
+		g.Errorf("%s: %v", what, err)
+	}
+}
+
+func tcpTo(action string, port uint16) model.Rule {
+	return model.Rule{Action: action, Protocol: "tcp", Destination: model.Match{Ports: []model.Port{{First: port, Last: port}}}}
+}
+
+// TestUntrackedPolicy sends packets under policy that is asked before connection tracking.
+func TestUntrackedPolicy(t *testing.T) {
+	onVariants(t, func(t *testing.T, variant string) {
+		g := newGuarded(t, variant)
+		here := g.h.Addr(false)
+		ports := model.Match{Ports: []model.Port{{First: udpPort, Last: udpPort}}}
+		in := model.Rule{Action: model.ActionAllow, Protocol: "udp", Destination: ports}
+		out := model.Rule{Action: model.ActionAllow, Protocol: "udp", Source: ports}
+		udp := func(what string, passes bool) {
+			t.Helper()
+			g.judge(what, passes, func() error {
+				timeout := noAnswer
+				if passes {
+					timeout = answer
+				}
+				return g.peer.UDP(netip.AddrPortFrom(here, udpPort), timeout)
+			})
+		}
+		g.policy(&model.Policy{DoNotTrack: true, InboundRules: []model.Rule{in}, OutboundRules: []model.Rule{out}})
+		udp("both directions are allowed", true)
+		if g.tracked() {
+			t.Error("the kernel keeps a connection of what must not be tracked")
+		}
+		g.expect("what no untracked policy decides on is left to the profile", g.peer.Space, here, tcpPort, true)
+		if !g.tracked() {
+			t.Error("the kernel keeps no connection of what is tracked")
+		}
+		out.Action = model.ActionDeny
+		g.policy(&model.Policy{DoNotTrack: true, InboundRules: []model.Rule{in}, OutboundRules: []model.Rule{out}})
+		udp("the answer is denied", false)
+		in.Action = model.ActionDeny
+		g.policy(&model.Policy{DoNotTrack: true, InboundRules: []model.Rule{in}})
+		udp("the request is denied, whatever the profile says", false)
+		g.expect("an untracked policy does not concern containers", g.peer.Space, g.c.addr, tcpPort, true)
+	})
+}
+
+// tracked reports whether the host's kernel knows a connection of the peer.
+func (g *guarded) tracked() bool {
+	g.Helper()
+	return strings.Contains(g.h.Run("conntrack", "-L"), "src="+g.peer.Addr(false).String())
+}
+
+// TestPreDNATPolicy closes a published port by the number under which it is published.
+func TestPreDNATPolicy(t *testing.T) {
+	const published = 8080
+	onVariants(t, func(t *testing.T, variant string) {
+		g := newGuarded(t, variant)
+		here := g.h.Addr(false)
+		g.h.Run("iptables-"+variant, "-w", "-t", "nat", "-A", "PREROUTING", "-i", "eth0", "-p", "tcp", "--dport", fmt.Sprint(published),
+			"-j", "DNAT", "--to-destination", netip.AddrPortFrom(g.c.addr, tcpPort).String())
+		policy := func(rules ...model.Rule) {
+			t.Helper()
+			g.policy(&model.Policy{PreDNAT: true, ApplyOnForward: true, Types: []string{model.PolicyTypeIngress}, InboundRules: rules})
+		}
+		expect := func(when string, byPublished, byContainer bool) {
+			t.Helper()
+			g.expect(when+": by the published port", g.peer.Space, here, published, byPublished)
+			g.expect(when+": by the container's address", g.peer.Space, g.c.addr, tcpPort, byContainer)
+		}
+		expect("without policy", true, true)
+		policy(tcpTo(model.ActionDeny, published))
+		expect("the published port is denied", false, true)
+		policy(tcpTo(model.ActionDeny, tcpPort))
+		expect("the container's port is denied", true, false)
+		policy(tcpTo(model.ActionAllow, published), model.Rule{Action: model.ActionDeny, Protocol: "tcp"})
+		expect("only the published port is allowed", true, false)
+	})
+}
+
+// TestApplyOnForward has a host's policy meet, or not meet, what the host forwards.
+func TestApplyOnForward(t *testing.T) {
+	onVariants(t, func(t *testing.T, variant string) {
+		g := newGuarded(t, variant)
+		here, there := g.h.Addr(false), g.peer.Addr(false)
+		deny := []model.Rule{tcpTo(model.ActionDeny, tcpPort), {Action: model.ActionAllow}}
+		for _, forwarded := range []bool{false, true} {
+			g.policy(&model.Policy{
+				ApplyOnForward: forwarded, Types: []string{model.PolicyTypeIngress, model.PolicyTypeEgress},
+				InboundRules: deny, OutboundRules: deny,
+			})
+			when := fmt.Sprintf("applyOnForward=%v", forwarded)
+			g.expect(when+": to the host", g.peer.Space, here, tcpPort, false)
+			g.expect(when+": from the host", g.h.Space, there, tcpPort, false)
+			g.expect(when+": to a container", g.peer.Space, g.c.addr, tcpPort, !forwarded)
+			g.expect(when+": from a container", g.c.Space, there, tcpPort, !forwarded)
+			g.expect(when+": from the host to its container", g.h.Space, g.c.addr, tcpPort, true)
+		}
+	})
+}
+
+// TestHostPolicyAfterDNAT has the host call an address whose route goes over another
+// interface, but which is rewritten to one that is reached by the guarded one.
+func TestHostPolicyAfterDNAT(t *testing.T) {
+	const service = "203.0.113.9"
+	onVariants(t, func(t *testing.T, variant string) {
+		g := newGuarded(t, variant)
+		g.h.Run("ip", "link", "add", "other0", "type", "veth", "peer", "name", "other1")
+		g.h.Run("ip", "addr", "add", "10.66.0.1/24", "dev", "other0")
+		g.h.Run("ip", "link", "set", "other0", "up")
+		g.h.Run("ip", "link", "set", "other1", "up")
+		g.h.Run("ip", "route", "add", service, "via", "10.66.0.2")
+		g.h.Run("iptables-"+variant, "-w", "-t", "nat", "-A", "OUTPUT", "-p", "tcp", "-d", service, "--dport", "80",
+			"-j", "DNAT", "--to-destination", netip.AddrPortFrom(g.peer.Addr(false), tcpPort).String())
+		policy := func(rules ...model.Rule) {
+			t.Helper()
+			g.policy(&model.Policy{Types: []string{model.PolicyTypeEgress}, OutboundRules: rules})
+		}
+		to := netip.MustParseAddr(service)
+		g.expect("the profile allows it", g.h.Space, to, 80, true)
+		policy(tcpTo(model.ActionDeny, tcpPort), model.Rule{Action: model.ActionAllow})
+		g.expect("the port that it is rewritten to is denied", g.h.Space, to, 80, false)
+		policy(tcpTo(model.ActionAllow, tcpPort))
+		g.expect("only that port is allowed", g.h.Space, to, 80, true)
+		policy(tcpTo(model.ActionAllow, 80))
+		g.expect("only the port before that is allowed", g.h.Space, to, 80, false)
+	})
+}
