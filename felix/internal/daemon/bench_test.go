@@ -134,7 +134,7 @@ func (w *world) watchFloor(from, to *endpoint) time.Duration {
 	var times []time.Duration
 	for range 11 {
 		v := from.fire(w, netip.AddrPortFrom(to.addr, udpPort))
-		time.Sleep(volleyBefore)
+		<-time.After(volleyBefore)
 		start := time.Now()
 		if _, err := client.Put(ctx, "/calico-bench", "x"); err != nil {
 			w.Fatal(err)
@@ -308,7 +308,7 @@ func (h *host) measureStarts(b *testing.B) {
 		first = append(first, start())
 		h.felix.Kill()
 		again = append(again, start())
-		time.Sleep(2 * time.Second)
+		<-time.After(2 * time.Second)
 		b.ReportMetric(residentMB(b, h.felix.Process.Pid), "rss-MB")
 		b.ReportMetric(float64(strings.Count(h.dump(), "\n")), "lines")
 		h.felix.Kill()
@@ -365,8 +365,10 @@ func (h *host) watchRole(b *testing.B) func(i int, member bool) {
 	}
 	b.Cleanup(handle.Close)
 	return func(i int, member bool) {
+		pace := time.NewTicker(50 * time.Microsecond)
+		defer pace.Stop()
 		entry := &netlink.IPSetEntry{IP: remoteAddr(i).AsSlice(), CIDR: 32}
-		for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Microsecond) {
+		for deadline := time.Now().Add(patience); ; <-pace.C {
 			is, err := handle.IpsetTest(set, entry)
 			if err == nil && is == member {
 				return
@@ -485,10 +487,10 @@ func BenchmarkIdle(b *testing.B) {
 			h := w.addHost(0, variant)
 			h.fill(local, remote, policies, rulesEach)
 			h.startInSync("LOGSEVERITYSCREEN=WARNING")
-			time.Sleep(3 * time.Second)
+			<-time.After(3 * time.Second)
 			for b.Loop() {
 				before := h.cpuTime()
-				time.Sleep(span)
+				<-time.After(span)
 				b.ReportMetric(100*(h.cpuTime()-before).Seconds()/span.Seconds(), "%-of-a-core")
 			}
 			b.ReportMetric(0, "ns/op")

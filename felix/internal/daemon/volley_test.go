@@ -73,7 +73,7 @@ func (v *volley) end(t testing.TB) (sent []time.Time, answered []bool) {
 	close(v.stop)
 	<-v.done
 	v.from.volleyPorts += len(v.sent)
-	time.Sleep(volleyAfter)
+	<-time.After(volleyAfter)
 	buf := make([]byte, 64)
 	for i, conn := range v.conns {
 		if i < len(v.sent) {
@@ -94,10 +94,10 @@ func (v *volley) end(t testing.TB) (sent []time.Time, answered []bool) {
 func verdictChange(t testing.TB, from, to *endpoint, passes bool, write func()) time.Duration {
 	t.Helper()
 	v := from.fire(t, netip.AddrPortFrom(to.addr, udpPort))
-	time.Sleep(volleyBefore)
+	<-time.After(volleyBefore)
 	start := time.Now()
 	write()
-	time.Sleep(volleyAfter)
+	<-time.After(volleyAfter)
 	sent, answered := v.end(t)
 	if last := len(answered) - 1; answered[0] == passes || answered[last] != passes {
 		t.Fatalf("the verdict did not change: the first of %d packets was answered: %v, the last: %v", last+1, answered[0], answered[last])
