@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -315,6 +316,27 @@ func (w *world) cannotReach(from, to *endpoint) {
 		}
 	}
 	wg.Wait()
+}
+
+// verdictFault says what is wrong with the outcome of a probe, given as its error.
+func verdictFault(err error, passes bool) error {
+	switch {
+	case passes:
+		return err
+	case err == nil:
+		return errors.New("it passes")
+	case !errors.Is(err, nettest.ErrNoAnswer) && !errors.Is(err, syscall.EPERM): // which a sender on the host itself is told
+		return err
+	}
+	return nil
+}
+
+// waitFor is how long to wait for an answer that must, or must not, come.
+func waitFor(passes bool) time.Duration {
+	if passes {
+		return answer
+	}
+	return noAnswer
 }
 
 // dump is everything that felix keeps in the kernel of a host, without counters.

@@ -1,11 +1,9 @@
 package daemon_test
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
-	"syscall"
 	"testing"
 
 	"calico.internal/libcalico/model"
@@ -52,24 +50,7 @@ func (g *guarded) policy(p *model.Policy) {
 // expect looks whether TCP connections pass.
 func (g *guarded) expect(what string, from *nettest.Space, to netip.Addr, port uint16, passes bool) {
 	g.Helper()
-	g.judge(what, passes, func() error {
-		timeout := noAnswer
-		if passes {
-			timeout = answer
-		}
-		return from.TCP(netip.AddrPortFrom(to, port), timeout)
-	})
-}
-
-func (g *guarded) judge(what string, passes bool, probe func() error) {
-	g.Helper()
-	err := probe()
-	switch {
-	case passes && err != nil:
-		g.Errorf("%s: %v", what, err)
-	case !passes && err == nil:
-		g.Errorf("%s: it passes", what)
-	case !passes && !errors.Is(err, nettest.ErrNoAnswer) && !errors.Is(err, syscall.EPERM): // which the host itself is told
+	if err := verdictFault(from.TCP(netip.AddrPortFrom(to, port), waitFor(passes)), passes); err != nil {
 		g.Errorf("%s: %v", what, err)
 	}
 }
@@ -88,13 +69,9 @@ func TestUntrackedPolicy(t *testing.T) {
 		out := model.Rule{Action: model.ActionAllow, Protocol: "udp", Source: ports}
 		udp := func(what string, passes bool) {
 			t.Helper()
-			g.judge(what, passes, func() error {
-				timeout := noAnswer
-				if passes {
-					timeout = answer
-				}
-				return g.peer.UDP(netip.AddrPortFrom(here, udpPort), timeout)
-			})
+			if err := verdictFault(g.peer.UDP(netip.AddrPortFrom(here, udpPort), waitFor(passes)), passes); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
 		}
 		g.policy(&model.Policy{DoNotTrack: true, InboundRules: []model.Rule{in}, OutboundRules: []model.Rule{out}})
 		udp("both directions are allowed", true)

@@ -284,7 +284,7 @@ func (l *loop) tick(now time.Time) {
 	}
 	if !l.trimAt.IsZero() && now.After(l.trimAt) {
 		l.trimAt = time.Time{}
-		trim()
+		go trim() // a whole collection, for which no change has to wait
 	}
 	if l.stale {
 		l.stale = false

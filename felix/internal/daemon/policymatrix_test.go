@@ -1,11 +1,9 @@
 package daemon_test
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"sync"
-	"syscall"
 	"testing"
 
 	"calico.internal/felix/internal/iptables"
@@ -231,23 +229,9 @@ func (m *matrix) try(c matrixCase, action string, applies bool) {
 
 // probe sends something and says what is wrong with the outcome.
 func (p matrixPath) probe(ping, passes bool) error {
-	timeout := noAnswer
-	if passes {
-		timeout = answer
-	}
-	var err error
 	if ping {
-		_, err = p.from.Ping(p.to, timeout)
-	} else {
-		err = p.from.TCP(netip.AddrPortFrom(p.to, tcpPort), timeout)
+		_, err := p.from.Ping(p.to, waitFor(passes))
+		return verdictFault(err, passes)
 	}
-	switch {
-	case passes:
-		return err
-	case err == nil:
-		return errors.New("it passes")
-	case !errors.Is(err, nettest.ErrNoAnswer) && !errors.Is(err, syscall.EPERM): // which a sender on the host itself is told
-		return err
-	}
-	return nil
+	return verdictFault(p.from.TCP(netip.AddrPortFrom(p.to, tcpPort), waitFor(passes)), passes)
 }
