@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"calico.internal/felix/internal/iptables"
+	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/nettest"
 )
 
@@ -102,6 +104,14 @@ func TestWhileAnotherHoldsTheLockAllStaysAndFelixSaysSo(t *testing.T) {
 	b := h.container("bbbb", "net1", "192.168.0.2")
 	c := h.container("cccc", "net2", "192.168.0.3")
 	d := h.attach("dddd", "net1", "192.168.0.4")
+	labelled := w.put(model.NewPolicyKey("", "labelled"), &model.Policy{
+		Selector: "has(net2)", Types: []string{model.PolicyTypeIngress},
+		InboundRules: []model.Rule{{Action: model.ActionAllow, Source: model.Match{Selector: "role == 'x'"}}},
+	})
+	if err := h.wait(c, labelled, patience); err != nil {
+		t.Fatal(err)
+	}
+	w.cannotReach(b, c)
 	release := h.holdLock()
 	rev := w.opening()
 	last := w.put(d.key, d.value)
@@ -118,6 +128,11 @@ func TestWhileAnotherHoldsTheLockAllStaysAndFelixSaysSo(t *testing.T) {
 	if have := h.Run("ip", "route"); strings.Contains(have, "calidddd") {
 		t.Errorf("a container without rules has a route: %s", have)
 	}
+	// What needs no lock goes on: an endpoint gets a label, and is let in.
+	b.value.Labels = map[string]string{"role": "x"}
+	w.put(b.key, b.value)
+	const patient = 4 * time.Second // a pass tries both families, for a second each
+	nettest.Eventually(t, patient, func() error { return b.UDP(netip.AddrPortFrom(c.addr, udpPort), noAnswer) })
 
 	release()
 	if err := errors.Join(h.wait(c, last, recovery), h.wait(d, last, time.Second)); err != nil {

@@ -15,8 +15,9 @@ import (
 // Limits on iptables' commands.
 const (
 	// lockWait is how long a command waits for the lock that all programs which write
-	// legacy tables share, in seconds.
-	lockWait = "5"
+	// legacy tables share, in seconds. What follows in a pass, and every later change, waits
+	// so long too.
+	lockWait = "1"
 	// commandTimeout ends a command that hangs.
 	commandTimeout = 60 * time.Second
 	// exitResource is the exit code of iptables-restore when the lock is taken or memory
