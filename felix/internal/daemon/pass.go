@@ -79,7 +79,7 @@ func (l *loop) pass(ctx context.Context) {
 	whole := err != nil && !reconcile.IsPartial(err)
 	if !whole { // otherwise tables would tell of their last pass
 		if l.logPass(ctx, took) >= manyObjects {
-			l.trimAt = time.Now().Add(trimDelay)
+			l.trimSoon()
 		}
 	}
 	if err != nil {
@@ -101,12 +101,20 @@ func (l *loop) pass(ctx context.Context) {
 		l.state.Revision = l.view.Revision()
 		if !l.passedOnce {
 			l.passedOnce, l.state.InSync = true, true
-			l.trimAt = time.Now().Add(trimDelay)
+			l.trimSoon()
 			l.log.Info("in sync", logattr.Rev, l.state.Revision, logattr.Took, took, logattr.Endpoints, len(l.dp.workloads.byKey))
 			l.sweep(ctx)
 		}
 	}
 	l.post()
+}
+
+// trimSoon has memory given back a while from now. More large passes until then do not put
+// that off.
+func (l *loop) trimSoon() {
+	if l.trimAt.IsZero() {
+		l.trimAt = time.Now().Add(trimDelay)
+	}
 }
 
 // sweep removes left-overs in the other variant of iptables, once, beside the loop.
