@@ -25,18 +25,17 @@ type reporter struct {
 	told map[model.WorkloadEndpointKey]string
 }
 
-// pollReports is how often a change of the configuration, or a wish that failed, is
-// looked after.
+// pollReports is how often a change of the state, or a report that failed, is looked after.
 const pollReports = time.Second
 
 func (r *reporter) run(ctx context.Context) error {
 	r.told = map[model.WorkloadEndpointKey]string{}
 	var next time.Time
 	var nextEndpoints time.Time
-	timer := time.NewTicker(pollReports)
+	timer := time.NewTimer(pollReports)
 	defer timer.Stop()
 	for {
-		cfg, _ := r.d.live.get()
+		cfg, reconfigured := r.d.live.get()
 		st, _ := r.d.board.State()
 		now := time.Now()
 		if st.Connected && cfg.ReportingInterval > 0 && !now.Before(next) {
@@ -52,8 +51,13 @@ func (r *reporter) run(ctx context.Context) error {
 				r.d.log.Warn("endpoint status not reported", logattr.Err, err)
 			}
 		}
+		timer.Reset(pollReports)
+		if st.Connected && st.InSync && !cfg.EndpointReportingEnabled && len(r.told) == 0 && now.Before(next) {
+			timer.Reset(next.Sub(now)) // nothing else can become due
+		}
 		select {
 		case <-timer.C:
+		case <-reconfigured:
 		case <-ctx.Done():
 			r.revoke(context.WithoutCancel(ctx))
 			return nil
