@@ -80,8 +80,7 @@ func decodeJSON(value []byte, v any) error {
 }
 
 // tidy makes empty lists and maps nil, so that equal resources compare equal however they
-// were written. It gives back the room that lists got to grow in while they were read,
-// which is a third of a large policy.
+// were written. It gives back the room that lists got to grow in while they were read.
 func tidy(v reflect.Value) {
 	switch v.Kind() {
 	case reflect.Slice:

@@ -147,17 +147,21 @@ func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-cha
 			return err
 		}
 		l.beat.tick()
-		if !hurried && (l.stale || l.failures > 0 || l.retrySoon()) {
+		if !hurried && l.hurry() {
 			hurried = true
 			timer.Reset(soon)
 		}
 	}
 }
 
-// retrySoon reports whether an object that the kernel refused is due before the next audit.
-func (l *loop) retrySoon() bool {
+// hurry reports whether something is due before the next audit: problems to tell, a pass or
+// an object to try again, connections of addresses that left.
+func (l *loop) hurry() bool {
 	if l.dp == nil {
 		return false
+	}
+	if l.stale || l.failures > 0 || len(l.dp.handover.leaving) > 0 {
+		return true
 	}
 	at, ok := l.dp.order.NextRetry()
 	return ok && time.Until(at) < auditInterval

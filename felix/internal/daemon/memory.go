@@ -9,7 +9,7 @@ import (
 
 // How memory is traded for time. Felix shares its host with containers and works in short
 // bursts, so the heap grows by less between two collections than Go's default. A start
-// is different: it would spend a quarter of its time on collections, and what it takes is
+// is different: it would spend a fifth of its time on collections, and what it takes is
 // given back right after it. GOGC in the environment overrides both percentages.
 const (
 	steadyGCPercent = 40

@@ -54,6 +54,7 @@ func (p *printer) space() {
 	}
 }
 
+// add adds words. An empty one at the end makes the space before what is appended to out.
 func (p *printer) add(words ...string) {
 	for _, w := range words {
 		p.space()

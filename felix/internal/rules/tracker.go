@@ -40,10 +40,6 @@ type Tracker struct {
 	// hostChanged says that the chains of host endpoints must be rendered anew, and
 	// natChanged those of floating addresses.
 	hostChanged, natChanged bool
-	// hostPolicies and hostProfiles are those that host endpoints ask about packets with a
-	// rewritten destination.
-	hostPolicies map[model.PolicyKey]struct{}
-	hostProfiles map[string]struct{}
 
 	// set and gone collect one pass's outcome.
 	set  map[ChainID]Chain
@@ -87,16 +83,12 @@ func (t *Tracker) Apply(c desired.Changes) ChainChanges {
 			t.drop(t.r.Policy(t.f, old)...)
 		}
 		t.policies[p.Key] = p
-		if _, asked := t.hostPolicies[p.Key]; asked {
-			t.hostChanged = true
-		}
+		t.hostChanged = t.hostChanged || t.askedAfterDNAT(policyChain(desired.Egress, p.Key))
 		t.put(t.r.Policy(t.f, p)...)
 	}
 	for _, p := range c.Profiles {
 		t.profiles[p.Name] = p
-		if _, asked := t.hostProfiles[p.Name]; asked {
-			t.hostChanged = true
-		}
+		t.hostChanged = t.hostChanged || t.askedAfterDNAT(profileChain(desired.Egress, p.Name))
 		t.put(t.r.Profile(t.f, p)...)
 	}
 	// An interface may go from one endpoint to another.
@@ -158,28 +150,31 @@ func (t *Tracker) renderHost() {
 // afterDNAT renders the egress policies and profiles of host endpoints once more, for
 // packets whose destination the host itself rewrote.
 func (t *Tracker) afterDNAT(bound []boundHost) (list []Chain) {
-	t.hostPolicies, t.hostProfiles = map[model.PolicyKey]struct{}{}, map[string]struct{}{}
+	rules := map[string][]desired.Rule{}
 	for _, b := range bound {
 		for _, tier := range b.endpoint.Tiers {
 			for _, k := range tier.Egress {
-				t.hostPolicies[k] = struct{}{}
+				if p := t.policies[k]; p != nil {
+					rules[policyChain(desired.Egress, k)] = p.Egress
+				}
 			}
 		}
 		for _, name := range b.endpoint.Profiles {
-			t.hostProfiles[name] = struct{}{}
+			if p := t.profiles[name]; p != nil {
+				rules[profileChain(desired.Egress, name)] = p.Egress
+			}
 		}
 	}
-	for k := range t.hostPolicies {
-		if p := t.policies[k]; p != nil {
-			list = append(list, t.r.afterDNAT(t.f, policyChain(desired.Egress, k), p.Egress))
-		}
-	}
-	for name := range t.hostProfiles {
-		if p := t.profiles[name]; p != nil {
-			list = append(list, t.r.afterDNAT(t.f, profileChain(desired.Egress, name), p.Egress))
-		}
+	for name, r := range rules {
+		list = append(list, t.r.afterDNAT(t.f, name, r))
 	}
 	return list
+}
+
+// askedAfterDNAT reports whether afterDNAT rendered a chain of that name.
+func (t *Tracker) askedAfterDNAT(name string) bool {
+	_, asked := t.host[ChainID{Mangle, name}]
+	return asked
 }
 
 // renderNAT renders the chains of floating addresses anew, if something about them
