@@ -15,7 +15,8 @@ GO       := go
 TOOLS    := .build/tools
 
 export VERSION
-export GOFLAGS ?= -buildvcs=false
+# grpc's trace pages need html/template, which keeps every method of every type in a program: 4 MB of each.
+export GOFLAGS ?= -buildvcs=false -tags=grpcnotrace
 
 # Packages whose tests make network namespaces, and the rest of the modules but for the system tests.
 NETTEST     := calico.internal/libcalico/nettest
