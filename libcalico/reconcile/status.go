@@ -53,7 +53,7 @@ func (t *Table[K, V]) Status() Status {
 		Name:    t.opts.Name,
 		Listed:  t.listed,
 		Desired: len(t.desired),
-		Actual:  len(t.actual),
+		Actual:  t.actual(),
 		Pending: t.pending(),
 		Pass:    t.last,
 	}
@@ -67,18 +67,29 @@ func (t *Table[K, V]) Status() Status {
 	return s
 }
 
+// actual counts the objects that are there; before the first list, none.
+func (t *Table[K, V]) actual() int {
+	if !t.listed {
+		return 0
+	}
+	n := len(t.desired)
+	for k, o := range t.differs {
+		if _, wanted := t.desired[k]; wanted {
+			n--
+		}
+		if o.there {
+			n++
+		}
+	}
+	return n
+}
+
 // pending counts the objects that are not as desired; before the first list, all.
 func (t *Table[K, V]) pending() int {
 	if !t.listed {
 		return len(t.desired)
 	}
-	n := 0
-	for k := range t.dirty {
-		if !t.settled(k) {
-			n++
-		}
-	}
-	return n
+	return len(t.differs)
 }
 
 func (t *Table[K, V]) failedKeys() []K {
@@ -106,13 +117,13 @@ type KeyState[V any] struct {
 
 // Explain returns all that the table knows about one object.
 func (t *Table[K, V]) Explain(k K) KeyState[V] {
-	_, unknown := t.unknown[k]
-	s := KeyState[V]{Known: t.listed && !unknown, InForce: t.settled(k)}
+	o := t.outside(k)
+	s := KeyState[V]{Known: t.listed && !o.unknown, InForce: t.InForce(k)}
 	if v, ok := t.desired[k]; ok {
 		s.Desired = &v
 	}
-	if v, ok := t.actual[k]; ok {
-		s.Actual = &v
+	if t.listed && o.there {
+		s.Actual = &o.value
 	}
 	if f := t.failed[k]; f != nil {
 		s.Err = f.err

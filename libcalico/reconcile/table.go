@@ -31,20 +31,26 @@ type Options[K comparable, V any] struct {
 }
 
 // Table brings the objects of one target to their desired state. A pass over a
-// table in which little changed costs little, whatever its size. A Table belongs to
-// one goroutine.
+// table in which little changed costs little, whatever its size, and what is as desired
+// is held once. A Table belongs to one goroutine.
 type Table[K comparable, V any] struct {
 	opts    Options[K, V]
 	target  Target[K, V]
 	desired map[K]V
-	actual  map[K]V // valid while listed; without the keys in unknown
 	listed  bool
-	// dirty holds the keys whose desired and actual state may differ.
-	dirty map[K]struct{}
-	// unknown holds the keys whose actual state is not known since they failed.
-	unknown map[K]struct{}
-	failed  map[K]*failure
-	last    PassStatus // since the latest sets
+	// differs holds, once listed, what is outside of all objects that are not as desired,
+	// or not known to be. Outside is as desired but for these.
+	differs map[K]outside[V]
+	// room is the most that differs has held.
+	room   int
+	failed map[K]*failure
+	last   PassStatus // since the latest sets
+}
+
+// outside is what is there of one object. It is unknown after a failure.
+type outside[V any] struct {
+	value          V
+	there, unknown bool
 }
 
 // failure is what is known of an object that the target refused.
@@ -67,8 +73,7 @@ func NewTable[K comparable, V any](target Target[K, V], opts Options[K, V]) *Tab
 		opts:    opts,
 		target:  target,
 		desired: map[K]V{},
-		dirty:   map[K]struct{}{},
-		unknown: map[K]struct{}{},
+		differs: map[K]outside[V]{},
 		failed:  map[K]*failure{},
 	}
 }
@@ -82,8 +87,9 @@ func (t *Table[K, V]) Set(k K, v V) {
 	if old, ok := t.desired[k]; ok && t.opts.Equal(v, old) {
 		return
 	}
+	before := t.outside(k)
 	t.desired[k] = v
-	t.changed(k)
+	t.changed(k, before)
 }
 
 // Delete makes the object not desired.
@@ -91,15 +97,40 @@ func (t *Table[K, V]) Delete(k K) {
 	if _, ok := t.desired[k]; !ok {
 		return
 	}
+	before := t.outside(k)
 	delete(t.desired, k)
-	t.changed(k)
+	t.changed(k, before)
 }
 
-func (t *Table[K, V]) changed(k K) {
-	t.dirty[k] = struct{}{}
+func (t *Table[K, V]) changed(k K, there outside[V]) {
 	if f := t.failed[k]; f != nil {
 		f.retryAt, f.tries = time.Time{}, 0
 	}
+	t.note(k, there)
+}
+
+// outside tells what is there, as far as it is listed.
+func (t *Table[K, V]) outside(k K) outside[V] {
+	if o, ok := t.differs[k]; ok {
+		return o
+	}
+	v, ok := t.desired[k]
+	return outside[V]{value: v, there: ok}
+}
+
+// note compares what is there with what is desired, after a change of either.
+func (t *Table[K, V]) note(k K, o outside[V]) {
+	if !t.listed {
+		return
+	}
+	want, wanted := t.desired[k]
+	if !o.unknown && wanted == o.there && (!wanted || t.opts.Equal(want, o.value)) {
+		delete(t.differs, k)
+		delete(t.failed, k)
+		return
+	}
+	t.differs[k] = o
+	t.room = max(t.room, len(t.differs))
 }
 
 // Desired returns the desired value of an object.
@@ -112,8 +143,7 @@ func (t *Table[K, V]) Desired(k K) (V, bool) {
 // others changed.
 func (t *Table[K, V]) Resync() {
 	t.listed = false
-	t.actual = nil
-	clear(t.unknown)
+	t.differs, t.room = map[K]outside[V]{}, 0
 }
 
 // ApplySets creates and replaces what is desired and not there. An error that is
@@ -149,6 +179,7 @@ func (t *Table[K, V]) pass(ctx context.Context, sets, deletes bool) error {
 }
 
 func (t *Table[K, V]) reconcile(ctx context.Context, sets, deletes bool) (set, deleted int, err error) {
+	defer t.giveBackRoom()
 	if err := t.list(ctx); err != nil {
 		return 0, 0, err
 	}
@@ -157,9 +188,6 @@ func (t *Table[K, V]) reconcile(ctx context.Context, sets, deletes bool) (set, d
 		return 0, 0, nil
 	}
 	set, deleted, err = t.apply(ctx, c)
-	if len(t.dirty) == 0 && set+deleted >= manyObjects {
-		t.dirty = map[K]struct{}{} // a map that was emptied keeps its room
-	}
 	if !sets || t.opts.FailClosed == nil || !errors.Is(err, ErrPartial) {
 		return set, deleted, err
 	}
@@ -187,8 +215,16 @@ func (t *Table[K, V]) apply(ctx context.Context, c Changes[K, V]) (set, deleted 
 	return set, deleted, fmt.Errorf("apply: %w", err)
 }
 
-// manyObjects is the size of a pass after which room is given back.
+// manyObjects is the number of differences after which their room is given back.
 const manyObjects = 1000
+
+// giveBackRoom replaces the map of differences when there are none any more but were many:
+// a map that was emptied keeps its room.
+func (t *Table[K, V]) giveBackRoom() {
+	if len(t.differs) == 0 && t.room >= manyObjects {
+		t.differs, t.room = map[K]outside[V]{}, 0
+	}
+}
 
 // list fills the cache of what is there, if it is not known.
 func (t *Table[K, V]) list(ctx context.Context) error {
@@ -199,56 +235,28 @@ func (t *Table[K, V]) list(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list: %w", err)
 	}
-	if actual == nil {
-		actual = map[K]V{}
+	t.Resync()
+	t.listed = true
+	for k, v := range actual {
+		t.note(k, outside[V]{value: v, there: true})
 	}
-	t.actual, t.listed = actual, true
-	clear(t.unknown)
-	clear(t.dirty)
-	for k, want := range t.desired {
-		if !t.settled(k) {
-			t.dirty[k] = struct{}{}
-			continue
-		}
-		if _, there := t.actual[k]; there {
-			t.actual[k] = want // equal, and one copy is enough
-		}
-	}
-	for k := range t.actual {
-		if _, ok := t.desired[k]; !ok {
-			t.dirty[k] = struct{}{}
+	for k := range t.desired {
+		if _, there := actual[k]; !there {
+			t.note(k, outside[V]{})
 		}
 	}
 	for k := range t.failed {
-		if t.settled(k) {
+		if t.InForce(k) {
 			delete(t.failed, k)
 		}
 	}
 	return nil
 }
 
-// settled says that an object is known to be as desired.
-func (t *Table[K, V]) settled(k K) bool {
-	if _, ok := t.unknown[k]; ok || !t.listed {
-		return false
-	}
-	want, wanted := t.desired[k]
-	have, there := t.actual[k]
-	if !wanted || !there {
-		return wanted == there
-	}
-	return t.opts.Equal(want, have)
-}
-
 // changes collects what is due, from the objects that may differ.
 func (t *Table[K, V]) changes(now time.Time, sets, deletes bool) Changes[K, V] {
 	var c Changes[K, V]
-	for k := range t.dirty {
-		if t.settled(k) {
-			delete(t.dirty, k)
-			delete(t.failed, k)
-			continue
-		}
+	for k := range t.differs {
 		want, wanted := t.desired[k]
 		if wanted && !sets || !wanted && !deletes {
 			continue
@@ -281,15 +289,13 @@ func (t *Table[K, V]) standIn(k K, want V, wanted bool) (V, bool) {
 func (t *Table[K, V]) applied(c Changes[K, V], failed map[K]error) (set, deleted int) {
 	for _, item := range c.Set {
 		if failed[item.Key] == nil {
-			t.actual[item.Key] = item.Value
-			t.succeeded(item.Key)
+			t.note(item.Key, outside[V]{value: item.Value, there: true})
 			set++
 		}
 	}
 	for _, k := range c.Delete {
 		if failed[k] == nil {
-			delete(t.actual, k)
-			t.succeeded(k)
+			t.note(k, outside[V]{})
 			deleted++
 		}
 	}
@@ -297,15 +303,6 @@ func (t *Table[K, V]) applied(c Changes[K, V], failed map[K]error) (set, deleted
 		t.quarantine(k, err)
 	}
 	return set, deleted
-}
-
-// succeeded clears an object's failure, unless only its stand-in was applied.
-func (t *Table[K, V]) succeeded(k K) {
-	delete(t.unknown, k)
-	if t.settled(k) {
-		delete(t.dirty, k)
-		delete(t.failed, k)
-	}
 }
 
 // quarantine forgets the actual state of an object that failed and puts its next
@@ -323,24 +320,25 @@ func (t *Table[K, V]) quarantine(k K, err error) {
 	}
 	f.err, f.retryAt = err, now.Add(wait)
 	f.tries++
-	delete(t.actual, k)
-	t.unknown[k] = struct{}{}
-	t.dirty[k] = struct{}{}
+	t.note(k, outside[V]{unknown: true})
 }
 
 // InForce says that an object is known to be as desired, be that present or absent.
-func (t *Table[K, V]) InForce(k K) bool { return t.settled(k) }
+func (t *Table[K, V]) InForce(k K) bool {
+	_, differs := t.differs[k]
+	return t.listed && !differs
+}
 
 // Outstanding says that some object's actual state is not known, or that something
 // desired is not set, so that there may still be references to what an earlier table
 // is about to delete. An object whose stand-in is in place ([Options].FailClosed) does
 // not count.
 func (t *Table[K, V]) Outstanding() bool {
-	if !t.listed || len(t.unknown) > 0 {
+	if !t.listed {
 		return true
 	}
-	for k := range t.dirty {
-		if _, wanted := t.desired[k]; wanted && !t.settled(k) && !t.closed(k) {
+	for k, o := range t.differs {
+		if _, wanted := t.desired[k]; o.unknown || wanted && !t.closed(k) {
 			return true
 		}
 	}
@@ -350,16 +348,15 @@ func (t *Table[K, V]) Outstanding() bool {
 // closed says that the stand-in of a failed object is in place.
 func (t *Table[K, V]) closed(k K) bool {
 	want, wanted := t.desired[k]
-	if t.failed[k] == nil || !wanted || t.opts.FailClosed == nil {
+	if t.failed[k] == nil || !wanted || !t.listed || t.opts.FailClosed == nil {
 		return false
 	}
 	v, ok := t.opts.FailClosed(k, want)
 	if !ok {
 		return false
 	}
-	_, unknown := t.unknown[k]
-	have, there := t.actual[k]
-	return !unknown && there && t.opts.Equal(v, have)
+	o := t.outside(k)
+	return !o.unknown && o.there && t.opts.Equal(v, o.value)
 }
 
 // NextRetry is when the first of the failed objects is due again; ok is false when
