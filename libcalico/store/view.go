@@ -1,9 +1,9 @@
 package store
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
+	"hash/maphash"
 	"reflect"
 	"runtime"
 	"slices"
@@ -35,7 +35,8 @@ type Event struct {
 }
 
 // View holds the resources of a datastore as of one revision. It belongs to one
-// goroutine.
+// goroutine. The resources that it gives out are not to be changed: they may share what is
+// equal among them.
 type View struct {
 	opts      Options
 	objects   map[model.Key]*object
@@ -49,16 +50,28 @@ type View struct {
 // object is one resource: its parts as stored and what they mean.
 type object struct {
 	// parts are one for almost all resources; there are few ever.
-	parts []KV
+	parts []part
 	// decoded is what the stored parts say, as far as they can be read; value is what
 	// the view holds: the same, or the last good one, or nil.
 	decoded, value model.Resource
 	err            error
 }
 
+// part is what is stored at one path of a resource. The value itself is forgotten once it
+// is decoded, where no other part can ever need it again.
+type part struct {
+	path     string
+	value    []byte
+	sum      uint64
+	revision int64
+}
+
+// seed is that of all sums of values.
+var seed = maphash.MakeSeed()
+
 // part is the index of the part at a path, or -1.
 func (o *object) part(path string) int {
-	return slices.IndexFunc(o.parts, func(kv KV) bool { return kv.Path == path })
+	return slices.IndexFunc(o.parts, func(p part) bool { return p.path == path })
 }
 
 // New makes an empty view.
@@ -105,7 +118,7 @@ func (v *View) Quarantined() []Quarantined {
 }
 
 func firstPath(o *object) string {
-	return slices.MinFunc(o.parts, func(a, b KV) int { return strings.Compare(a.Path, b.Path) }).Path
+	return slices.MinFunc(o.parts, func(a, b part) int { return strings.Compare(a.path, b.path) }).path
 }
 
 // Apply takes a batch in and tells which resources changed, in an order that depends
@@ -143,8 +156,8 @@ func (v *View) dropMissing(puts []KV, changed map[model.Key]struct{}) {
 	}
 	for k, o := range v.objects {
 		before := len(o.parts)
-		o.parts = slices.DeleteFunc(o.parts, func(kv KV) bool {
-			_, ok := kept[kv.Path]
+		o.parts = slices.DeleteFunc(o.parts, func(p part) bool {
+			_, ok := kept[p.path]
 			return !ok
 		})
 		if len(o.parts) < before {
@@ -185,22 +198,31 @@ func (v *View) putPart(kv KV, changed map[model.Key]struct{}) {
 		o = &object{}
 		v.objects[k] = o
 	}
+	p := part{path: kv.Path, value: kv.Value, sum: maphash.Bytes(seed, kv.Value), revision: kv.ModRevision}
 	i := o.part(kv.Path)
 	if i < 0 {
-		o.parts = append(o.parts, kv)
+		o.parts = append(o.parts, p)
 		changed[k] = struct{}{}
 		return
 	}
-	if !bytes.Equal(o.parts[i].Value, kv.Value) {
-		changed[k] = struct{}{}
+	if o.parts[i].sum == p.sum {
+		o.parts[i].revision = p.revision
+		return
 	}
-	o.parts[i] = kv
+	o.parts[i] = p
+	changed[k] = struct{}{}
 }
 
 // events re-reads the changed resources.
 func (v *View) events(changed map[model.Key]struct{}, revision int64) []Event {
 	keys := sortKeys(changed)
 	decoded := v.decode(keys)
+	if len(keys) >= manyKeys {
+		s := newSharer()
+		for _, d := range decoded {
+			s.share(d.value)
+		}
+	}
 	var events []Event
 	for i, k := range keys {
 		if e, ok := v.refresh(k, decoded[i], revision); ok {
@@ -217,7 +239,8 @@ type decoding struct {
 }
 
 // manyKeys is the number of resources from which all processors decode, as after the
-// first snapshot, which takes longer than all else that is done with it.
+// first snapshot, which takes longer than all else that is done with it, and from which
+// resources share what is equal among them.
 const manyKeys = 200
 
 // decode reads the stored parts of resources.
@@ -252,6 +275,7 @@ func (v *View) refresh(k model.Key, d decoding, revision int64) (e Event, ok boo
 		delete(v.objects, k)
 		return Event{Key: k, Revision: revision}, o.value != nil || o.err != nil
 	}
+	o.forgetValue(k)
 	before, errBefore := o.value, o.err
 	o.decoded, o.err = d.value, d.err
 	switch {
@@ -273,19 +297,26 @@ func (v *View) keepsLastGood(k model.Key) bool {
 	return v.opts.KeepLastGood && (k.Kind() == model.KindPolicy || k.Kind() == model.KindProfile)
 }
 
+// forgetValue forgets the decoded value of a resource that has but one part.
+func (o *object) forgetValue(k model.Key) {
+	if len(model.Paths(k)) == 1 {
+		o.parts[0].value = nil
+	}
+}
+
 func (o *object) revision() (highest int64) {
-	for _, kv := range o.parts {
-		highest = max(highest, kv.ModRevision)
+	for _, p := range o.parts {
+		highest = max(highest, p.revision)
 	}
 	return highest
 }
 
 // read decodes and checks a resource. The resource is returned also when only the
 // check failed.
-func read(k model.Key, parts []KV) (model.Resource, error) {
+func read(k model.Key, parts []part) (model.Resource, error) {
 	values := make(map[string][]byte, len(parts))
-	for _, kv := range parts {
-		values[kv.Path] = kv.Value
+	for _, p := range parts {
+		values[p.path] = p.value
 	}
 	return Read(k, values)
 }

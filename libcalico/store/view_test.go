@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -352,5 +353,63 @@ func BenchmarkSnapshotUnchanged(b *testing.B) {
 	}
 	for b.Loop() {
 		v.Apply(snapshot(2, all...))
+	}
+}
+
+// TestResourcesOfASnapshotShare reads more endpoints than are read one by one, and then
+// changes one: each must have its own values, and equal labels be in memory once.
+func TestResourcesOfASnapshotShare(t *testing.T) {
+	t.Parallel()
+	const count = 1000
+	v := store.New(store.Options{})
+	key := func(i int) model.Key {
+		return model.WorkloadEndpointKey{Node: "n", Orchestrator: "o", Workload: "w", Name: fmt.Sprint(i)}
+	}
+	endpoint := func(i int, role string) *model.WorkloadEndpoint {
+		return &model.WorkloadEndpoint{
+			State: "active", Interface: fmt.Sprintf("cali%d", i), Profiles: []string{"p" + fmt.Sprint(i%3), "q"},
+			Labels:   map[string]string{"role": role, "tier": fmt.Sprint(i % 2)},
+			IPv4Nets: []netip.Prefix{netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(i / 256), byte(i)}), 32)},
+		}
+	}
+	stored := func(i int, role string, revision int64) store.KV {
+		parts, err := model.Encode(key(i), endpoint(i, role))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for path, value := range parts {
+			return store.KV{Path: path, Value: value, ModRevision: revision}
+		}
+		return store.KV{}
+	}
+	var puts []store.KV
+	for i := range count {
+		puts = append(puts, stored(i, fmt.Sprint(i%5), 1))
+	}
+	if events := v.Apply(store.Batch{Snapshot: true, Revision: 1, Puts: puts}); len(events) != count {
+		t.Fatalf("%d events, want %d", len(events), count)
+	}
+	v.Apply(store.Batch{Revision: 2, Puts: []store.KV{stored(7, "other", 2)}})
+	for i := range count {
+		role := fmt.Sprint(i % 5)
+		if i == 7 {
+			role = "other"
+		}
+		got, _ := v.Get(key(i))
+		if want := model.Resource(endpoint(i, role)); !reflect.DeepEqual(got, want) {
+			t.Fatalf("endpoint %d is %+v, want %+v", i, got, want)
+		}
+	}
+	labels := func(i int) uintptr {
+		r, _ := v.Get(key(i))
+		return reflect.ValueOf(r.(*model.WorkloadEndpoint).Labels).Pointer()
+	}
+	if labels(10) != labels(20) || labels(10) == labels(15) {
+		t.Error("equal labels are not shared, or others are")
+	}
+	// The same values once more, as after a lost watch, are no news.
+	puts[7] = stored(7, "other", 2)
+	if events := v.Apply(store.Batch{Snapshot: true, Revision: 3, Puts: puts}); len(events) != 0 {
+		t.Errorf("%d events of the same values", len(events))
 	}
 }
