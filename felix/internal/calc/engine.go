@@ -201,9 +201,10 @@ func (e *Engine) Flush() desired.Changes {
 }
 
 func sortChanges(c *desired.Changes) {
-	slices.SortFunc(c.SetsAdded, func(a, b desired.IPSet) int { return strings.Compare(string(a.ID), string(b.ID)) })
+	byID := func(a, b desired.IPSet) int { return strings.Compare(string(a.ID), string(b.ID)) }
+	slices.SortFunc(c.SetsAdded, byID)
+	slices.SortFunc(c.SetsDeleted, byID)
 	slices.SortFunc(c.SetsChanged, func(a, b desired.SetDelta) int { return strings.Compare(string(a.ID), string(b.ID)) })
-	slices.Sort(c.SetsDeleted)
 	slices.SortFunc(c.Policies, func(a, b *desired.Policy) int { return model.Compare(a.Key, b.Key) })
 	slices.SortFunc(c.PoliciesDeleted, func(a, b model.PolicyKey) int { return model.Compare(a, b) })
 	slices.SortFunc(c.Profiles, func(a, b *desired.Profile) int { return strings.Compare(a.Name, b.Name) })

@@ -60,7 +60,13 @@ func (m *mirror) apply(c desired.Changes) {
 	remove(m.t, m.endpoints, c.EndpointsDeleted)
 	remove(m.t, m.profiles, c.ProfilesDeleted)
 	remove(m.t, m.policies, c.PoliciesDeleted)
-	remove(m.t, m.sets, c.SetsDeleted)
+	for _, s := range c.SetsDeleted {
+		m.change(s.ID, s.Members, false)
+		if len(m.sets[s.ID]) > 0 {
+			m.t.Errorf("set %s: deleted with %d members less than it has", s.ID, len(m.sets[s.ID]))
+		}
+		remove(m.t, m.sets, []desired.SetID{s.ID})
+	}
 	m.checkReferences()
 }
 
@@ -212,8 +218,8 @@ func changesText(c desired.Changes) string {
 	for _, k := range c.PoliciesDeleted {
 		fmt.Fprintf(&b, "no policy %s/%s\n", k.Tier, k.Name)
 	}
-	for _, id := range c.SetsDeleted {
-		fmt.Fprintf(&b, "no set %s\n", id)
+	for _, s := range c.SetsDeleted {
+		fmt.Fprintf(&b, "no set %s\n", s.ID)
 	}
 	return b.String()
 }

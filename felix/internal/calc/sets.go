@@ -71,7 +71,26 @@ func (s *addrSet) delta() (d desired.SetDelta) {
 // whole takes the set as it is.
 func (s *addrSet) whole() desired.IPSet {
 	s.given = true
-	members := slices.AppendSeq(make([]desired.Member, 0, len(s.members)), maps.Keys(s.members))
+	return s.with(slices.AppendSeq(make([]desired.Member, 0, len(s.members)), maps.Keys(s.members)))
+}
+
+// before is the set as the last flush left it.
+func (s *addrSet) before() desired.IPSet {
+	var members []desired.Member
+	for m := range s.members {
+		if !s.pending[m] {
+			members = append(members, m)
+		}
+	}
+	for m, added := range s.pending {
+		if !added {
+			members = append(members, m)
+		}
+	}
+	return s.with(members)
+}
+
+func (s *addrSet) with(members []desired.Member) desired.IPSet {
 	slices.SortFunc(members, desired.Member.Compare)
 	return desired.IPSet{ID: s.id, Kind: s.kind, Members: members}
 }
@@ -225,7 +244,7 @@ func (s *sets) flush(c *desired.Changes) {
 		case set.refs == 0:
 			s.drop(set)
 			if set.given {
-				c.SetsDeleted = append(c.SetsDeleted, set.id)
+				c.SetsDeleted = append(c.SetsDeleted, set.before())
 			}
 		case !set.given:
 			c.SetsAdded = append(c.SetsAdded, set.whole())

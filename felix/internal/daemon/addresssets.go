@@ -10,24 +10,30 @@ import (
 )
 
 // addressSet is a set as the calculation wants it; in the kernel it is one set per
-// family.
+// family. Its members are in the table of members.
 type addressSet struct {
-	kind    desired.SetKind
-	members map[desired.Member]struct{}
+	kind desired.SetKind
+	// names are the kernel's names.
+	names map[rules.Family]string
+	// wide are the members that can share a form in the kernel: 0.0.0.0/0 and its halves.
+	wide map[desired.Member]struct{}
 }
 
 func (d *dataplane) addSet(s desired.IPSet) {
-	set := &addressSet{kind: s.Kind, members: make(map[desired.Member]struct{}, len(s.Members))}
+	set := &addressSet{kind: s.Kind, names: map[rules.Family]string{}, wide: map[desired.Member]struct{}{}}
+	for _, f := range d.families {
+		set.names[f] = rules.SetName(f, s.ID)
+	}
 	d.addressSets[s.ID] = set
-	d.declareSet(s.ID, s.Kind)
+	d.declareSet(set)
 	for _, m := range s.Members {
-		d.addMember(s.ID, set, m)
+		d.addMember(set, m)
 	}
 }
 
-func (d *dataplane) declareSet(id desired.SetID, kind desired.SetKind) {
-	for _, f := range d.families {
-		d.sets.Set(rules.SetName(f, id), ipsets.Spec{Type: ipsets.TypeOf(kind), Family: f, MaxMembers: uint32(d.cfg.MaxIpsetSize)})
+func (d *dataplane) declareSet(set *addressSet) {
+	for f, name := range set.names {
+		d.sets.Set(name, ipsets.Spec{Type: ipsets.TypeOf(set.kind), Family: f, MaxMembers: uint32(d.cfg.MaxIpsetSize)})
 	}
 }
 
@@ -37,51 +43,51 @@ func (d *dataplane) changeSet(delta desired.SetDelta) {
 		return
 	}
 	for _, m := range delta.Added {
-		d.addMember(delta.ID, set, m)
+		d.addMember(set, m)
 	}
 	for _, m := range delta.Removed {
-		d.removeMember(delta.ID, set, m)
+		d.removeMember(set, m)
 	}
 }
 
-func (d *dataplane) deleteSet(id desired.SetID) {
-	set := d.addressSets[id]
+func (d *dataplane) deleteSet(s desired.IPSet) {
+	set := d.addressSets[s.ID]
 	if set == nil {
 		return
 	}
-	for m := range set.members {
-		d.removeMember(id, set, m)
+	for _, m := range s.Members {
+		d.removeMember(set, m)
 	}
-	for _, f := range d.families {
-		d.sets.Delete(rules.SetName(f, id))
+	for _, name := range set.names {
+		d.sets.Delete(name)
 	}
-	delete(d.addressSets, id)
+	delete(d.addressSets, s.ID)
 }
 
-func (d *dataplane) addMember(id desired.SetID, set *addressSet, m desired.Member) {
-	set.members[m] = struct{}{}
-	for _, k := range d.kernelMembers(id, m) {
+func isWide(m desired.Member) bool { return m.Net.Bits() <= 1 }
+
+func (d *dataplane) addMember(set *addressSet, m desired.Member) {
+	if isWide(m) {
+		set.wide[m] = struct{}{}
+	}
+	for _, k := range set.kernelMembers(m) {
 		d.members.Set(k, struct{}{})
 	}
 }
 
 // removeMember takes a member out, unless the kernel's form of it is also that of
-// another member: the halves of 0.0.0.0/0.
-func (d *dataplane) removeMember(id desired.SetID, set *addressSet, m desired.Member) {
-	delete(set.members, m)
-	for _, k := range d.kernelMembers(id, m) {
-		if m.Net.Bits() <= 1 && set.covers(k) {
-			continue
+// another member.
+func (d *dataplane) removeMember(set *addressSet, m desired.Member) {
+	delete(set.wide, m)
+	for _, k := range set.kernelMembers(m) {
+		if !isWide(m) || !set.covers(k) {
+			d.members.Delete(k)
 		}
-		d.members.Delete(k)
 	}
 }
 
 func (s *addressSet) covers(k ipsets.Member) bool {
-	for m := range s.members {
-		if m.Net.Bits() > 1 {
-			continue
-		}
+	for m := range s.wide {
 		if slices.Contains(ipsets.MembersOf(k.Set, m), k) {
 			return true
 		}
@@ -91,10 +97,10 @@ func (s *addressSet) covers(k ipsets.Member) bool {
 
 // kernelMembers are the members of the kernel's sets that a member of a set is; there
 // are none when its family is not handled.
-func (d *dataplane) kernelMembers(id desired.SetID, m desired.Member) []ipsets.Member {
-	for _, f := range d.families {
+func (s *addressSet) kernelMembers(m desired.Member) []ipsets.Member {
+	for f, name := range s.names {
 		if f.Of(m.Net) {
-			return ipsets.MembersOf(rules.SetName(f, id), m)
+			return ipsets.MembersOf(name, m)
 		}
 	}
 	return nil

@@ -225,8 +225,8 @@ func (d *dataplane) update(c desired.Changes) {
 	}
 	d.changeChains(func(t *rules.Tracker) rules.ChainChanges { return t.Apply(c) })
 	d.workloads.update(c)
-	for _, id := range c.SetsDeleted {
-		d.deleteSet(id)
+	for _, s := range c.SetsDeleted {
+		d.deleteSet(s)
 	}
 }
 
@@ -281,8 +281,8 @@ func (d *dataplane) configure(cfg *config.Config) error {
 	for _, f := range d.families {
 		d.setHooks(f, oldHooks)
 	}
-	for id, s := range d.addressSets {
-		d.declareSet(id, s.kind)
+	for _, s := range d.addressSets {
+		d.declareSet(s)
 	}
 	d.netlink.Configure(cfg.DeviceRouteProtocol, cfg.RemoveExternalRoutes)
 	d.routes.Resync()

@@ -24,7 +24,9 @@ type Changes struct {
 	EndpointsDeleted []model.Key
 	ProfilesDeleted  []string
 	PoliciesDeleted  []model.PolicyKey
-	SetsDeleted      []SetID
+	// SetsDeleted are sets with the members that they had, so that a dataplane need not
+	// remember those.
+	SetsDeleted []IPSet
 }
 
 // IsEmpty reports whether nothing changed.

@@ -117,7 +117,7 @@ func TestChangesAreEmptyUntilSomethingIsInThem(t *testing.T) {
 		{EndpointsDeleted: make([]model.Key, 1)},
 		{ProfilesDeleted: make([]string, 1)},
 		{PoliciesDeleted: make([]model.PolicyKey, 1)},
-		{SetsDeleted: make([]SetID, 1)},
+		{SetsDeleted: make([]IPSet, 1)},
 	} {
 		if c.IsEmpty() {
 			t.Errorf("%+v is empty", c)

@@ -89,9 +89,9 @@ func (h *clusterHost) changeSets(changes desired.Changes) {
 	for _, d := range changes.SetsChanged {
 		set(d.ID, d.Added, d.Removed)
 	}
-	for _, id := range changes.SetsDeleted {
-		delete(h.members, id)
-		delete(h.tracer.sets, SetName(V4, id))
+	for _, s := range changes.SetsDeleted {
+		delete(h.members, s.ID)
+		delete(h.tracer.sets, SetName(V4, s.ID))
 	}
 }
 
