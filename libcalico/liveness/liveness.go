@@ -20,16 +20,20 @@ const (
 	// TTL is how long the key outlives a program that was killed.
 	TTL = 30 * time.Second
 
-	// poll is how often readiness is looked at, and how soon a lost key is tried again.
-	poll = time.Second
+	// poll is how often readiness is looked at while there is none, and how soon a lost key
+	// is tried again; readyPoll is how often it is looked at when there is. Each look wakes
+	// an idle program.
+	poll      = time.Second
+	readyPoll = 3 * time.Second
 
 	// renewTimeout bounds one try to renew the lease; readiness waits for it.
 	renewTimeout = 3 * time.Second
 )
 
 // Run keeps the program's liveness key until ctx ends, and then removes it. While etcd
-// is away it tries on. ready says whether the program does its work; a change of it is
-// stored within a second. The error is that of a key that cannot be.
+// is away it tries on. ready says whether the program does its work; that it does is
+// stored within a second, that it does no more within three. The error is that of a key
+// that cannot be.
 func Run(ctx context.Context, c *etcdstore.Client, node, program string, ready func() bool) error {
 	r := &reporter{
 		client: c, ready: ready,
@@ -42,7 +46,8 @@ func Run(ctx context.Context, c *etcdstore.Client, node, program string, ready f
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		r.hold(ctx, tick.C)
+		r.hold(ctx, tick)
+		tick.Reset(poll)
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -59,7 +64,7 @@ type reporter struct {
 }
 
 // hold has a lease and the key on it until either is lost or ctx ends.
-func (r *reporter) hold(ctx context.Context, tick <-chan time.Time) {
+func (r *reporter) hold(ctx context.Context, tick *time.Ticker) {
 	lease, err := r.grant(ctx)
 	if err != nil {
 		return
@@ -72,9 +77,12 @@ func (r *reporter) hold(ctx context.Context, tick <-chan time.Time) {
 			if written = r.write(ctx, lease) == nil; !written {
 				return
 			}
+			if tick.Reset(poll); ready {
+				tick.Reset(readyPoll)
+			}
 		}
 		select {
-		case <-tick:
+		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}

@@ -3,6 +3,7 @@ package ipsets
 import (
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
@@ -20,7 +21,14 @@ type Kernel struct {
 	conn *nlconn.Conn
 	// sets is what felix's sets should look like from outside, as far as it is known.
 	sets map[string]outside
+	// calm is the sum of all headers when they were as they should be; it is not known once
+	// something was written or read since.
+	calm      uint64
+	calmKnown bool
 }
+
+// seed is that of all sums of headers.
+var seed = maphash.MakeSeed()
 
 // outside is what a header shows of a set.
 type outside struct {
@@ -35,7 +43,7 @@ func Open() (*Kernel, error) {
 		return nil, err
 	}
 	k := &Kernel{conn: conn, sets: map[string]outside{}}
-	if _, err := k.headers(); err != nil {
+	if _, _, err := k.headers(); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("the kernel has no IP sets (module ip_set): %w", err)
 	}
@@ -45,25 +53,38 @@ func Open() (*Kernel, error) {
 // Close ends the connection; the sets stay.
 func (k *Kernel) Close() { k.conn.Close() }
 
-// headers lists felix's sets without their members.
-func (k *Kernel) headers() (map[string]header, error) {
+// headers lists felix's sets without their members, and gives the sum of all headers.
+func (k *Kernel) headers() (out map[string]header, sum uint64, err error) {
+	sum, err = k.listHeaders(func() { out = map[string]header{} }, func(body []byte) {
+		if h := parseSet(body, nil); Owned(h.name) {
+			out[h.name] = h
+		}
+	})
+	return out, sum, err
+}
+
+// listHeaders hands over the headers of all sets and returns their sum. It begins anew
+// when they change under way.
+func (k *Kernel) listHeaders(begin func(), each func(body []byte)) (sum uint64, err error) {
+	var hash maphash.Hash
+	hash.SetSeed(seed)
 	for range listTries {
-		out := map[string]header{}
+		begin()
+		hash.Reset()
 		err := k.conn.Do(listRequest(""), func(body []byte) error {
-			if h := parseSet(body, nil); Owned(h.name) {
-				out[h.name] = h
-			}
+			_, _ = hash.Write(body) // never fails
+			each(body)
 			return nil
 		})
 		if errors.Is(err, nl.ErrDumpInterrupted) {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("list sets: %w", setError(err))
+			return 0, fmt.Errorf("list sets: %w", setError(err))
 		}
-		return out, nil
+		return hash.Sum64(), nil
 	}
-	return nil, fmt.Errorf("list sets: %w", nl.ErrDumpInterrupted)
+	return 0, fmt.Errorf("list sets: %w", nl.ErrDumpInterrupted)
 }
 
 // listTries is how often a list is read again that changed while it was read.
@@ -86,9 +107,18 @@ func (k *Kernel) members(set string, member func(Member)) (header, error) {
 }
 
 // Drifted reports whether felix's sets, seen from outside, are not what was written or
-// read last. It costs one short dump.
+// read last. It costs one short dump, which is not even parsed while nothing happens.
 func (k *Kernel) Drifted() (bool, error) {
-	now, err := k.headers()
+	if k.calmKnown {
+		sum, err := k.listHeaders(func() {}, func([]byte) {})
+		if err != nil {
+			return false, err
+		}
+		if sum == k.calm {
+			return false, nil
+		}
+	}
+	now, sum, err := k.headers()
 	if err != nil {
 		return false, err
 	}
@@ -100,12 +130,19 @@ func (k *Kernel) Drifted() (bool, error) {
 			return true, nil
 		}
 	}
+	k.calm, k.calmKnown = sum, true
 	return false, nil
 }
 
 func (k *Kernel) do(r nlconn.Request) error {
+	k.calmKnown = false
 	r.Flags |= unix.NLM_F_ACK
 	return setError(k.conn.Do(r, nil))
+}
+
+func (k *Kernel) batch(reqs []nlconn.Request) ([]error, error) {
+	k.calmKnown = false
+	return k.conn.Batch(reqs)
 }
 
 // setError gives the kernel's private error numbers their names.

@@ -18,10 +18,11 @@ func (k *Kernel) Members() *Members { return &Members{k} }
 
 // List reads the members of all of felix's sets but the temporary ones.
 func (t *Members) List(context.Context) (map[Member]struct{}, error) {
-	headers, err := t.kernel.headers()
+	headers, _, err := t.kernel.headers()
 	if err != nil {
 		return nil, err
 	}
+	t.kernel.calmKnown = false
 	out := map[Member]struct{}{}
 	for name, h := range headers {
 		if isTemporary(name) {
@@ -75,7 +76,7 @@ func (t *Members) change(cmd int, members []Member, faults *reconcile.KeyErrors[
 		groups = append(groups, members[:n])
 		members = members[n:]
 	}
-	results, err := t.kernel.conn.Batch(reqs)
+	results, err := t.kernel.batch(reqs)
 	if err != nil {
 		return err
 	}
@@ -99,7 +100,7 @@ func (t *Members) oneByOne(cmd int, members []Member, faults *reconcile.KeyError
 	for i := range members {
 		reqs = append(reqs, changeRequest(cmd, members[i].Set, members[i:i+1]))
 	}
-	results, err := t.kernel.conn.Batch(reqs)
+	results, err := t.kernel.batch(reqs)
 	if err != nil {
 		return err
 	}

@@ -20,10 +20,11 @@ func (k *Kernel) Sets() *Sets { return &Sets{k} }
 
 // List reads the headers of felix's sets, temporary ones included.
 func (t *Sets) List(context.Context) (map[string]Spec, error) {
-	headers, err := t.kernel.headers()
+	headers, _, err := t.kernel.headers()
 	if err != nil {
 		return nil, err
 	}
+	t.kernel.calmKnown = false
 	out := make(map[string]Spec, len(headers))
 	clear(t.kernel.sets)
 	for name, h := range headers {
@@ -120,7 +121,7 @@ func (t *Sets) destroy(names []string, faults *reconcile.KeyErrors[string]) erro
 	for _, name := range names {
 		reqs = append(reqs, destroyRequest(name))
 	}
-	results, err := t.kernel.conn.Batch(reqs)
+	results, err := t.kernel.batch(reqs)
 	if err != nil {
 		return fmt.Errorf("destroy sets: %w", err)
 	}

@@ -28,8 +28,6 @@ const (
 	maxSend    = 128 * 1024
 	sendMargin = 1024
 	bufferSize = 4 * 1024 * 1024
-	// receiveSize is more than the kernel puts into one message of a dump.
-	receiveSize = 64 * 1024
 )
 
 // Conn is an open netlink socket.
@@ -37,9 +35,7 @@ type Conn struct {
 	fd      int
 	seq     uint32
 	maxSend int
-	// buf takes what the kernel sends, so that the calls that are made several times a
-	// second make no garbage.
-	buf []byte
+	inbox   *inbox
 }
 
 // Request is one message to the kernel. NLM_F_REQUEST is added to Flags.
@@ -76,7 +72,7 @@ func Dial(protocol int) (*Conn, error) {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("open netlink socket: %w", err)
 	}
-	return &Conn{fd: fd, maxSend: min(maxSend, send-sendMargin), buf: make([]byte, receiveSize)}, nil
+	return &Conn{fd: fd, maxSend: min(maxSend, send-sendMargin), inbox: newInbox()}, nil
 }
 
 // Close closes the socket.
@@ -90,32 +86,47 @@ func (c *Conn) Do(r Request, each func(body []byte) error) error {
 	if err := c.send([]Request{r}); err != nil {
 		return err
 	}
-	var fault error
-	interrupted := false
-	for {
-		msgs, err := c.receive()
-		if err != nil {
+	var (
+		a    = answer{seq: first, each: each, single: r.Flags&unix.NLM_F_ACK == 0}
+		take = a.take
+	)
+	for !a.complete {
+		if err := c.inbox.receive(c.fd, take); err != nil {
 			return err
 		}
-		for _, m := range msgs {
-			if m.Header.Seq != first {
-				continue
-			}
-			interrupted = interrupted || m.Header.Flags&unix.NLM_F_DUMP_INTR != 0
-			if errno, last := outcome(m); last {
-				if errno == nil && interrupted {
-					errno = nl.ErrDumpInterrupted
-				}
-				return errors.Join(fault, errno)
-			}
-			if each != nil && fault == nil {
-				fault = each(m.Data)
-			}
-			if m.Header.Flags&unix.NLM_F_MULTI == 0 && r.Flags&unix.NLM_F_ACK == 0 {
-				return fault
-			}
-		}
 	}
+	return errors.Join(a.fault, a.verdict)
+}
+
+// answer gathers the answer to one request.
+type answer struct {
+	seq  uint32
+	each func(body []byte) error
+	// single says that a message that is not part of several is the whole answer.
+	single bool
+
+	interrupted bool
+	// fault is that of each, verdict the kernel's.
+	fault, verdict error
+	complete       bool
+}
+
+func (a *answer) take(m message) {
+	if m.seq != a.seq || a.complete {
+		return
+	}
+	a.interrupted = a.interrupted || m.flags&unix.NLM_F_DUMP_INTR != 0
+	if verdict, last := outcome(m); last {
+		if verdict == nil && a.interrupted {
+			verdict = nl.ErrDumpInterrupted
+		}
+		a.verdict, a.complete = verdict, true
+		return
+	}
+	if a.each != nil && a.fault == nil {
+		a.fault = a.each(m.data)
+	}
+	a.complete = a.single && m.flags&unix.NLM_F_MULTI == 0
 }
 
 // Batch sends all requests, in as few system calls as the buffers allow, and returns
@@ -141,7 +152,7 @@ func (c *Conn) Batch(reqs []Request) ([]error, error) {
 
 // lengthOf is what a request takes in a send.
 func lengthOf(r Request) int {
-	return unix.NLMSG_HDRLEN + (len(r.Body)+unix.NLMSG_ALIGNTO-1)&^(unix.NLMSG_ALIGNTO-1)
+	return unix.NLMSG_HDRLEN + aligned(len(r.Body))
 }
 
 func (c *Conn) batch(reqs []Request) ([]error, error) {
@@ -153,20 +164,20 @@ func (c *Conn) batch(reqs []Request) ([]error, error) {
 		return nil, err
 	}
 	results := make([]error, len(reqs))
-	for missing := len(reqs); missing > 0; {
-		msgs, err := c.receive()
-		if err != nil {
-			return nil, err
+	missing := len(reqs)
+	take := func(m message) {
+		i := int(m.seq - first)
+		if i < 0 || i >= len(reqs) {
+			return
 		}
-		for _, m := range msgs {
-			i := int(m.Header.Seq - first)
-			if i < 0 || i >= len(reqs) {
-				continue
-			}
-			if errno, last := outcome(m); last {
-				results[i] = errno
-				missing--
-			}
+		if verdict, last := outcome(m); last {
+			results[i] = verdict
+			missing--
+		}
+	}
+	for missing > 0 {
+		if err := c.inbox.receive(c.fd, take); err != nil {
+			return nil, err
 		}
 	}
 	return results, nil
@@ -193,36 +204,16 @@ func (c *Conn) send(reqs []Request) error {
 	return nil
 }
 
-func (c *Conn) receive() ([]syscall.NetlinkMessage, error) {
-	for {
-		n, from, err := unix.Recvfrom(c.fd, c.buf, 0)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, fmt.Errorf("receive from netlink: %w", err)
-		}
-		if sender, ok := from.(*unix.SockaddrNetlink); !ok || sender.Pid != nl.PidKernel {
-			continue
-		}
-		msgs, err := syscall.ParseNetlinkMessage(c.buf[:n])
-		if err != nil {
-			return nil, fmt.Errorf("receive from netlink: %w", err)
-		}
-		return msgs, nil
-	}
-}
-
 // outcome is the kernel's verdict on a request; last is false for a message that only
 // carries data.
-func outcome(m syscall.NetlinkMessage) (err error, last bool) {
-	if m.Header.Type != unix.NLMSG_ERROR && m.Header.Type != unix.NLMSG_DONE {
+func outcome(m message) (err error, last bool) {
+	if m.typ != unix.NLMSG_ERROR && m.typ != unix.NLMSG_DONE {
 		return nil, false
 	}
-	if len(m.Data) < 4 {
+	if len(m.data) < 4 {
 		return nil, true
 	}
-	if errno := -int32(binary.NativeEndian.Uint32(m.Data)); errno > 0 {
+	if errno := -int32(binary.NativeEndian.Uint32(m.data)); errno > 0 {
 		return syscall.Errno(errno), true
 	}
 	return nil, true
