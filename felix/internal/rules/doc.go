@@ -33,6 +33,8 @@
 //	                      → cali-po-<policy> … until one decides (asked after every fifth),
 //	                      accepted? return; nobody decided? drop;
 //	                      then → cali-pro-<profile> …, accepted? return; drop
+//	cali-po-<policy>      rule by rule: allow ⇒ cali-allow, pass ⇒ cali-pass, deny: drop
+//	cali-allow, cali-pass mark; their end is that of the policy's chain
 //
 // A packet between two workloads of the host passes both its sender's and its receiver's
 // chain, because an allow in them only marks and returns.

@@ -33,6 +33,9 @@ const (
 	chainFromHostForward = "cali-from-hep-forward"
 	chainToHostForward   = "cali-to-hep-forward"
 
+	chainAllow = "cali-allow"
+	chainPass  = "cali-pass"
+
 	chainFailsafeIn  = "cali-failsafe-in"
 	chainFailsafeOut = "cali-failsafe-out"
 

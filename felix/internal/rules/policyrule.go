@@ -47,34 +47,45 @@ func (r *Renderer) policyRule(f Family, t Table, d *desired.Rule) []Rule {
 	if len(b.rules) > 0 {
 		m.Mark = isSet(r.marks.scratch0).Mark
 	}
-	out := append(b.rules, r.verdict(t, m, d)...)
+	out := append(b.rules, Rule{Match: m, Action: r.verdict(t, d)})
 	for i := range out {
 		out[i].Origin = &d.Origin
 	}
 	return out
 }
 
-// verdict renders the rules that do what the policy rule says with what m matches.
-func (r *Renderer) verdict(t Table, m Match, d *desired.Rule) []Rule {
+// verdict is what the policy rule says of the packets that it matches.
+func (r *Renderer) verdict(t Table, d *desired.Rule) Action {
 	switch d.Action {
 	case desired.Allow:
-		accepted := isSet(r.marks.accept)
-		list := []Rule{{Match: m, Action: setMark(r.marks.accept)}}
-		if t == Raw {
-			list = append(list, Rule{Match: accepted, Action: do(NoTrack)})
-		}
-		return append(list, Rule{Match: accepted, Action: do(Return)})
+		return goTo(chainAllow)
 	case desired.Pass:
-		return []Rule{{Match: m, Action: setMark(r.marks.pass)}, {Match: isSet(r.marks.pass), Action: do(Return)}}
+		return goTo(chainPass)
 	case desired.Log:
 		prefix := d.LogPrefix
 		if prefix == "" {
 			prefix = r.cfg.LogPrefix
 		}
-		return []Rule{{Match: m, Action: Action{Verb: Log, Prefix: logPrefix(prefix)}}}
+		return Action{Verb: Log, Prefix: logPrefix(prefix)}
 	case desired.Deny:
 	}
-	return []Rule{{Match: m, Action: do(r.in(t).cfg.FilterDeny)}}
+	return do(r.in(t).cfg.FilterDeny)
+}
+
+// decisions are the chains to which the rules of policies go with what they allow or pass.
+// Their end is one of the policy's chain, since a goto leaves nothing behind: one rule says
+// what would take two otherwise, one that marks and one that returns what is marked.
+func (r *Renderer) decisions() (list []Chain) {
+	for _, t := range []Table{Raw, Mangle, Filter} {
+		allow, pass := Chain{ChainID: ChainID{t, chainAllow}}, Chain{ChainID: ChainID{t, chainPass}}
+		allow.add(Rule{Action: setMark(r.marks.accept)})
+		if t == Raw {
+			allow.add(Rule{Action: do(NoTrack)})
+		}
+		pass.add(Rule{Action: setMark(r.marks.pass)})
+		list = append(list, allow, pass)
+	}
+	return list
 }
 
 // maxLogPrefix is the longest prefix that the kernel takes.

@@ -27,6 +27,7 @@ func (r *Renderer) Static(f Family) []Chain {
 		r.natOutgoing(f),
 		r.filterForward(), r.filterInput(), r.workloadToHost(f), r.filterOutput(),
 	}
+	list = append(list, r.decisions()...)
 	list = append(list, r.floating(f, nil)...)
 	return append(list, r.hostEndpoints(f, nil)...)
 }
