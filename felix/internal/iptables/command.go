@@ -34,6 +34,7 @@ func IsBusy(err error) bool { return errors.Is(err, errBusy) }
 
 // commands runs iptables' programs; a fake stands in for it in tests.
 type commands interface {
+	// save prints a table, or all that there are.
 	save(ctx context.Context, t rules.Table) ([]byte, error)
 	restore(ctx context.Context, input []byte) error
 }
@@ -42,6 +43,9 @@ type commands interface {
 type programs struct{ saveName, restoreName string }
 
 func (p programs) save(ctx context.Context, t rules.Table) ([]byte, error) {
+	if t == "" {
+		return run(ctx, nil, p.saveName)
+	}
 	return run(ctx, nil, p.saveName, "-t", string(t))
 }
 

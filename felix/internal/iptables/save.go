@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"strings"
 
 	"calico.internal/felix/internal/rules"
 )
@@ -25,70 +24,74 @@ type readChain struct {
 	rules []Rule
 }
 
-// parseSave reads the output of iptables-save for one table. It looks at the names of
-// chains and at felix's comments and understands nothing else.
+// parseSave reads the output of iptables-save for one table.
 func parseSave(t rules.Table, out []byte) (contents, error) {
-	var (
-		c        = contents{}
-		in, done bool
-	)
-	s := bufio.NewScanner(bytes.NewReader(out))
-	s.Buffer(make([]byte, 0, 64*1024), 1024*1024)
-	for s.Scan() {
-		line := s.Text()
-		switch {
-		case line == "*"+string(t):
-			in = true
-		case strings.HasPrefix(line, "*"):
-			in = false
-		case !in:
-		case line == "COMMIT":
-			in, done = false, true
-		case strings.HasPrefix(line, ":"):
-			name, _, _ := strings.Cut(line[1:], " ")
-			c[strings.Clone(name)] = readChain{}
-		case strings.HasPrefix(line, "-A "):
-			c.addRule(line[len("-A "):])
-		}
-	}
-	if err := s.Err(); err != nil {
+	all, err := parseSaves(out)
+	if err != nil {
 		return nil, fmt.Errorf("read table %s: %w", t, err)
 	}
-	if !done {
+	c, ok := all[t]
+	if !ok {
 		return nil, fmt.Errorf("read table %s: %w", t, errIncomplete)
 	}
 	return c, nil
 }
 
-func (c contents) addRule(line string) {
-	name, text, _ := strings.Cut(line, " ")
-	chain, ok := c[name]
-	if !ok {
-		name = strings.Clone(name)
+// parseSaves reads the output of iptables-save for several tables, and returns those that
+// are complete. It looks at the names of chains and at felix's comments and understands
+// nothing else.
+func parseSaves(out []byte) (map[rules.Table]contents, error) {
+	var (
+		all  = map[rules.Table]contents{}
+		name rules.Table
+		c    contents
+	)
+	s := bufio.NewScanner(bytes.NewReader(out))
+	s.Buffer(make([]byte, 0, 64*1024), 1024*1024)
+	for s.Scan() {
+		line := s.Bytes()
+		switch {
+		case len(line) == 0:
+		case line[0] == '*':
+			name, c = rules.Table(line[1:]), contents{}
+		case c == nil:
+		case string(line) == "COMMIT":
+			all[name], c = c, nil
+		case line[0] == ':':
+			chain, _, _ := bytes.Cut(line[1:], []byte(" "))
+			c[string(chain)] = readChain{}
+		case bytes.HasPrefix(line, []byte("-A ")):
+			c.addRule(line[len("-A "):])
+		}
 	}
-	hash := findHash(text)
-	r := Rule{Hash: strings.Clone(hash)}
-	if hash != "" && !Owned(name) {
-		r.Text = strings.Clone(text)
+	return all, s.Err()
+}
+
+func (c contents) addRule(line []byte) {
+	name, text, _ := bytes.Cut(line, []byte(" "))
+	r := Rule{Hash: string(findHash(text))}
+	if r.Hash != "" && !Owned(string(name)) {
+		r.Text = string(text)
 	}
+	chain := c[string(name)]
 	chain.rules = append(chain.rules, r)
-	c[name] = chain
+	c[string(name)] = chain
 }
 
 // findHash finds felix's mark in a rule: the text after "cali:" of a comment.
-func findHash(text string) string {
+func findHash(text []byte) []byte {
 	const opening = `--comment "` + commentPrefix
-	_, rest, found := strings.Cut(text, opening)
+	_, rest, found := bytes.Cut(text, []byte(opening))
 	if !found {
-		return ""
+		return nil
 	}
-	hash, _, closed := strings.Cut(rest, `"`)
+	hash, _, closed := bytes.Cut(rest, []byte(`"`))
 	if !closed || len(hash) == 0 || len(hash) > 2*hashLength {
-		return ""
+		return nil
 	}
-	for i := range len(hash) {
-		if c := hash[i]; c != '-' && c != '_' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
-			return ""
+	for _, c := range hash {
+		if c != '-' && c != '_' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			return nil
 		}
 	}
 	return hash

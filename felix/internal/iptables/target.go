@@ -11,11 +11,12 @@ import (
 
 // Target is the reconcile target for the chains of one table of one family: those of
 // felix's own, and felix's rules in the chains of others. The key is the chain's name.
-// It belongs to one goroutine.
+// It belongs to one goroutine, together with the others of its family.
 type Target struct {
 	family rules.Family
 	table  rules.Table
 	cmd    commands
+	reader *reader
 	ledger ledger
 	// have is what the table holds; nil when it has to be read.
 	have contents
@@ -33,13 +34,14 @@ type Target struct {
 type Targets struct {
 	backend Backend
 	nft     *nftLedger
+	readers map[rules.Family]*reader
 	// audited is the mark that the last call of Quiet saw.
 	audited mark
 }
 
 // Open prepares the targets of a backend.
 func Open(b Backend) (*Targets, error) {
-	t := &Targets{backend: b}
+	t := &Targets{backend: b, readers: map[rules.Family]*reader{}}
 	if b.Variant == NFT {
 		nft, err := newNFTLedger()
 		if err != nil {
@@ -72,13 +74,24 @@ func (ts *Targets) Quiet() bool {
 	return quiet
 }
 
+// Forget gives back what was read of tables that nobody asked for since, as at the end of a
+// pass in which only some tables were read.
+func (ts *Targets) Forget() {
+	for _, r := range ts.readers {
+		r.kept = nil
+	}
+}
+
 // Target is the target of one table of one family.
 func (ts *Targets) Target(f rules.Family, t rules.Table) (*Target, error) {
 	cmd, err := ts.backend.commands(f)
 	if err != nil {
 		return nil, err
 	}
-	target := &Target{family: f, table: t, cmd: cmd, ledger: ts.nft, absent: map[string]Chain{}}
+	if ts.readers[f] == nil {
+		ts.readers[f] = &reader{cmd: cmd, whole: ts.nft != nil}
+	}
+	target := &Target{family: f, table: t, cmd: cmd, reader: ts.readers[f], ledger: ts.nft, absent: map[string]Chain{}}
 	if ts.nft == nil {
 		if target.ledger, err = newLegacyLedger(f, t); err != nil {
 			return nil, err
@@ -137,11 +150,7 @@ func (t *Target) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	text, err := t.cmd.save(ctx, t.table)
-	if err != nil {
-		return fmt.Errorf("read table %s: %w", t.table, err)
-	}
-	have, err := parseSave(t.table, text)
+	have, err := t.reader.read(ctx, t.table, now, known)
 	if err != nil {
 		return err
 	}
@@ -196,6 +205,7 @@ func (t *Target) write(ctx context.Context, sets []named, deletes []string) erro
 		return err
 	}
 	if !p.empty() {
+		t.reader.written(t.table)
 		now, sure, err := t.ledger.write(t.mark, p.entries, func() error { return t.cmd.restore(ctx, p.input) })
 		if err != nil {
 			return fmt.Errorf("write table %s: %w", t.table, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os/exec"
 	"slices"
 	"strings"
@@ -419,16 +420,78 @@ func TestEveryKindOfRuleIsTakenByTheKernel(t *testing.T) {
 
 func TestAFailingCommandChangesNothing(t *testing.T) {
 	target := kernel{NFT, rules.V4, rules.Filter}.open(t)
-	target.cmd = programs{"false", "false"}
+	target.reader.cmd = programs{"false", "false"}
 	if _, err := target.List(t.Context()); err == nil {
 		t.Error("a list by a failing command succeeded")
 	}
-	target.cmd = programs{"true", "true"}
+	target.reader.cmd = programs{"true", "true"}
 	if _, err := target.List(t.Context()); !errors.Is(err, errIncomplete) {
 		t.Errorf("a list by a command that prints nothing: got %v", err)
 	}
-	target.cmd = programs{"no-such-program", "no-such-program"}
+	target.reader.cmd = programs{"no-such-program", "no-such-program"}
 	if _, err := target.List(t.Context()); !errors.Is(err, errBusy) || !errors.Is(err, exec.ErrNotFound) {
 		t.Errorf("a list by a command that is not installed: got %v", err)
 	}
+}
+
+// countingSaves counts how often tables are read.
+type countingSaves struct {
+	commands
+
+	saves int
+}
+
+func (c *countingSaves) save(ctx context.Context, t rules.Table) ([]byte, error) {
+	c.saves++
+	return c.commands.save(ctx, t)
+}
+
+// TestTablesOfAFamilyAreReadAtOnce reads all tables of the nft variant, whose save command
+// fetches all of them whatever it is asked for, with changes in between.
+func TestTablesOfAFamilyAreReadAtOnce(t *testing.T) {
+	k := kernel{NFT, rules.V4, rules.Filter}
+	nettest.Isolate(t)
+	b, err := Detect(t.Context(), NFT)
+	if err != nil {
+		t.Fatal(err)
+	}
+	targets, err := Open(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var count countingSaves
+	list := func(table rules.Table, target *Target, saves int, chains ...string) {
+		t.Helper()
+		count.saves = 0
+		have, err := target.List(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := slices.Sorted(maps.Keys(have)); !slices.Equal(got, chains) || count.saves != saves {
+			t.Errorf("table %s: read with %d commands: %v, want %d: %v", table, count.saves, got, saves, chains)
+		}
+	}
+	at := map[rules.Table]*Target{}
+	for _, table := range rules.Tables {
+		target, err := targets.Target(rules.V4, table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at[table] = target
+		apply(t, target, reconcile.Item[string, Chain]{Key: "cali-" + string(table)})
+	}
+	count.commands = at[rules.Raw].reader.cmd
+	at[rules.Raw].reader.cmd = &count
+
+	list(rules.Raw, at[rules.Raw], 1, "cali-raw")
+	list(rules.Mangle, at[rules.Mangle], 0, "cali-mangle")
+	apply(t, at[rules.Filter], reconcile.Item[string, Chain]{Key: "cali-own"})
+	list(rules.Filter, at[rules.Filter], 1, "cali-filter", "cali-own") // written since
+	list(rules.NAT, at[rules.NAT], 0, "cali-nat")
+	list(rules.Raw, at[rules.Raw], 0, "cali-raw")
+	k.run(t, "-N", "cali-foreign")
+	list(rules.Mangle, at[rules.Mangle], 1, "cali-mangle")
+	list(rules.Filter, at[rules.Filter], 0, "cali-filter", "cali-foreign", "cali-own")
+	targets.Forget()
+	list(rules.NAT, at[rules.NAT], 1, "cali-nat")
 }
