@@ -164,12 +164,15 @@ func (t *Table[K, V]) Apply(ctx context.Context) error {
 
 func (t *Table[K, V]) pass(ctx context.Context, sets, deletes bool) error {
 	start := time.Now()
+	if sets {
+		t.last = PassStatus{At: start}
+	}
+	if t.listed && len(t.differs) == 0 && t.room < manyObjects {
+		return nil // as in almost all tables of almost all passes
+	}
 	set, deleted, err := t.reconcile(ctx, sets, deletes)
 	if err != nil {
 		err = fmt.Errorf("%s: %w", t.opts.Name, err)
-	}
-	if sets {
-		t.last = PassStatus{At: start}
 	}
 	t.last.Took += time.Since(start)
 	t.last.Set += set

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"hash/maphash"
+	"maps"
 	"reflect"
 	"runtime"
 	"slices"
@@ -350,6 +351,9 @@ func sameResource(a, b model.Resource) bool {
 
 // sortKeys puts keys into the order of [model.Compare], with one path made per key.
 func sortKeys(set map[model.Key]struct{}) []model.Key {
+	if len(set) <= 1 {
+		return slices.Collect(maps.Keys(set))
+	}
 	type keyed struct {
 		key  model.Key
 		path string

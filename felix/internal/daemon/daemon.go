@@ -69,10 +69,11 @@ func New(cfg Config) (*Daemon, error) {
 	}
 	d := &Daemon{
 		cfg: cfg, log: cfg.Log, started: time.Now(), local: &result.Config,
-		health: health.NewServer(), metrics: newMetrics(), beat: &heartbeat{}, live: newLive(&result.Config),
+		health: health.NewServer(), beat: &heartbeat{}, live: newLive(&result.Config),
 	}
 	d.health.SetServingStatus("", healthgrpc.HealthCheckResponse_NOT_SERVING)
 	d.board = statusapi.NewBoard(statusapi.State{Node: cfg.Node, Version: version.String(), Started: d.started})
+	d.metrics = newMetrics(d.board)
 	setLevel(cfg.Level, result.Config.LogSeverityScreen)
 	return d, nil
 }
@@ -103,8 +104,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g.Go(func() error { return (&reporter{d: d}).run(ctx) })
 	g.Go(func() error {
 		return liveness.Run(ctx, d.cfg.Etcd, d.cfg.Node, program, func() bool {
-			st, _ := d.board.State()
-			return st.Ready()
+			ready, _ := d.board.Ready()
+			return ready
 		})
 	})
 	return g.Wait()
@@ -160,9 +161,9 @@ func (d *Daemon) runLoop(ctx context.Context) error {
 // followHealth makes the gRPC health service say what readiness is.
 func (d *Daemon) followHealth(ctx context.Context) error {
 	for {
-		st, changed := d.board.State()
+		ready, changed := d.board.Ready()
 		serving := healthgrpc.HealthCheckResponse_NOT_SERVING
-		if st.Ready() {
+		if ready {
 			serving = healthgrpc.HealthCheckResponse_SERVING
 		}
 		d.health.SetServingStatus("", serving)

@@ -64,9 +64,11 @@ type dataplane struct {
 	hostAddrs   map[string][]netip.Addr
 	addressSets map[desired.SetID]*addressSet
 	filters     *filters
-	policies    map[model.PolicyKey]*desired.Policy
-	profiles    map[string]*desired.Profile
-	workloads   *workloads
+	// rendered is set once the trackers have been given anything.
+	rendered  bool
+	policies  map[model.PolicyKey]*desired.Policy
+	profiles  map[string]*desired.Profile
+	workloads *workloads
 }
 
 // newDataplane connects to the kernel. An error says what it lacks.
@@ -135,7 +137,7 @@ func (d *dataplane) open(ctx context.Context) error {
 		d.log.Error("connections of addresses that changed hands could not be removed", logattr.Err, err)
 	})
 
-	d.sets = reconcile.NewTable(d.ipsets.Sets(), options[string, ipsets.Spec]("sets", compareStrings))
+	d.sets = reconcile.NewTable(d.ipsets.Sets(), options[string, ipsets.Spec](setsTable, compareStrings))
 	d.members = reconcile.NewTable(d.ipsets.Members(), options[ipsets.Member, struct{}]("members", ipsets.Member.Compare))
 	d.addresses = reconcile.NewTable(d.netlink.Addresses(gatewayRange), options[routes.AddrKey, struct{}]("gateways", routes.AddrKey.Compare))
 	d.sysctls = reconcile.NewTable(d.settings, options[sysctls.Key, string]("settings", sysctls.Key.Compare))
@@ -146,6 +148,9 @@ func (d *dataplane) open(ctx context.Context) error {
 	}
 	return nil
 }
+
+// setsTable is the name of the table of sets.
+const setsTable = "sets"
 
 func options[K comparable, V comparable](name string, compare func(a, b K) int) reconcile.Options[K, V] {
 	return reconcile.Options[K, V]{
@@ -225,11 +230,20 @@ func (d *dataplane) update(c desired.Changes) {
 	for _, name := range c.ProfilesDeleted {
 		delete(d.profiles, name)
 	}
-	d.changeChains(func(t *rules.Tracker) rules.ChainChanges { return t.Apply(c) })
-	d.workloads.update(c)
+	if !d.rendered || !concernsSetsOnly(c) {
+		d.rendered = true
+		d.changeChains(func(t *rules.Tracker) rules.ChainChanges { return t.Apply(c) })
+		d.workloads.update(c)
+	}
 	for _, s := range c.SetsDeleted {
 		d.deleteSet(s)
 	}
+}
+
+// concernsSetsOnly reports a change, such as that of a label, which only changes members.
+func concernsSetsOnly(c desired.Changes) bool {
+	c.SetsAdded, c.SetsChanged, c.SetsDeleted = nil, nil, nil
+	return c.IsEmpty()
 }
 
 // changeChains has chains rendered and printed, the families at the same time, and puts

@@ -17,19 +17,10 @@ type metrics struct {
 	applyTime prometheus.Histogram
 	failures  prometheus.Counter
 	partial   prometheus.Counter
-
-	endpoints, policies, profiles, sets prometheus.Gauge
-	notInForce, problems                prometheus.Gauge
-	resyncState, connected              prometheus.Gauge
-	seen, applied                       prometheus.Gauge
-	objects                             *prometheus.GaugeVec
-	changes                             *prometheus.CounterVec
+	changes   *prometheus.CounterVec
 }
 
-func newMetrics() *metrics {
-	gauge := func(name, help string) prometheus.Gauge {
-		return prometheus.NewGauge(prometheus.GaugeOpts{Name: name, Help: help})
-	}
+func newMetrics(board *statusapi.Board) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		applyTime: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -42,29 +33,14 @@ func newMetrics() *metrics {
 		partial: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "felix_int_dataplane_object_failures", Help: "Number of passes in which the kernel refused single objects.",
 		}),
-		endpoints:   gauge("felix_active_local_endpoints", "Number of workload endpoints of this host."),
-		policies:    gauge("felix_active_local_policies", "Number of policies that apply on this host."),
-		profiles:    gauge("felix_active_local_profiles", "Number of profiles that apply on this host."),
-		sets:        gauge("felix_ipsets_calico", "Number of IP sets of felix."),
-		notInForce:  gauge("felix_endpoints_not_in_force", "Number of workload endpoints that are not in force."),
-		problems:    gauge("felix_problems", "Number of objects that are not as written in the store, or not in the kernel."),
-		resyncState: gauge("felix_resync_state", "State of the datastore: 1 waiting, 2 reading, 3 in sync."),
-		connected:   gauge("felix_datastore_connected", "Whether the datastore answers."),
-		seen:        gauge("felix_datastore_revision_seen", "Revision of the datastore that felix has read."),
-		applied:     gauge("felix_datastore_revision_applied", "Revision of the datastore whose state is in the kernel."),
-		objects: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "felix_kernel_objects", Help: "Number of objects of one kind, by state: desired, actual, pending, failed.",
-		}, []string{"table", "state"}),
 		changes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "felix_kernel_changes_total", Help: "Number of objects of one kind that were written (set) or removed (deleted).",
 		}, []string{"table", "change"}),
 	}
 	m.registry.MustRegister(
-		m.applyTime, m.failures, m.partial, m.endpoints, m.policies, m.profiles, m.sets, m.notInForce, m.problems,
-		m.resyncState, m.connected, m.seen, m.applied, m.objects, m.changes,
+		m.applyTime, m.failures, m.partial, m.changes, stateMetrics{board},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	m.resyncState.Set(1)
 	return m
 }
 
@@ -81,40 +57,82 @@ func (m *metrics) pass(took time.Duration, err error) {
 
 // changed counts what a pass wrote to a table.
 func (m *metrics) changed(table string, set, deleted int) {
-	m.changes.WithLabelValues(table, "set").Add(float64(set))
-	m.changes.WithLabelValues(table, "deleted").Add(float64(deleted))
+	if set > 0 {
+		m.changes.WithLabelValues(table, "set").Add(float64(set))
+	}
+	if deleted > 0 {
+		m.changes.WithLabelValues(table, "deleted").Add(float64(deleted))
+	}
 }
 
-// state takes over the figures of a posted state.
-func (m *metrics) state(st *statusapi.State, d *dataplane) {
-	m.connected.Set(number(st.Connected))
-	m.seen.Set(float64(st.Seen))
-	m.applied.Set(float64(st.Revision))
-	m.problems.Set(float64(len(st.Problems)))
+// stateMetrics are the figures of the last posted state, taken when somebody asks for them.
+type stateMetrics struct{ board *statusapi.Board }
+
+// figure is one number of a state.
+type figure struct {
+	desc *prometheus.Desc
+	of   func(*statusapi.State) float64
+}
+
+var figures = func() []figure {
+	one := func(name, help string, of func(*statusapi.State) float64) figure {
+		return figure{prometheus.NewDesc(name, help, nil, nil), of}
+	}
+	return []figure{
+		one("felix_active_local_endpoints", "Number of workload endpoints of this host.",
+			func(st *statusapi.State) float64 { return float64(len(st.Endpoints)) }),
+		one("felix_active_local_policies", "Number of policies that apply on this host.",
+			func(st *statusapi.State) float64 { return float64(st.Policies) }),
+		one("felix_active_local_profiles", "Number of profiles that apply on this host.",
+			func(st *statusapi.State) float64 { return float64(st.Profiles) }),
+		one("felix_ipsets_calico", "Number of IP sets of felix.",
+			func(st *statusapi.State) float64 { return float64(st.Table(setsTable).Actual) }),
+		one("felix_endpoints_not_in_force", "Number of workload endpoints that are not in force.",
+			func(st *statusapi.State) float64 { return float64(st.NotInForce) }),
+		one("felix_problems", "Number of objects that are not as written in the store, or not in the kernel.",
+			func(st *statusapi.State) float64 { return float64(len(st.Problems)) }),
+		one("felix_resync_state", "State of the datastore: 1 waiting, 2 reading, 3 in sync.", resyncState),
+		one("felix_datastore_connected", "Whether the datastore answers.",
+			func(st *statusapi.State) float64 { return number(st.Connected) }),
+		one("felix_datastore_revision_seen", "Revision of the datastore that felix has read.",
+			func(st *statusapi.State) float64 { return float64(st.Seen) }),
+		one("felix_datastore_revision_applied", "Revision of the datastore whose state is in the kernel.",
+			func(st *statusapi.State) float64 { return float64(st.Revision) }),
+	}
+}()
+
+var objectsDesc = prometheus.NewDesc("felix_kernel_objects",
+	"Number of objects of one kind, by state: desired, actual, pending, failed.", []string{"table", "state"}, nil)
+
+// Describe lists the figures.
+func (s stateMetrics) Describe(descs chan<- *prometheus.Desc) {
+	for _, f := range figures {
+		descs <- f.desc
+	}
+	descs <- objectsDesc
+}
+
+// Collect gives the figures of the last posted state.
+func (s stateMetrics) Collect(out chan<- prometheus.Metric) {
+	st, _ := s.board.State()
+	for _, f := range figures {
+		out <- prometheus.MustNewConstMetric(f.desc, prometheus.GaugeValue, f.of(st))
+	}
+	for _, t := range st.Tables {
+		for state, n := range map[string]int{"desired": t.Desired, "actual": t.Actual, "pending": t.Pending, "failed": len(t.Failed)} {
+			out <- prometheus.MustNewConstMetric(objectsDesc, prometheus.GaugeValue, float64(n), t.Name, state)
+		}
+	}
+}
+
+func resyncState(st *statusapi.State) float64 {
 	switch {
 	case st.InSync:
-		m.resyncState.Set(3)
+		return 3
 	case st.Connected:
-		m.resyncState.Set(2)
-	default:
-		m.resyncState.Set(1)
+		return 2
 	}
-	if d == nil {
-		return
-	}
-	m.endpoints.Set(float64(len(st.Endpoints)))
-	m.policies.Set(float64(len(d.policies)))
-	m.profiles.Set(float64(len(d.profiles)))
-	m.notInForce.Set(float64(len(d.workloads.dirty)))
-	for _, t := range st.Tables {
-		if t.Name == d.sets.Name() {
-			m.sets.Set(float64(t.Actual))
-		}
-		m.objects.WithLabelValues(t.Name, "desired").Set(float64(t.Desired))
-		m.objects.WithLabelValues(t.Name, "actual").Set(float64(t.Actual))
-		m.objects.WithLabelValues(t.Name, "pending").Set(float64(t.Pending))
-		m.objects.WithLabelValues(t.Name, "failed").Set(float64(len(t.Failed)))
-	}
+	return 1
 }
 
 func number(b bool) float64 {

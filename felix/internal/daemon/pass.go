@@ -167,10 +167,11 @@ func (l *loop) post() {
 	if l.dp != nil {
 		l.state.Tables = l.dp.statuses()
 		l.lookAtEndpoints()
+		l.state.NotInForce = len(l.dp.workloads.dirty)
+		l.state.Policies, l.state.Profiles = len(l.dp.policies), len(l.dp.profiles)
 	}
 	next := l.state
 	l.board.Post(&next)
-	l.metrics.state(&next, l.dp)
 }
 
 // lookAtEndpoints renews the states of the endpoints that may have changed.

@@ -29,8 +29,22 @@ type State struct {
 	Fault    string
 	Tables   []reconcile.Status
 	Problems []Problem
-	// Endpoints are the workload endpoints of this host.
-	Endpoints map[model.WorkloadEndpointKey]Endpoint
+	// Endpoints are the workload endpoints of this host; NotInForce counts those of which
+	// not all is in the kernel.
+	Endpoints  map[model.WorkloadEndpointKey]Endpoint
+	NotInForce int
+	// Policies and Profiles count those that apply on this host.
+	Policies, Profiles int
+}
+
+// Table is the status of the table of a name; zero when there is none.
+func (s *State) Table(name string) reconcile.Status {
+	for _, t := range s.Tables {
+		if t.Name == name {
+			return t
+		}
+	}
+	return reconcile.Status{}
 }
 
 // Ready reports whether felix does all of its work.
@@ -59,20 +73,34 @@ type Board struct {
 	mu      sync.Mutex
 	state   *State
 	changed chan struct{}
+	// turned is closed when readiness changes.
+	turned chan struct{}
 }
 
 // NewBoard starts with a state in which nothing is known yet.
 func NewBoard(first State) *Board {
-	return &Board{state: &first, changed: make(chan struct{})}
+	return &Board{state: &first, changed: make(chan struct{}), turned: make(chan struct{})}
 }
 
 // Post replaces the state.
 func (b *Board) Post(s *State) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.state.Ready() != s.Ready() {
+		close(b.turned)
+		b.turned = make(chan struct{})
+	}
 	b.state = s
 	close(b.changed)
 	b.changed = make(chan struct{})
+}
+
+// Ready reports whether the last posted state is ready, and a channel that is closed when
+// that changes.
+func (b *Board) Ready() (bool, <-chan struct{}) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.state.Ready(), b.turned
 }
 
 // State returns the last posted state, and a channel that is closed when there is
