@@ -55,6 +55,12 @@ func (m *metrics) pass(took time.Duration, err error) {
 	}
 }
 
+// table has the counts of a table begin at 0.
+func (m *metrics) table(name string) {
+	m.changes.WithLabelValues(name, "set")
+	m.changes.WithLabelValues(name, "deleted")
+}
+
 // changed counts what a pass wrote to a table.
 func (m *metrics) changed(table string, set, deleted int) {
 	if set > 0 {

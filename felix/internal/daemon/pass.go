@@ -30,6 +30,9 @@ func (l *loop) work(ctx context.Context) error {
 			return err
 		}
 		l.dp, l.wantPass = dp, true
+		for _, s := range dp.order.Status() {
+			l.metrics.table(s.Name)
+		}
 		l.state.Dataplane = dp.backend.String()
 		l.takeAddresses(nil)
 	}
