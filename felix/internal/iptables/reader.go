@@ -13,8 +13,8 @@ import (
 type reader struct {
 	cmd   commands
 	whole bool
-	// kept are tables that were read and not asked for yet; nobody else has written since
-	// the mark, and felix has not written to them.
+	// kept are tables that were read and not asked for yet, nil for one that the command did
+	// not print; nobody else has written since the mark, and felix has not written to them.
 	kept map[rules.Table]contents
 	mark mark
 }
@@ -24,29 +24,40 @@ func (r *reader) read(ctx context.Context, t rules.Table, now mark, known bool) 
 	if !r.whole {
 		return r.readOne(ctx, t)
 	}
-	if c, ok := r.kept[t]; ok && known && now == r.mark {
-		delete(r.kept, t)
-		return c, nil
+	c, ok := r.kept[t]
+	if !ok || !known || now != r.mark {
+		var err error
+		if r.kept, err = r.readAll(ctx); err != nil {
+			return nil, err
+		}
+		c, r.mark = r.kept[t], now
 	}
-	r.kept = nil
-	text, err := r.cmd.save(ctx, "")
-	if err != nil {
-		return nil, fmt.Errorf("read tables: %w", err)
+	delete(r.kept, t)
+	if !known {
+		r.kept = nil
 	}
-	all, err := parseSaves(text)
-	if err != nil {
-		return nil, fmt.Errorf("read tables: %w", err)
-	}
-	c, ok := all[t]
-	if !ok {
+	if c == nil {
 		// The kernel has not made it yet, or it holds what iptables does not understand,
 		// which only the command for this table says.
 		return r.readOne(ctx, t)
 	}
-	if delete(all, t); known {
-		r.kept, r.mark = all, now
-	}
 	return c, nil
+}
+
+func (r *reader) readAll(ctx context.Context) (map[rules.Table]contents, error) {
+	text, err := r.cmd.save(ctx, "")
+	if err != nil {
+		return nil, fmt.Errorf("read tables: %w", err)
+	}
+	read, err := parseSaves(text)
+	if err != nil {
+		return nil, fmt.Errorf("read tables: %w", err)
+	}
+	all := map[rules.Table]contents{}
+	for _, t := range rules.Tables {
+		all[t] = read[t]
+	}
+	return all, nil
 }
 
 func (r *reader) readOne(ctx context.Context, t rules.Table) (contents, error) {

@@ -478,11 +478,16 @@ func TestTablesOfAFamilyAreReadAtOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		at[table] = target
-		apply(t, target, reconcile.Item[string, Chain]{Key: "cali-" + string(table)})
 	}
 	count.commands = at[rules.Raw].reader.cmd
 	at[rules.Raw].reader.cmd = &count
 
+	// Tables that the kernel has not made yet are asked for one by one.
+	list(rules.Raw, at[rules.Raw], 2)
+	list(rules.NAT, at[rules.NAT], 1)
+	for table, target := range at {
+		apply(t, target, reconcile.Item[string, Chain]{Key: "cali-" + string(table)})
+	}
 	list(rules.Raw, at[rules.Raw], 1, "cali-raw")
 	list(rules.Mangle, at[rules.Mangle], 0, "cali-mangle")
 	apply(t, at[rules.Filter], reconcile.Item[string, Chain]{Key: "cali-own"})
