@@ -6,9 +6,9 @@
 //	                           ▲                                   │
 //	                           └───────actual─── Target.List ◄─────┘
 //
-// A [Table] holds what is desired and a cache of what is there. A pass computes the
-// difference and applies it; after a failure the cache is dropped and listed again,
-// so that no driver needs a retry logic of its own. [Ordered] runs several tables
+// A [Table] holds what is desired, and what is there where it differs from that. A pass
+// applies the difference; after a failure what is believed to be there is dropped and listed
+// again, so that no driver needs a retry logic of its own. [Ordered] runs several tables
 // whose objects refer to each other, and [Run] repeats passes for as long as a
 // program lives.
 package reconcile
