@@ -38,8 +38,8 @@ type Table[K comparable, V any] struct {
 	target  Target[K, V]
 	desired map[K]V
 	listed  bool
-	// differs holds, once listed, what is outside of all objects that are not as desired,
-	// or not known to be. Outside is as desired but for these.
+	// differs tells, once listed, what is there of each object that is not as desired, or not
+	// known to be. All other objects are as desired.
 	differs map[K]outside[V]
 	// room is the most that differs has held.
 	room   int

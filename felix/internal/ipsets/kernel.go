@@ -107,7 +107,8 @@ func (k *Kernel) members(set string, member func(Member)) (header, error) {
 }
 
 // Drifted reports whether felix's sets, seen from outside, are not what was written or
-// read last. It costs one short dump, which is not even parsed while nothing happens.
+// read last. It costs one short dump, which is not even parsed while nothing happens, and
+// another one when anybody's sets changed.
 func (k *Kernel) Drifted() (bool, error) {
 	if k.calmKnown {
 		sum, err := k.listHeaders(func() {}, func([]byte) {})

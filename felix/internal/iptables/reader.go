@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"calico.internal/felix/internal/rules"
@@ -26,19 +27,22 @@ func (r *reader) read(ctx context.Context, t rules.Table, now mark, known bool) 
 	}
 	c, ok := r.kept[t]
 	if !ok || !known || now != r.mark {
-		var err error
-		if r.kept, err = r.readAll(ctx); err != nil {
+		all, err := r.readAll(ctx)
+		if err != nil && (ctx.Err() != nil || errors.Is(err, errBusy)) {
 			return nil, err
 		}
-		c, r.mark = r.kept[t], now
+		// With another error all are nil: one that cannot be printed must not keep the others
+		// from being read.
+		r.kept, r.mark = all, now
+		c = all[t]
 	}
 	delete(r.kept, t)
 	if !known {
 		r.kept = nil
 	}
 	if c == nil {
-		// The kernel has not made it yet, or it holds what iptables does not understand,
-		// which only the command for this table says.
+		// The kernel has not made it yet, or it, or another one, holds what iptables does not
+		// understand, which only the command for this table says.
 		return r.readOne(ctx, t)
 	}
 	return c, nil

@@ -446,6 +446,29 @@ func (c *countingSaves) save(ctx context.Context, t rules.Table) ([]byte, error)
 	return c.commands.save(ctx, t)
 }
 
+// cannotPrintAll fails when it is asked for all tables.
+type cannotPrintAll struct{ commands }
+
+func (c cannotPrintAll) save(ctx context.Context, t rules.Table) ([]byte, error) {
+	if t == "" {
+		return nil, errors.New("cannot decode all rules")
+	}
+	return c.commands.save(ctx, t)
+}
+
+// TestATableThatCannotBePrintedHidesNoOther has iptables-nft-save fail as it does when some
+// table holds a rule of a newer iptables.
+func TestATableThatCannotBePrintedHidesNoOther(t *testing.T) {
+	k := kernel{NFT, rules.V4, rules.Filter}
+	target := k.open(t)
+	k.run(t, "-N", "cali-there")
+	target.reader.cmd = cannotPrintAll{target.reader.cmd}
+	have, err := target.List(t.Context())
+	if _, ok := have["cali-there"]; err != nil || !ok {
+		t.Errorf("read %v, %v", have, err)
+	}
+}
+
 // TestTablesOfAFamilyAreReadAtOnce reads all tables of the nft variant, whose save command
 // fetches all of them whatever it is asked for, with changes in between.
 func TestTablesOfAFamilyAreReadAtOnce(t *testing.T) {

@@ -105,6 +105,22 @@ func TestDoReadsADump(t *testing.T) {
 	}
 }
 
+func TestAPacketThatIsTooLongIsAnError(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pair[0]) //nolint:errcheck // nothing is lost
+	defer unix.Close(pair[1]) //nolint:errcheck // nothing is lost
+	if err := unix.Send(pair[0], make([]byte, packetSize+1), 0); err != nil {
+		t.Fatal(err)
+	}
+	err = newInbox().receive(pair[1], func(message) { t.Error("a part of it was taken for a message") })
+	if !errors.Is(err, errTruncated) {
+		t.Errorf("got %v, want %v", err, errTruncated)
+	}
+}
+
 func TestAttributes(t *testing.T) {
 	b := Attr(nil, 1, []byte("abc"))
 	b = Attr(b, 2|Nested, Attr(nil, 3|NetOrder, []byte{1, 2, 3, 4, 5}))

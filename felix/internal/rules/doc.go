@@ -34,7 +34,7 @@
 //	                      accepted? return; nobody decided? drop;
 //	                      then → cali-pro-<profile> …, accepted? return; drop
 //	cali-po-<policy>      rule by rule: allow ⇒ cali-allow, pass ⇒ cali-pass, deny: drop
-//	cali-allow, cali-pass mark; their end is that of the policy's chain
+//	cali-allow, cali-pass mark, and return to the chain that asked the policy
 //
 // A packet between two workloads of the host passes both its sender's and its receiver's
 // chain, because an allow in them only marks and returns.
