@@ -77,9 +77,7 @@ func (r *reporter) hold(ctx context.Context, tick *time.Ticker) {
 			if written = r.write(ctx, lease) == nil; !written {
 				return
 			}
-			if tick.Reset(poll); ready {
-				tick.Reset(readyPoll)
-			}
+			tick.Reset(pollOf(ready))
 		}
 		select {
 		case <-tick.C:
@@ -96,6 +94,13 @@ func (r *reporter) hold(ctx context.Context, tick *time.Ticker) {
 			return
 		}
 	}
+}
+
+func pollOf(ready bool) time.Duration {
+	if ready {
+		return readyPoll
+	}
+	return poll
 }
 
 // renew prolongs the lease once. The client's own KeepAlive wakes the program four times

@@ -167,8 +167,9 @@ func (t *Table[K, V]) pass(ctx context.Context, sets, deletes bool) error {
 	if sets {
 		t.last = PassStatus{At: start}
 	}
-	if t.listed && len(t.differs) == 0 && t.room < manyObjects {
-		return nil // as in almost all tables of almost all passes
+	if t.listed && len(t.differs) == 0 { // as in almost all tables of almost all passes
+		t.giveBackRoom()
+		return nil
 	}
 	set, deleted, err := t.reconcile(ctx, sets, deletes)
 	if err != nil {

@@ -58,10 +58,11 @@ type object struct {
 	err            error
 }
 
-// part is what is stored at one path of a resource. The value itself is forgotten once it
-// is decoded, where no other part can ever need it again.
+// part is what is stored at one path of a resource.
 type part struct {
-	path     string
+	path string
+	// value is forgotten once it is decoded, unless the resource has other parts, which can
+	// only be decoded together with it.
 	value    []byte
 	sum      uint64
 	revision int64

@@ -64,11 +64,9 @@ type dataplane struct {
 	hostAddrs   map[string][]netip.Addr
 	addressSets map[desired.SetID]*addressSet
 	filters     *filters
-	// rendered is set once the trackers have been given anything.
-	rendered  bool
-	policies  map[model.PolicyKey]*desired.Policy
-	profiles  map[string]*desired.Profile
-	workloads *workloads
+	policies    map[model.PolicyKey]*desired.Policy
+	profiles    map[string]*desired.Profile
+	workloads   *workloads
 }
 
 // newDataplane connects to the kernel. An error says what it lacks.
@@ -104,6 +102,7 @@ func newDataplane(ctx context.Context, log *slog.Logger, cfg *config.Config, lin
 		d.setHooks(f, nil)
 	}
 	d.setHostAddrs()
+	d.changeChains(func(t *rules.Tracker) rules.ChainChanges { return t.Apply(desired.Changes{}) })
 	for key, value := range sysctls.OfHost(d.ipv6) {
 		d.sysctls.Set(key, value)
 	}
@@ -230,8 +229,7 @@ func (d *dataplane) update(c desired.Changes) {
 	for _, name := range c.ProfilesDeleted {
 		delete(d.profiles, name)
 	}
-	if !d.rendered || !concernsSetsOnly(c) {
-		d.rendered = true
+	if !concernsSetsOnly(c) {
 		d.changeChains(func(t *rules.Tracker) rules.ChainChanges { return t.Apply(c) })
 		d.workloads.update(c)
 	}

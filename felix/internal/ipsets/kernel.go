@@ -54,26 +54,29 @@ func Open() (*Kernel, error) {
 func (k *Kernel) Close() { k.conn.Close() }
 
 // headers lists felix's sets without their members, and gives the sum of all headers.
-func (k *Kernel) headers() (out map[string]header, sum uint64, err error) {
-	sum, err = k.listHeaders(func() { out = map[string]header{} }, func(body []byte) {
-		if h := parseSet(body, nil); Owned(h.name) {
-			out[h.name] = h
-		}
-	})
+func (k *Kernel) headers() (map[string]header, uint64, error) {
+	k.calmKnown = false
+	out := map[string]header{}
+	sum, err := k.listHeaders(out)
 	return out, sum, err
 }
 
-// listHeaders hands over the headers of all sets and returns their sum. It begins anew
-// when they change under way.
-func (k *Kernel) listHeaders(begin func(), each func(body []byte)) (sum uint64, err error) {
+// listHeaders returns the sum of the headers of all sets, and puts felix's into a map unless
+// that is nil. It begins anew when they change under way.
+func (k *Kernel) listHeaders(into map[string]header) (sum uint64, err error) {
 	var hash maphash.Hash
 	hash.SetSeed(seed)
 	for range listTries {
-		begin()
+		clear(into)
 		hash.Reset()
 		err := k.conn.Do(listRequest(""), func(body []byte) error {
 			_, _ = hash.Write(body) // never fails
-			each(body)
+			if into == nil {
+				return nil
+			}
+			if h := parseSet(body, nil); Owned(h.name) {
+				into[h.name] = h
+			}
 			return nil
 		})
 		if errors.Is(err, nl.ErrDumpInterrupted) {
@@ -111,7 +114,7 @@ func (k *Kernel) members(set string, member func(Member)) (header, error) {
 // another one when anybody's sets changed.
 func (k *Kernel) Drifted() (bool, error) {
 	if k.calmKnown {
-		sum, err := k.listHeaders(func() {}, func([]byte) {})
+		sum, err := k.listHeaders(nil)
 		if err != nil {
 			return false, err
 		}

@@ -22,7 +22,6 @@ func (t *Members) List(context.Context) (map[Member]struct{}, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.kernel.calmKnown = false
 	out := map[Member]struct{}{}
 	for name, h := range headers {
 		if isTemporary(name) {

@@ -24,7 +24,6 @@ func (t *Sets) List(context.Context) (map[string]Spec, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.kernel.calmKnown = false
 	out := make(map[string]Spec, len(headers))
 	clear(t.kernel.sets)
 	for name, h := range headers {

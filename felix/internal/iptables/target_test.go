@@ -51,10 +51,11 @@ func (k kernel) save(t *testing.T) string {
 	return strings.Join(lines, "")
 }
 
-func (k kernel) open(t *testing.T) *Target {
+// openTargets opens a variant in a network namespace of the test's own.
+func openTargets(t *testing.T, variant string) *Targets {
 	t.Helper()
 	nettest.Isolate(t)
-	b, err := Detect(t.Context(), k.variant)
+	b, err := Detect(t.Context(), variant)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +63,12 @@ func (k kernel) open(t *testing.T) *Target {
 	if err != nil {
 		t.Fatal(err)
 	}
-	target, err := targets.Target(k.family, k.table)
+	return targets
+}
+
+func (k kernel) open(t *testing.T) *Target {
+	t.Helper()
+	target, err := openTargets(t, k.variant).Target(k.family, k.table)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -374,16 +380,8 @@ func TestEveryKindOfRuleIsTakenByTheKernel(t *testing.T) {
 	for _, variant := range []string{Legacy, NFT} {
 		for _, f := range rules.Families {
 			t.Run(fmt.Sprintf("%s IPv%d", variant, f), func(t *testing.T) {
-				nettest.Isolate(t)
+				targets := openTargets(t, variant)
 				r, err := rules.NewRenderer(rules.DefaultConfig())
-				if err != nil {
-					t.Fatal(err)
-				}
-				b, err := Detect(t.Context(), variant)
-				if err != nil {
-					t.Fatal(err)
-				}
-				targets, err := Open(b)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -473,15 +471,7 @@ func TestATableThatCannotBePrintedHidesNoOther(t *testing.T) {
 // fetches all of them whatever it is asked for, with changes in between.
 func TestTablesOfAFamilyAreReadAtOnce(t *testing.T) {
 	k := kernel{NFT, rules.V4, rules.Filter}
-	nettest.Isolate(t)
-	b, err := Detect(t.Context(), NFT)
-	if err != nil {
-		t.Fatal(err)
-	}
-	targets, err := Open(b)
-	if err != nil {
-		t.Fatal(err)
-	}
+	targets := openTargets(t, NFT)
 	var count countingSaves
 	list := func(table rules.Table, target *Target, saves int, chains ...string) {
 		t.Helper()
