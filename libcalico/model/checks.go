@@ -234,7 +234,7 @@ func checkHostEndpoint(f *faults, k HostEndpointKey, e *HostEndpoint) {
 	f.labels(e.Labels)
 	f.profiles(e.Profiles)
 	f.ports(e.Ports)
-	f.unless(e.Interface == "" || e.Interface == "*" || isInterface(e.Interface), "spec.interfaceName", e.Interface, interfaceRule)
+	f.unless(e.Interface == "" || e.Interface == "*" || isInterface(e.Interface), "spec.interfaceName", e.Interface, interfaceReason(e.Interface))
 	for i, a := range e.ExpectedIPv4Addrs {
 		f.addr(indexed("spec.expectedIPs", i), a, 4)
 	}
@@ -270,7 +270,7 @@ func checkWorkloadEndpoint(f *faults, k WorkloadEndpointKey, e *WorkloadEndpoint
 	f.labels(e.Labels)
 	f.profiles(e.Profiles)
 	f.ports(e.Ports)
-	f.unless(isInterface(e.Interface), "spec.interfaceName", e.Interface, interfaceRule)
+	f.unless(isInterface(e.Interface), "spec.interfaceName", e.Interface, interfaceReason(e.Interface))
 	switch e.State {
 	case "active", "inactive":
 	default:

@@ -55,6 +55,15 @@ func isInterface(s string) bool {
 	return consists(s, "_.-", maxInterface) && s != "." && s != ".."
 }
 
+// interfaceReason says why a name is no interface's. The label of a second address, as
+// ifconfig shows it, looks like one; the packets to that address come by the interface.
+func interfaceReason(s string) string {
+	if iface, _, labelled := strings.Cut(s, ":"); labelled && isInterface(iface) {
+		return s + " is an address label; name " + iface
+	}
+	return interfaceRule
+}
+
 // isInterfacePattern allows an asterisk at the end.
 func isInterfacePattern(s string) bool {
 	return s == "*" || isInterface(strings.TrimSuffix(s, "*"))

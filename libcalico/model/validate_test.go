@@ -230,6 +230,9 @@ func TestValidateResources(t *testing.T) {
 		{"felix: bad name and node", model.FelixConfigKey{Node: "a b", Name: "c d"}, &model.Setting{}, []string{"metadata.node", "metadata.name"}},
 
 		{"host endpoint: fine", model.HostEndpointKey{Node: "n", Name: "eth0"}, &model.HostEndpoint{Interface: "eth0.100"}, nil},
+		{"host endpoint: a VLAN of a bond", model.HostEndpointKey{Node: "n", Name: "e"}, &model.HostEndpoint{Interface: "bond0.2103"}, nil},
+		{"host endpoint: a bridge", model.HostEndpointKey{Node: "n", Name: "e"}, &model.HostEndpoint{Interface: "br-0123456789ab"}, nil},
+		{"host endpoint: an address label", model.HostEndpointKey{Node: "n", Name: "e"}, &model.HostEndpoint{Interface: "eth0:1"}, []string{"spec.interfaceName"}},
 		{"host endpoint: all interfaces", model.HostEndpointKey{Node: "n", Name: "all"}, &model.HostEndpoint{Interface: "*"}, nil},
 		{"host endpoint: neither interface nor address", model.HostEndpointKey{Node: "n", Name: "e"}, &model.HostEndpoint{}, []string{"spec.interfaceName"}},
 		{"host endpoint: long interface", model.HostEndpointKey{Node: "n", Name: "e"}, &model.HostEndpoint{Interface: strings.Repeat("x", 16)}, []string{"spec.interfaceName"}},
@@ -325,5 +328,20 @@ func TestFieldErrorText(t *testing.T) {
 	}
 	if long := (&model.FieldError{Field: "f", Value: strings.Repeat("x", 10_000)}).Error(); len(long) > 300 {
 		t.Errorf("a long value gives a text of %d characters", len(long))
+	}
+}
+
+func TestAnAddressLabelIsToldFromABadName(t *testing.T) {
+	key := model.HostEndpointKey{Node: "n", Name: "e"}
+	for iface, want := range map[string]string{
+		"eth0:1":         "eth0:1 is an address label; name eth0",
+		"bond0.2103:vip": "bond0.2103:vip is an address label; name bond0.2103",
+		":1":             "must be 1 to 15 letters, digits, '_', '.' or '-'",
+		"eth/0:1":        "must be 1 to 15 letters, digits, '_', '.' or '-'",
+	} {
+		faults := model.Faults(model.Validate(key, &model.HostEndpoint{Interface: iface}))
+		if len(faults) != 1 || faults[0].Reason != want {
+			t.Errorf("%s: got %v, want %q", iface, faults, want)
+		}
 	}
 }
