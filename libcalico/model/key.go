@@ -66,6 +66,9 @@ type ProfileKey struct {
 // DefaultTier is the tier of a policy that names none.
 const DefaultTier = "default"
 
+// DefaultTierOrder is the rank of the tier [DefaultTier] if none is stored, as Calico has it.
+const DefaultTierOrder = 1_000_000
+
 // PolicyKey names a policy; an empty Tier stands for [DefaultTier] and is written
 // so by [NewPolicyKey].
 // Path: /calico/v1/policy/tier/<tier>/policy/<name>.

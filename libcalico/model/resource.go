@@ -127,7 +127,8 @@ const (
 type Tier struct {
 	Meta
 
-	// Order ranks the tier; nil comes last, ties go by name.
+	// Order ranks the tier; nil stands for [DefaultTierOrder] in the tier [DefaultTier] and
+	// comes last in any other, ties go by name.
 	Order *float64 `json:"order,omitempty"`
 	// DefaultAction is TierDeny (also when empty) or TierPass.
 	DefaultAction string `json:"default_action,omitempty"`

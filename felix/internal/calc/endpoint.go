@@ -3,6 +3,7 @@ package calc
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"net"
 	"net/netip"
 	"reflect"
@@ -238,19 +239,23 @@ func (e *Engine) passes(tier string) bool {
 // then by order, then by name.
 func (e *Engine) comparePolicies(a, b *policy) int {
 	if a.key.Tier != b.key.Tier {
-		return cmp.Or(compareOrders(e.tierOrder(a.key.Tier), e.tierOrder(b.key.Tier)), strings.Compare(a.key.Tier, b.key.Tier))
+		return cmp.Or(cmp.Compare(e.tierOrder(a.key.Tier), e.tierOrder(b.key.Tier)), strings.Compare(a.key.Tier, b.key.Tier))
 	}
 	return cmp.Or(compareOrders(a.res.Order, b.res.Order), strings.Compare(a.key.Name, b.key.Name))
 }
 
-func (e *Engine) tierOrder(name string) *float64 {
-	if t := e.tiers[name]; t != nil {
-		return t.Order
+// tierOrder is the rank of a tier.
+func (e *Engine) tierOrder(name string) float64 {
+	switch t := e.tiers[name]; {
+	case t != nil && t.Order != nil:
+		return *t.Order
+	case name == model.DefaultTier:
+		return model.DefaultTierOrder
 	}
-	return nil
+	return math.Inf(1)
 }
 
-// compareOrders compares the ranks of tiers or policies; nil comes last.
+// compareOrders compares the ranks of policies; nil comes last.
 func compareOrders(a, b *float64) int {
 	switch {
 	case a == nil && b == nil:

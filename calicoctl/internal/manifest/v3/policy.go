@@ -209,7 +209,7 @@ func tierKind() dialect.Kind {
 				r.AddIfNew("metadata.name", "%q: the name of a tier has no dots", m.Name)
 			}
 			if m.Name == model.DefaultTier && s.DefaultAction == model.TierPass {
-				r.Add("spec.defaultAction", "must be Deny for the tier %s, which is the last", model.DefaultTier)
+				r.Add("spec.defaultAction", "must be Deny for the tier %s", model.DefaultTier)
 			}
 			return model.TierKey{Name: m.Name}, &model.Tier{Order: s.Order, DefaultAction: string(s.DefaultAction)}
 		},
