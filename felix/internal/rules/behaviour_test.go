@@ -319,7 +319,19 @@ func TestBehaviour(t *testing.T) {
 		},
 		{
 			name: "a workload pings its IPv6 gateway", build: twoOpen,
-			send: packet{in: "cali1", src: "fd00::1", dst: "fe80::1", proto: desired.ICMPv6, icmp: 128}, want: Accept,
+			send: packet{in: "cali1", src: "fd00::1", dst: "fe80::a9fe:101", proto: desired.ICMPv6, icmp: 128}, want: Accept,
+		},
+		{
+			name: "a workload asks its IPv6 gateway for names", build: twoOpen,
+			send: packet{in: "cali1", src: "fd00::1", dst: "fe80::a9fe:102", proto: desired.UDP, dport: 53}, want: Accept,
+		},
+		{
+			name: "a workload asks no other link-local address of its host for names", build: twoOpen,
+			send: packet{in: "cali1", src: "fd00::1", dst: "fe80::1", proto: desired.UDP, dport: 53}, want: Drop, by: "Endpoint to host",
+		},
+		{
+			name: "nor by TCP", build: twoOpen,
+			send: packet{in: "cali1", src: "fd00::1", dst: "fe80::ecee:eeff:feee:eeee", proto: desired.TCP, dport: 53}, want: Drop, by: "Endpoint to host",
 		},
 		{
 			name: "a workload sends its gateway no other ICMP", build: twoOpen,
@@ -364,6 +376,39 @@ func TestBehaviour(t *testing.T) {
 			name:  "a workload answers its host",
 			build: func(w *world) { w.endpoint("cali1") },
 			send:  packet{in: "cali1", src: "10.0.0.1", dst: "172.28.8.100", proto: desired.TCP, conn: Established}, want: Accept,
+		},
+		{
+			name: "a workload answers its host with allow action RETURN too",
+			build: func(w *world) {
+				w.cfg.FilterAllow = Return
+				w.endpoint("cali1")
+			},
+			send: packet{in: "cali1", src: "10.0.0.1", dst: "172.28.8.100", proto: desired.TCP, conn: Established}, want: Accept,
+		},
+		{
+			name:  "a workload that calls its host is dropped with allow action RETURN too",
+			build: func(w *world) { twoOpen(w); w.cfg.FilterAllow = Return },
+			send:  packet{in: "cali1", src: "10.0.0.1", dst: "172.28.8.100", proto: desired.TCP}, want: Drop, by: "Endpoint to host",
+		},
+		{
+			name: "an inactive workload does not answer its host",
+			build: func(w *world) {
+				w.endpoint("cali1").Up = false
+			},
+			send: packet{in: "cali1", src: "10.0.0.1", dst: "172.28.8.100", proto: desired.TCP, conn: Established}, want: Drop, by: "The endpoint is inactive",
+		},
+		{
+			name: "an inactive workload does not answer its host with allow action RETURN either",
+			build: func(w *world) {
+				w.cfg.FilterAllow = Return
+				w.endpoint("cali1").Up = false
+			},
+			send: packet{in: "cali1", src: "10.0.0.1", dst: "172.28.8.100", proto: desired.TCP, conn: Established}, want: Drop, by: "The endpoint is inactive",
+		},
+		{
+			name:  "a workload reports the groups it listens to",
+			build: func(w *world) { w.endpoint("cali1") },
+			send:  packet{in: "cali1", src: "fe80::2", dst: "ff02::16", proto: desired.ICMPv6, icmp: 143, conn: UntrackedState}, want: Accept,
 		},
 		{
 			name:  "a workload solicits its neighbour, the host",

@@ -192,8 +192,10 @@ func failsafeChain(d desired.Direction) string {
 }
 
 // icmpv6ForLink are the ICMPv6 messages without which no port of a host can be reached by
-// IPv6: of multicast listeners, and router and neighbour discovery.
-var icmpv6ForLink = []uint8{130, 131, 132, 133, 134, 135, 136}
+// IPv6: that a packet is too big, which routers tell the sender; of multicast listeners
+// (143 is the report that Linux sends, on which switches rely), and router and neighbour
+// discovery.
+var icmpv6ForLink = []uint8{2, 130, 131, 132, 133, 134, 135, 136, 143}
 
 // failsafe accepts packets to the ports of the host that no policy closes. In the raw
 // table, where connections are not known, it accepts the answers from such ports of the

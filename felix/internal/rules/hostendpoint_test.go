@@ -80,6 +80,25 @@ func TestHostEndpoints(t *testing.T) {
 			send:  packet{in: "eth0", src: "fe80::2", dst: "fe80::1", proto: desired.ICMPv6, icmp: 135}, want: Accept,
 		},
 		{
+			name:  "so do reports of the groups that the host listens to, or a switch that snoops cuts it off",
+			build: func(w *world) { w.host("eth0") },
+			send:  packet{out: "eth0", src: "fe80::1", dst: "ff02::16", proto: desired.ICMPv6, icmp: 143, conn: UntrackedState}, want: Accept,
+		},
+		{
+			name: "also where untracked policy denies all",
+			build: func(w *world) {
+				w.host("eth0").Untracked = []desired.Tier{w.staged(desired.Untracked, "u", denyAll()...)}
+			},
+			send: packet{out: "eth0", src: "fe80::1", dst: "ff02::16", proto: desired.ICMPv6, icmp: 143, conn: UntrackedState}, want: Accept,
+		},
+		{
+			name: "a packet that is too big is said so, or nothing large gets through",
+			build: func(w *world) {
+				w.host("eth0").Untracked = []desired.Tier{w.staged(desired.Untracked, "u", denyAll()...)}
+			},
+			send: packet{in: "eth0", src: "fe80::2", dst: "fe80::1", proto: desired.ICMPv6, icmp: 2, conn: Related}, want: Accept,
+		},
+		{
 			name:  "other ICMPv6 does not",
 			build: func(w *world) { w.host("eth0") },
 			send:  packet{in: "eth0", src: "fe80::2", dst: "fe80::1", proto: desired.ICMPv6, icmp: 128}, want: Drop, by: nothingAllowed,

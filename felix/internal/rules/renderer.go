@@ -53,7 +53,7 @@ func DefaultConfig() Config {
 		MangleAllow:      Accept,
 		FilterDeny:       Drop,
 		LogPrefix:        "calico-packet",
-		Gateways:         []netip.Prefix{netip.MustParsePrefix("169.254.1.0/24"), netip.MustParsePrefix("fe80::/10")},
+		Gateways:         []netip.Prefix{netip.MustParsePrefix("169.254.1.0/24"), netip.MustParsePrefix("fe80::a9fe:100/120")},
 	}
 }
 

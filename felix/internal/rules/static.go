@@ -194,8 +194,8 @@ func (r *Renderer) filterInput() Chain {
 
 // icmpv6ForHost are the ICMPv6 messages without which IPv6 does not work between a
 // workload and its router: multicast listener query, report and done, router and
-// neighbour solicitation, neighbour advertisement.
-var icmpv6ForHost = []uint8{130, 131, 132, 133, 135, 136}
+// neighbour solicitation, neighbour advertisement, and version 2 of the report.
+var icmpv6ForHost = []uint8{130, 131, 132, 133, 135, 136, 143}
 
 // echoRequest is the ICMP type of a ping.
 func echoRequest(f Family) (desired.Protocol, uint8) {
@@ -216,6 +216,11 @@ func (r *Renderer) workloadToHost(f Family) Chain {
 		}
 	}
 	c.add(Rule{Action: jump(chainFromWorkload)})
+	if r.cfg.FilterAllow == Return {
+		// Otherwise the workload's chain has accepted what belongs to a connection, such as
+		// the answer to a call of the host's own.
+		c.add(Rule{Match: Match{Conn: Established | Related}, Action: do(Return)})
+	}
 	for _, gw := range r.cfg.Gateways {
 		if !f.Of(gw) {
 			continue
