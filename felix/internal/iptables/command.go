@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,9 +23,19 @@ const (
 	// commandTimeout ends a command that hangs.
 	commandTimeout = 60 * time.Second
 	// exitResource is the exit code of iptables-restore when the lock is taken or memory
-	// is short: nothing is wrong with the input.
+	// is short: nothing is wrong with the input. In the nft variant every refusal of the
+	// kernel has it too.
 	exitResource = 4
 )
+
+// shortages are what iptables-restore says when it could not even try.
+var shortages = [...]string{"xtables lock", "lock file", "allocate memory", "Memory allocation", "No buffer space", "generation id"}
+
+// couldNotTry reports whether a command that ended with exitResource could not even try, by
+// what it printed. A refusal names what the kernel refused.
+func couldNotTry(stderr string) bool {
+	return stderr == "" || slices.ContainsFunc(shortages[:], func(s string) bool { return strings.Contains(stderr, s) })
+}
 
 // errBusy is part of the error of a command that could not even try.
 var errBusy = errors.New("iptables is busy")
@@ -59,6 +71,7 @@ func run(ctx context.Context, input []byte, name string, args ...string) ([]byte
 	defer cancel()
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C") // what it says is read
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(input), &stdout, &stderr
 	cmd.WaitDelay = time.Second
 	err := cmd.Run()
@@ -72,10 +85,11 @@ func run(ctx context.Context, input []byte, name string, args ...string) ([]byte
 	if !errors.As(err, &exit) {
 		return nil, fmt.Errorf("%w: %w", errBusy, err)
 	}
-	if exit.ExitCode() == exitResource {
+	text := firstLines(stderr.String())
+	if exit.ExitCode() == exitResource && couldNotTry(text) {
 		err = errBusy
 	}
-	if text := firstLines(stderr.String()); text != "" {
+	if text != "" {
 		return nil, fmt.Errorf("%s: %w: %s", name, err, text)
 	}
 	return nil, fmt.Errorf("%s: %w", name, err)

@@ -309,6 +309,60 @@ func TestAChainAtFaultFailsClosedAndTheRestIsIn(t *testing.T) {
 	})
 }
 
+// refused is a rule that iptables-restore takes and the kernel refuses: its target belongs
+// into another table.
+func (k kernel) refused() rules.Rule {
+	if k.table == rules.NAT {
+		return rules.Rule{Action: rules.Action{Verb: rules.NoTrack}}
+	}
+	return rules.Rule{Action: rules.Action{Verb: rules.Masquerade}}
+}
+
+// TestWhatOnlyTheKernelRefusesHoldsUpNothingElse has the kernel refuse a chain's rule, and the
+// deletion of chains to which another program's rule leads.
+func TestWhatOnlyTheKernelRefusesHoldsUpNothingElse(t *testing.T) {
+	onKernels(t, func(t *testing.T, k kernel) {
+		target := k.open(t)
+		apply(t, target, k.chain(t, "cali-block"), k.chain(t, "cali-gone", marked(1, accept)), k.chain(t, "cali-used", marked(1, accept)))
+		for _, used := range []string{"cali-block", "cali-used"} {
+			k.run(t, "-A", "OUTPUT", "-j", used)
+		}
+		err := target.Apply(t.Context(), reconcile.Changes[string, Chain]{
+			Set:    []reconcile.Item[string, Chain]{k.chain(t, "cali-bad", k.refused()), k.chain(t, "cali-good", marked(2, accept))},
+			Delete: []string{"cali-block", "cali-gone", "cali-used"},
+		})
+		var faults *reconcile.KeyErrors[string]
+		if !errors.As(err, &faults) || !slices.Equal(slices.Sorted(maps.Keys(faults.Errs)), []string{"cali-bad", "cali-block", "cali-used"}) {
+			t.Fatalf("got %v, want errors of what is refused alone", err)
+		}
+		k.expectRules(t, "cali-good", "--mark 0x2/0xff -j ACCEPT")
+		if text := k.save(t); strings.Contains(text, ":cali-gone ") || !strings.Contains(text, ":cali-bad ") {
+			t.Errorf("the table is\n%s", text)
+		}
+		k.run(t, "-F", "OUTPUT")
+		if err := target.Apply(t.Context(), reconcile.Changes[string, Chain]{Delete: []string{"cali-block", "cali-used"}}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestWhatIptablesSaysWhenItCannotTry(t *testing.T) {
+	t.Parallel()
+	for stderr, want := range map[string]bool{
+		"": true,
+		"Another app is currently holding the xtables lock; still 0s 0us time ahead to have a chance to grab the lock...": true,
+		"Fatal: can't open lock file /run/xtables.lock: Permission denied":                                                true,
+		"iptables-nft-restore v1.8.9 (nf_tables): Could not fetch rule set generation id: No buffer space available":      true,
+		"line 4: RULE_APPEND failed (Cannot allocate memory): rule in chain cali-x":                                       true,
+		"line 4: CHAIN_DEL failed (Device or resource busy): chain cali-pi-default/block":                                 false,
+		"line 4: RULE_APPEND failed (No such file or directory): rule in chain cali-x":                                    false,
+	} {
+		if got := couldNotTry(stderr); got != want {
+			t.Errorf("%q: got %v", stderr, got)
+		}
+	}
+}
+
 func TestOnlyWritesOfOthersAreDrift(t *testing.T) {
 	onKernels(t, func(t *testing.T, k kernel) {
 		target := k.open(t)
