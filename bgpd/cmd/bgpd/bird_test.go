@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -25,9 +26,6 @@ type bird struct {
 // runBird runs BIRD on a node, with a block of each family, and o as its only peer.
 func runBird(n, o *node, block4, block6 string, passive bool) *bird {
 	n.lab.t.Helper()
-	if _, err := exec.LookPath("bird"); err != nil {
-		n.lab.t.Skip("BIRD 2 is missing: apt-get install bird2")
-	}
 	role := "passive off"
 	if passive {
 		role = "passive on"
@@ -53,8 +51,16 @@ protocol bgp Mesh_%[1]s {
 }
 `, f.family, f.block, f.own, f.peer, role, n.doc.as, o.doc.as)
 	}
-	conf := filepath.Join(n.dir, "bird.conf")
-	if err := os.WriteFile(conf, []byte(b.String()), 0o644); err != nil {
+	return n.startBird(b.String())
+}
+
+// startBird runs BIRD with a configuration.
+func (n *node) startBird(conf string) *bird {
+	n.lab.t.Helper()
+	if _, err := exec.LookPath("bird"); err != nil {
+		n.lab.t.Skip("BIRD 2 is missing: apt-get install bird2")
+	}
+	if err := os.WriteFile(filepath.Join(n.dir, "bird.conf"), []byte(conf), 0o644); err != nil {
 		n.lab.t.Fatal(err)
 	}
 	out := &bird{node: n}
@@ -211,5 +217,114 @@ func TestBIRD_as_an_outside_router(t *testing.T) {
 	us.awaitPeers(0)
 	if got := us.routes("203.0.113.0/24"); got == "" {
 		t.Error("the route of a router that vanished went at once")
+	}
+}
+
+// runRouter runs BIRD as an outside router of both families that advertises prefixes
+// with LOCAL_PREF 500, which a router of another system should not send at all.
+func runRouter(n, o *node, prefixes ...string) *bird {
+	n.lab.t.Helper()
+	var b strings.Builder
+	fmt.Fprintf(&b, "log stderr { warning, error, bug, fatal };\nrouter id %s;\nprotocol device { scan time 2; }\n", n.v4)
+	for _, f := range []struct {
+		family    string
+		own, peer netip.Addr
+	}{{"ipv4", n.v4, o.v4}, {"ipv6", n.v6, o.v6}} {
+		fmt.Fprintf(&b, `
+protocol direct { %[1]s; interface "eth0"; }
+protocol bgp Up_%[1]s {
+  local %[2]s as %[3]d;
+  neighbor %[4]s as %[5]d;
+  multihop;
+  allow bgp_local_pref on;
+  graceful restart on;
+  connect delay time 1; connect retry time 2; error wait time 1,5;
+  %[1]s { import all; export filter { if source = RTS_STATIC then { bgp_local_pref = 500; accept; } reject; }; next hop self; gateway recursive; };
+}
+protocol static static_%[1]s { %[1]s;
+`, f.family, f.own, n.doc.as, f.peer, o.doc.as)
+		for _, p := range prefixes {
+			if strings.Contains(p, ":") == f.own.Is6() {
+				fmt.Fprintf(&b, "  route %s blackhole;\n", p)
+			}
+		}
+		b.WriteString("}\n")
+	}
+	return n.startBird(b.String())
+}
+
+// learned lists the prefixes that BIRD has from its peer, with their AS paths.
+func (b *bird) learned() []string {
+	var out []string
+	for _, family := range []string{"ipv4", "ipv6"} {
+		prefix := ""
+		for line := range strings.Lines(b.control("show", "route", "protocol", "Up_"+family, "all")) {
+			switch f := strings.Fields(line); {
+			case len(f) > 0 && strings.Contains(f[0], "/"):
+				prefix = f[0]
+			case len(f) > 0 && f[0] == "BGP.as_path:":
+				out = append(out, prefix+" "+strings.Join(f[1:], " "))
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// TestBIRD_two_outside_routers_and_nodes_of_two_systems: a host with two outside routers
+// of different systems, in a mesh whose nodes are of two systems as well. Nobody hears
+// from it anything but its own blocks, and no router takes those away.
+func TestBIRD_two_outside_routers_and_nodes_of_two_systems(t *testing.T) {
+	l := newLab(t, 5)
+	routers := l.nodes[3:]
+	l.nodes = l.nodes[:3]
+	us, near, far := l.nodes[0], l.nodes[1], l.nodes[2]
+	far.doc.as = 64513
+	for i, r := range routers {
+		r.doc.as = 65001 + uint32(i)
+		us.doc.peers += peerText("Node_"+r.v4.String(), "node", r.v4, r.doc.as) + peerText("Node_"+r.v6.String(), "node", r.v6, r.doc.as)
+	}
+	for i, n := range l.nodes {
+		n.giveBlock(fmt.Sprintf("192.168.%d.0/26", i))
+		n.giveBlock(fmt.Sprintf("fd80::%x:0/122", i+1))
+	}
+	one := runRouter(routers[0], us, "0.0.0.0/0", "203.0.113.0/24", "192.168.0.0/26", "::/0", "2001:db8:1::/48", "fd80::1:0/122")
+	two := runRouter(routers[1], us, "0.0.0.0/0", "198.51.100.0/24", "192.168.0.0/26", "::/0", "2001:db8:2::/48", "fd80::1:0/122")
+	for _, n := range l.nodes {
+		n.write()
+		n.start()
+	}
+	us.awaitPeers(8)
+	us.awaitRoute("203.0.113.0/24", via("203.0.113.0/24", one.v4))
+	us.awaitRoute("198.51.100.0/24", via("198.51.100.0/24", two.v4))
+	us.awaitRoute("2001:db8:2::/48", via6("2001:db8:2::/48", two.v6))
+
+	// What comes last has everything before it.
+	us.giveBlock("192.168.0.64/26")
+	us.giveBlock("fd80::1:40/122")
+	for _, n := range []*node{near, far} {
+		n.awaitRoute("192.168.0.64/26", via("192.168.0.64/26", us.v4))
+		n.awaitRoute("fd80::1:40/122", via6("fd80::1:40/122", us.v6))
+	}
+	want := []string{"192.168.0.0/26 64512", "192.168.0.64/26 64512", "fd80::1:0/122 64512", "fd80::1:40/122 64512"}
+	for _, b := range []*bird{one, two} {
+		l.eventually(b.name+" hears our blocks and nothing else", func() error {
+			if got := b.learned(); !slices.Equal(got, want) {
+				return fmt.Errorf("%q, want %q", got, want)
+			}
+			return nil
+		})
+	}
+	l.awaitMesh() // our blackholes, and each block from its owner alone
+	for _, n := range []*node{near, far} {
+		routes, err := n.routesOf()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range routes {
+			if len(r.GetNextHops()) > 1 || !strings.HasPrefix(r.GetPrefix(), "192.168.") && !strings.HasPrefix(r.GetPrefix(), "fd80:") {
+				t.Errorf("%s hears %v", n.name, r)
+			}
+		}
 	}
 }

@@ -3,6 +3,7 @@ package gobgp
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 
 	"calico.internal/bgpd/internal/calc"
@@ -69,6 +70,13 @@ func (t pathTarget) Apply(ctx context.Context, c reconcile.Changes[netip.Prefix,
 	var failed reconcile.KeyErrors[netip.Prefix]
 	for _, p := range c.Delete {
 		failed.Add(p, s.deletePath(ctx, p))
+	}
+	next := maps.Clone(s.paths)
+	for _, item := range c.Set {
+		next[item.Key] = item.Value
+	}
+	if err := s.updatePolicy(ctx, s.peers, next); err != nil {
+		return err
 	}
 	for _, item := range c.Set {
 		failed.Add(item.Key, s.addPath(ctx, item.Key, item.Value))

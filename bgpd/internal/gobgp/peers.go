@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"sync"
 
@@ -61,6 +62,13 @@ func (t peerTarget) Apply(ctx context.Context, c reconcile.Changes[netip.Addr, c
 	var failed reconcile.KeyErrors[netip.Addr]
 	for _, a := range c.Delete {
 		failed.Add(a, s.deletePeer(ctx, a))
+	}
+	next := maps.Clone(s.peers)
+	for _, item := range c.Set {
+		next[item.Key] = item.Value
+	}
+	if err := s.updatePolicy(ctx, next, s.paths); err != nil {
+		return err
 	}
 	for _, item := range c.Set {
 		failed.Add(item.Key, s.setPeer(ctx, item.Value))

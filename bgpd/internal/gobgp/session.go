@@ -139,7 +139,10 @@ func (s *Speaker) onPaths(ctx context.Context, d *decoder, paths []*api.Path) {
 			return
 		}
 		if pe, ok := s.pathEvent(d, p); ok {
-			pe.Path.External = !pe.Withdraw && p.GetSourceAsn() != ownAS
+			if !pe.Withdraw && p.GetSourceAsn() != ownAS {
+				pe.Path.External = true
+				pe.Path.LocalPref = defaultLocalPref // theirs says nothing to us (RFC 4271 section 5.1.5)
+			}
 			e.Paths = append(e.Paths, pe)
 		}
 	}
@@ -155,7 +158,8 @@ func (s *Speaker) pathEvent(d *decoder, p *api.Path) (PathEvent, bool) {
 		return PathEvent{Prefix: prefix, Withdraw: true}, true
 	}
 	path, err := d.decode(p)
-	if err != nil || path.NextHop.Is4() != prefix.Addr().Is4() {
+	// A link-local next hop says nothing without its link.
+	if err != nil || path.NextHop.Is4() != prefix.Addr().Is4() || path.NextHop.Is6() && path.NextHop.IsLinkLocalUnicast() {
 		s.opts.Log.Warn("path not usable", logattr.Peer, p.GetNeighborIp(), logattr.Prefix, prefix, logattr.NextHop, path.NextHop, logattr.Err, err)
 		return PathEvent{Prefix: prefix, Withdraw: true}, true
 	}

@@ -269,12 +269,15 @@ func TestOnPaths(t *testing.T) {
 		return mustAny(t, &api.IPAddressPrefix{Prefix: p, PrefixLen: bits})
 	}
 	next := mustAny(t, &api.NextHopAttribute{NextHop: "10.0.0.2"})
+	pref := mustAny(t, &api.LocalPrefAttribute{LocalPref: 500})
+	linkLocal := mustAny(t, &api.MpReachNLRIAttribute{NextHops: []string{"fe80::2"}})
 	var d decoder
 	s.onPaths(t.Context(), &d, []*api.Path{
-		{NeighborIp: "10.0.0.2", SourceAsn: 64512, Nlri: nlri("192.168.1.0", 26), Pattrs: []*anypb.Any{next}},
-		{NeighborIp: "10.0.0.2", SourceAsn: 65001, Nlri: nlri("192.168.2.0", 26), Pattrs: []*anypb.Any{next}},
+		{NeighborIp: "10.0.0.2", SourceAsn: 64512, Nlri: nlri("192.168.1.0", 26), Pattrs: []*anypb.Any{next, pref}},
+		{NeighborIp: "10.0.0.2", SourceAsn: 65001, Nlri: nlri("192.168.2.0", 26), Pattrs: []*anypb.Any{next, pref}},
 		{NeighborIp: "10.0.0.2", Nlri: nlri("192.168.3.0", 26), IsWithdraw: true},
 		{NeighborIp: "10.0.0.2", Nlri: nlri("fd80::", 122), Pattrs: []*anypb.Any{next}}, // of the wrong family
+		{NeighborIp: "10.0.0.2", Nlri: nlri("fd80::", 123), Pattrs: []*anypb.Any{linkLocal}},
 		{NeighborIp: "10.0.0.2", Nlri: nlri("192.168.4.0", 99), Pattrs: []*anypb.Any{next}},
 	})
 	s.onPaths(t.Context(), &d, []*api.Path{{NeighborIp: "10.0.0.2"}})
@@ -284,12 +287,12 @@ func TestOnPaths(t *testing.T) {
 	for _, e := range s.Events() {
 		got = append(got, fmt.Sprint(e.Kind, e.Peer))
 		for _, p := range e.Paths {
-			got = append(got, fmt.Sprint(p.Prefix, " withdraw=", p.Withdraw, " external=", p.Path.External))
+			got = append(got, fmt.Sprint(p.Prefix, " withdraw=", p.Withdraw, " external=", p.Path.External, " pref=", p.Path.LocalPref))
 		}
 	}
 	want := []string{
-		"2 10.0.0.2", "192.168.1.0/26 withdraw=false external=false", "192.168.2.0/26 withdraw=false external=true",
-		"192.168.3.0/26 withdraw=true external=false", "fd80::/122 withdraw=true external=false", "3 10.0.0.2",
+		"2 10.0.0.2", "192.168.1.0/26 withdraw=false external=false pref=500", "192.168.2.0/26 withdraw=false external=true pref=100",
+		"192.168.3.0/26 withdraw=true external=false pref=0", "fd80::/122 withdraw=true external=false pref=0", "fd80::/123 withdraw=true external=false pref=0", "3 10.0.0.2",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("events (-want +got):\n%s", diff)

@@ -64,6 +64,8 @@ type Speaker struct {
 	paths  map[netip.Prefix]calc.Advert
 	// restart tells peers of ours, one by one.
 	restart restart
+	// reflects is what GoBGP's policy allows besides our own paths.
+	reflects reflection
 
 	// mu guards what GoBGP's own goroutines change.
 	mu       sync.Mutex
@@ -196,6 +198,10 @@ func (s *Speaker) Start(ctx context.Context, g Global) (restarted bool, err erro
 	if err := s.server.StartBgp(ctx, &api.StartBgpRequest{Global: globalToAPI(g)}); err != nil {
 		_ = s.server.StopBgp(ctx, &api.StopBgpRequest{}) // closes the listeners that it has
 		return true, &ListenError{Address: netip.AddrPortFrom(g.Listen[0], g.Port), Err: err}
+	}
+	if err := s.startPolicy(ctx); err != nil {
+		_ = s.server.StopBgp(ctx, &api.StopBgpRequest{})
+		return true, err
 	}
 	s.global = &g
 	s.mu.Lock()
