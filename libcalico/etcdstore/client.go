@@ -43,7 +43,7 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	cfg = cfg.withDefaults()
-	tlsConfig, err := cfg.tls()
+	files, err := newCertificates(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -53,30 +53,34 @@ func New(cfg Config) (*Client, error) {
 	if cfg.Log != nil {
 		unary = append(unary, trace(cfg.Log))
 	}
+	options := []grpc.DialOption{
+		grpc.WithContextDialer(c.dials.dial),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxRedial},
+			MinConnectTimeout: cfg.DialTimeout,
+		}),
+		// Lists are large: with gRPC's small default window each would wait for several
+		// round trips.
+		grpc.WithInitialWindowSize(window),
+		grpc.WithInitialConnWindowSize(window),
+		grpc.WithReadBufferSize(readBuffer),
+		grpc.WithChainUnaryInterceptor(unary...),
+		grpc.WithChainStreamInterceptor(login.stream),
+		grpc.WithPerRPCCredentials(login),
+	}
+	if files != nil {
+		// In place of the client library's, which would keep what it read first.
+		options = append(options, grpc.WithTransportCredentials(newHandshakes(files, c.dials)))
+	}
 	c.etcd, err = clientv3.New(clientv3.Config{
 		Endpoints:            cfg.Endpoints,
-		TLS:                  tlsConfig,
 		DialTimeout:          cfg.DialTimeout,
 		DialKeepAliveTime:    keepaliveInterval,
 		DialKeepAliveTimeout: keepaliveTimeout,
 		MaxUnaryRetries:      4,
 		BackoffWaitBetween:   50 * time.Millisecond,
 		Logger:               zap.NewNop(),
-		DialOptions: []grpc.DialOption{
-			grpc.WithContextDialer(c.dials.dial),
-			grpc.WithConnectParams(grpc.ConnectParams{
-				Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: maxRedial},
-				MinConnectTimeout: cfg.DialTimeout,
-			}),
-			// Lists are large: with gRPC's small default window each would wait for several
-			// round trips.
-			grpc.WithInitialWindowSize(window),
-			grpc.WithInitialConnWindowSize(window),
-			grpc.WithReadBufferSize(readBuffer),
-			grpc.WithChainUnaryInterceptor(unary...),
-			grpc.WithChainStreamInterceptor(login.stream),
-			grpc.WithPerRPCCredentials(login),
-		},
+		DialOptions:          options,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("etcd client: %w", err)

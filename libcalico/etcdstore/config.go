@@ -1,13 +1,10 @@
 package etcdstore
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 )
@@ -104,38 +101,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// tls is nil for plain http.
-func (c Config) tls() (*tls.Config, error) {
-	if !strings.HasPrefix(c.Endpoints[0], "https://") {
-		return nil, nil
-	}
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
-	if c.CACertFile != "" {
-		pem, err := os.ReadFile(c.CACertFile)
-		if err != nil {
-			return nil, fmt.Errorf("etcd CA certificate (ETCD_CA_CERT_FILE): %w", err)
-		}
-		cfg.RootCAs = x509.NewCertPool()
-		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("etcd CA certificate (ETCD_CA_CERT_FILE): no certificate in %s", c.CACertFile)
-		}
-	}
-	if c.CertFile != "" {
-		if _, err := c.clientCertificate(); err != nil {
-			return nil, err
-		}
-		// Read again for each connection, so that a renewed certificate is used.
-		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return c.clientCertificate()
-		}
-	}
-	return cfg, nil
-}
-
-func (c Config) clientCertificate() (*tls.Certificate, error) {
-	pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("etcd client certificate (ETCD_CERT_FILE, ETCD_KEY_FILE): %w", err)
-	}
-	return &pair, nil
+// secure says whether the endpoints are https.
+func (c Config) secure() bool {
+	return len(c.Endpoints) > 0 && strings.HasPrefix(c.Endpoints[0], "https://")
 }

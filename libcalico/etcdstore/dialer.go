@@ -22,10 +22,16 @@ func (d *dialer) dial(ctx context.Context, addr string) (net.Conn, error) {
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 3 * time.Second, Interval: 2 * time.Second, Count: 2},
 	}
 	conn, err := nd.DialContext(ctx, "tcp", addr)
+	d.note(err)
+	return conn, err
+}
+
+// note remembers how an attempt ended: also one that came to a connection, which could
+// then not be secured.
+func (d *dialer) note(err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.last = err
-	return conn, err
 }
 
 func (d *dialer) lastError() error {

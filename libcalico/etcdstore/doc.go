@@ -6,6 +6,8 @@
 // caller has seen. A watch gives a snapshot and then every change; it survives the
 // loss of etcd, a compaction and a restored backup.
 //
+// Certificates, the CA's included, are read again for each new connection.
+//
 // An operation whose context has no deadline gets one, and gives up sooner when no
 // connection can be made; with a deadline it waits for etcd as long as that allows.
 package etcdstore

@@ -125,6 +125,10 @@ func (c *Client) unavailable(where, reason string, causes ...error) error {
 		strings.HasPrefix(reason, tlsHandshake) && !strings.Contains(reason, "tls:") && !strings.Contains(reason, "x509:"):
 		// A server that does not know TLS hangs up, or answers in its own words.
 		advice = "does it serve plain http there (ETCD_ENDPOINTS)?"
+	case strings.Contains(reason, "x509: certificate has expired"):
+		advice = "renew the certificate of etcd there, or set the clock of this host right"
+	case strings.Contains(reason, "x509: certificate is "), strings.Contains(reason, "x509: cannot validate certificate for"):
+		advice = "name it in ETCD_ENDPOINTS as its certificate does, or give it a certificate with this name or address"
 	case strings.Contains(reason, "tls:"), strings.Contains(reason, "x509:"):
 		advice = "check ETCD_CA_CERT_FILE, ETCD_CERT_FILE and ETCD_KEY_FILE"
 	case strings.Contains(reason, "server preface") && !secure:
@@ -161,6 +165,9 @@ func (c *Client) reason(message string) string {
 }
 
 func dialReason(err error) string {
+	if tls, ok := errors.AsType[*handshakeError](err); ok {
+		return tls.Error()
+	}
 	if sys, ok := errors.AsType[*os.SyscallError](err); ok {
 		return sys.Err.Error()
 	}
