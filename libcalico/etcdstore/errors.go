@@ -31,6 +31,9 @@ var (
 	// ErrTooLarge says that a transaction is beyond etcd's limits ([MaxTxnOps], and
 	// 1.5 MiB by default).
 	ErrTooLarge = errors.New("transaction is too large for etcd")
+	// ErrNoSpace says that etcd's database is full: it answers reads only, until somebody
+	// makes room.
+	ErrNoSpace = errors.New("etcd has no room left")
 	// ErrInvalid says that the resource was refused before anything was sent; the
 	// faults are [*model.FieldError]s.
 	ErrInvalid = errors.New("resource is not valid")
@@ -92,6 +95,12 @@ func (c *Client) explain(ctx context.Context, err error) error {
 		return &explained{
 			text:  fmt.Sprintf("etcd at %s refuses %s: %s; check ETCD_USERNAME, ETCD_PASSWORD and the user's role", where, c.user(), message),
 			class: ErrUnauthorized, causes: []error{err},
+		}
+	case errors.Is(rpctypes.Error(err), rpctypes.ErrNoSpace), strings.Contains(message, "database space exceeded"):
+		return &explained{
+			text: fmt.Sprintf("etcd at %s has no room for changes any more (%s); make room by \"etcdctl compact <revision>\" and \"etcdctl defrag\", "+
+				"or give it more by --quota-backend-bytes, and then run \"etcdctl alarm disarm\"", where, message),
+			class: ErrNoSpace, causes: []error{err},
 		}
 	case isTooLarge(code, message):
 		return &explained{text: "etcd: " + message, class: ErrTooLarge, causes: []error{err}}

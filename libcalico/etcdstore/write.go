@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -158,4 +159,16 @@ func single(op string, k model.Key, err error) error {
 		err = conflict.Errs[0]
 	}
 	return fmt.Errorf("%s %v: %w", op, k, err)
+}
+
+// Lease takes a lease for keys that are to vanish when they are not kept alive.
+func (c *Client) Lease(ctx context.Context, ttl time.Duration) (lease clientv3.LeaseID, err error) {
+	err = c.do(ctx, 0, func(ctx context.Context) error {
+		granted, err := c.etcd.Grant(ctx, max(1, int64(ttl/time.Second)))
+		if err == nil {
+			lease = granted.ID
+		}
+		return err
+	})
+	return lease, err
 }

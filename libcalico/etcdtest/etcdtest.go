@@ -10,11 +10,14 @@ package etcdtest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 )
@@ -81,3 +84,41 @@ func (s *Server) Wipe(tb testing.TB) {
 
 // Env gives the environment variables by which programs find the server.
 func (s *Server) Env() []string { return []string{"ETCD_ENDPOINTS=" + s.Endpoint()} }
+
+// SmallQuota makes a server that a test can [Server.Fill].
+func SmallQuota() Option { return Args("--quota-backend-bytes=2097152") }
+
+// Fill writes, outside of Calico's keys, until the server has no room for more.
+func (s *Server) Fill(tb testing.TB) {
+	tb.Helper()
+	client, value := s.Client(tb), strings.Repeat("x", 200_000)
+	for range 1000 {
+		_, err := client.Put(tb.Context(), "/fill", value)
+		if errors.Is(err, rpctypes.ErrNoSpace) {
+			return
+		}
+		if err != nil {
+			tb.Fatal("etcdtest: fill: ", err)
+		}
+	}
+	tb.Fatal("etcdtest: the server does not get full")
+}
+
+// MakeRoom does what an operator does after [Server.Fill].
+func (s *Server) MakeRoom(tb testing.TB) {
+	tb.Helper()
+	client, ctx := s.Client(tb), tb.Context()
+	last, err := client.Get(ctx, "/fill", clientv3.WithCountOnly())
+	if err == nil {
+		_, err = client.Compact(ctx, last.Header.Revision, clientv3.WithCompactPhysical())
+	}
+	if err == nil {
+		_, err = client.Defragment(ctx, s.Endpoint())
+	}
+	if err == nil {
+		_, err = client.AlarmDisarm(ctx, &clientv3.AlarmMember{})
+	}
+	if err != nil {
+		tb.Fatal("etcdtest: make room: ", err)
+	}
+}

@@ -115,11 +115,7 @@ func (r *reporter) renew(ctx context.Context, lease clientv3.LeaseID) error {
 func (r *reporter) grant(ctx context.Context) (clientv3.LeaseID, error) {
 	ctx, cancel := context.WithTimeout(ctx, TTL/3)
 	defer cancel()
-	resp, err := r.client.Raw().Grant(ctx, int64(TTL/time.Second))
-	if err != nil {
-		return 0, err
-	}
-	return resp.ID, nil
+	return r.client.Lease(ctx, TTL)
 }
 
 func (r *reporter) write(ctx context.Context, lease clientv3.LeaseID) error {

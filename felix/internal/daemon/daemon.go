@@ -53,6 +53,8 @@ type Daemon struct {
 	metrics *metrics
 	beat    *heartbeat
 	live    *live
+	// unreported is what the reporter has to tell the loop.
+	unreported *unreported
 }
 
 // New checks the local configuration. It touches nothing.
@@ -69,7 +71,7 @@ func New(cfg Config) (*Daemon, error) {
 	}
 	d := &Daemon{
 		cfg: cfg, log: cfg.Log, started: time.Now(), local: &result.Config,
-		health: health.NewServer(), beat: &heartbeat{}, live: newLive(&result.Config),
+		health: health.NewServer(), beat: &heartbeat{}, live: newLive(&result.Config), unreported: &unreported{},
 	}
 	d.health.SetServingStatus("", healthgrpc.HealthCheckResponse_NOT_SERVING)
 	d.board = statusapi.NewBoard(statusapi.State{Node: cfg.Node, Version: version.String(), Started: d.started})

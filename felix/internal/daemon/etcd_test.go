@@ -2,6 +2,7 @@ package daemon_test
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -134,4 +135,54 @@ func TestFelixWithoutEtcdFromTheStartTouchesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.awaitSync()
+}
+
+// TestAFullEtcdIsNamed fills etcd: nothing changes for traffic and readiness, and the
+// status says what is wrong and how to mend it.
+func TestAFullEtcdIsNamed(t *testing.T) {
+	etcd := etcdtest.Start(t, etcdtest.SmallQuota())
+	w := newWorld(t, etcd)
+	h := w.addHost(0, iptables.NFT)
+	w.network("net1")
+	w.network("net2")
+	h.startInSync("REPORTINGINTERVALSECS=1")
+	a := h.container("aaaa", "net1", "192.168.0.1")
+	b := h.container("bbbb", "net1", "192.168.0.2")
+	c := h.container("cccc", "net2", "192.168.0.3")
+	etcd.Fill(t)
+	problem := func() string {
+		st, err := h.status()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range st.GetProblems() {
+			if p.GetObject() == "etcd" {
+				return p.GetReason()
+			}
+		}
+		return ""
+	}
+	nettest.Eventually(t, patience, func() error {
+		if p := problem(); !strings.Contains(p, "etcdctl alarm disarm") {
+			return fmt.Errorf("the problem reads %q", p)
+		}
+		return nil
+	})
+	if st, err := h.status(); err != nil || !st.GetDatastoreConnected() || !st.GetInSync() {
+		t.Errorf("status %v, %v", st, err)
+	}
+	w.canReach(a, b)
+	w.cannotReach(a, c)
+
+	etcd.MakeRoom(t)
+	nettest.Eventually(t, patience, func() error {
+		if p := problem(); p != "" {
+			return fmt.Errorf("still %q", p)
+		}
+		return nil
+	})
+	if err := h.wait(c, w.opening(), recovery); err != nil {
+		t.Error(err)
+	}
+	w.canReach(a, c)
 }

@@ -48,6 +48,9 @@ type loop struct {
 	level   *slog.LevelVar
 	beat    *heartbeat
 	live    *live
+	// unreported is why the status cannot be written; writeFault is what of it was told.
+	unreported *unreported
+	writeFault string
 
 	cfg     *config.Config
 	sources config.Sources
@@ -83,7 +86,7 @@ type loop struct {
 
 func newLoop(d *Daemon, cfg *config.Config) *loop {
 	l := &loop{
-		log: d.log, board: d.board, metrics: d.metrics, node: d.cfg.Node, level: d.cfg.Level, beat: d.beat, live: d.live,
+		log: d.log, board: d.board, metrics: d.metrics, node: d.cfg.Node, level: d.cfg.Level, beat: d.beat, live: d.live, unreported: d.unreported,
 		cfg: cfg, sources: config.Sources{Environment: d.cfg.Environment, File: d.cfg.File},
 		view:      store.New(store.Options{Filter: wanted(d.cfg.Node), KeepLastGood: true}),
 		engine:    calc.New(d.cfg.Node, cfg.InterfacePrefix...),
@@ -289,6 +292,9 @@ func (l *loop) tick(now time.Time) {
 	if !l.trimAt.IsZero() && now.After(l.trimAt) {
 		l.trimAt = time.Time{}
 		go trim() // a whole collection, for which no change has to wait
+	}
+	if why := l.unreported.get(); why != l.writeFault {
+		l.writeFault, l.stale = why, true
 	}
 	if l.stale {
 		l.stale = false

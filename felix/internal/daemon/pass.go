@@ -217,6 +217,9 @@ func (l *loop) problems() []statusapi.Problem {
 	if l.configFault != "" {
 		out = append(out, statusapi.Problem{Object: "configuration", Reason: l.configFault})
 	}
+	if l.writeFault != "" {
+		out = append(out, statusapi.Problem{Object: "etcd", Reason: "the status of this host cannot be written: " + l.writeFault})
+	}
 	for _, p := range l.engine.Problems() {
 		out = append(out, statusapi.Problem{Object: p.Key.String(), Reason: p.Reason})
 	}

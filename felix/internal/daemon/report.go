@@ -2,7 +2,9 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -40,7 +42,11 @@ func (r *reporter) run(ctx context.Context) error {
 		now := time.Now()
 		if st.Connected && cfg.ReportingInterval > 0 && !now.Before(next) {
 			next = now.Add(cfg.ReportingInterval)
-			if err := r.status(ctx, cfg, st); err != nil && ctx.Err() == nil {
+			err := r.status(ctx, cfg, st)
+			if ctx.Err() == nil {
+				r.d.unreported.set(err)
+			}
+			if err != nil && ctx.Err() == nil {
 				next = now
 				r.d.log.Warn("status not reported", logattr.Err, err)
 			}
@@ -96,18 +102,39 @@ func (r *reporter) status(ctx context.Context, cfg *config.Config, st *statusapi
 
 // holdLease keeps a lease of the wanted length alive, or takes a new one.
 func (r *reporter) holdLease(ctx context.Context, ttl time.Duration) error {
-	raw := r.d.cfg.Etcd.Raw()
 	if r.lease != 0 && r.ttl == ttl {
-		if _, err := raw.KeepAliveOnce(ctx, r.lease); err == nil {
+		if _, err := r.d.cfg.Etcd.Raw().KeepAliveOnce(ctx, r.lease); err == nil {
 			return nil
 		}
 	}
-	granted, err := raw.Grant(ctx, max(1, int64(ttl/time.Second)))
+	granted, err := r.d.cfg.Etcd.Lease(ctx, ttl)
 	if err != nil {
 		return fmt.Errorf("get a lease for the status key: %w", err)
 	}
-	r.lease, r.ttl = granted.ID, ttl
+	r.lease, r.ttl = granted, ttl
 	return nil
+}
+
+// unreported is why the status of this host cannot be written into etcd: the first that
+// felix, which only reads otherwise, learns of an etcd that refuses writes.
+type unreported struct {
+	mu  sync.Mutex
+	why string
+}
+
+// set takes the outcome of a report. A lost etcd is told of elsewhere.
+func (u *unreported) set(err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.why = ""; err != nil && !errors.Is(err, etcdstore.ErrUnavailable) {
+		u.why = err.Error()
+	}
+}
+
+func (u *unreported) get() string {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.why
 }
 
 // revoke lets the status key vanish when felix ends.
