@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -22,6 +23,8 @@ type Write struct {
 	parts map[string][]byte
 	rev   int64
 	lease clientv3.LeaseID
+	// still is the prefix that a verbStill is about.
+	still string
 }
 
 type verb int
@@ -32,6 +35,7 @@ const (
 	verbPut
 	verbDelete
 	verbCheck
+	verbStill
 )
 
 // CreateWrite stores a resource that must not exist.
@@ -53,6 +57,14 @@ func DeleteWrite(k model.Key, rev int64) (Write, error) { return newBare(verbDel
 // CheckWrite writes nothing: the resource must have revision rev, or, with rev 0,
 // must not exist.
 func CheckWrite(k model.Key, rev int64) (Write, error) { return newBare(verbCheck, k, rev) }
+
+// StillWrite writes nothing: no path with the prefix may have been written after
+// revision rev. It is for a decision that rests on a list as of rev; what was deleted
+// since does not count. A conflict names k. etcd reads all that has the prefix, so it
+// must not be much.
+func StillWrite(k model.Key, prefix string, rev int64) Write {
+	return Write{key: k, verb: verbStill, rev: rev, still: prefix}
+}
 
 func newBare(v verb, k model.Key, rev int64) (Write, error) {
 	if len(model.Paths(k)) == 0 {
@@ -91,7 +103,7 @@ func (c *Client) Commit(ctx context.Context, writes ...Write) (rev int64, err er
 	for _, p := range plans {
 		for _, cond := range p.conditions {
 			cmps = append(cmps, cond.cmp())
-			look = append(look, clientv3.OpGet(cond.path, clientv3.WithKeysOnly()))
+			look = append(look, cond.look())
 		}
 		ops = append(ops, p.ops...)
 	}
@@ -115,19 +127,41 @@ func (c *Client) Commit(ctx context.Context, writes ...Write) (rev int64, err er
 type condition struct {
 	path string
 	rev  int64
+	// prefix makes it one about all paths that begin with path: none has a later revision.
+	prefix bool
 }
 
 // anyRevision asks only for existence.
 const anyRevision = -1
 
 func (cond condition) cmp() clientv3.Cmp {
+	if cond.prefix {
+		return clientv3.Compare(clientv3.ModRevision(cond.path), "<", cond.rev+1).WithPrefix()
+	}
 	if cond.rev == anyRevision {
 		return clientv3.Compare(clientv3.CreateRevision(cond.path), ">", 0)
 	}
 	return clientv3.Compare(clientv3.ModRevision(cond.path), "=", cond.rev)
 }
 
+// look reads what tells whether the condition holds.
+func (cond condition) look() clientv3.Op {
+	if cond.prefix {
+		return clientv3.OpGet(cond.path, clientv3.WithPrefix(), clientv3.WithKeysOnly(),
+			clientv3.WithMinModRev(cond.rev+1), clientv3.WithLimit(1))
+	}
+	return clientv3.OpGet(cond.path, clientv3.WithKeysOnly())
+}
+
 func (cond condition) holds(found map[string]store.KV) bool {
+	if cond.prefix {
+		for path, kv := range found {
+			if strings.HasPrefix(path, cond.path) && kv.ModRevision > cond.rev {
+				return false
+			}
+		}
+		return true
+	}
 	kv, exists := found[cond.path]
 	if cond.rev == anyRevision {
 		return exists
@@ -170,25 +204,31 @@ func (c *Client) plan(ctx context.Context, writes []Write) ([]plan, error) {
 // needsParts says whether the write's condition is about a resource of several parts
 // as a whole.
 func (w Write) needsParts() bool {
-	return len(model.Paths(w.key)) > 1 && (w.rev != 0 || w.verb == verbUpdate)
+	return w.verb != verbStill && len(model.Paths(w.key)) > 1 && (w.rev != 0 || w.verb == verbUpdate)
 }
 
 func (w Write) conditions() []condition {
+	if w.verb == verbStill {
+		return []condition{{path: w.still, rev: w.rev, prefix: true}}
+	}
 	var list []condition
 	for _, path := range model.Paths(w.key) {
 		switch {
 		case w.rev != 0:
-			list = append(list, condition{path, w.rev})
+			list = append(list, condition{path: path, rev: w.rev})
 		case w.verb == verbCreate, w.verb == verbCheck:
-			list = append(list, condition{path, 0})
+			list = append(list, condition{path: path})
 		case w.verb == verbUpdate:
-			list = append(list, condition{path, anyRevision})
+			list = append(list, condition{path: path, rev: anyRevision})
 		}
 	}
 	return list
 }
 
 func (w Write) ops() []clientv3.Op {
+	if w.verb == verbStill {
+		return nil
+	}
 	var ops []clientv3.Op
 	for _, path := range model.Paths(w.key) {
 		value, ok := w.parts[path]
@@ -225,7 +265,7 @@ func (c *Client) planSpread(ctx context.Context, plans []plan, keys []model.Key)
 			failed.add(p.key, ErrConflict)
 		}
 		for _, path := range model.Paths(p.key) {
-			p.conditions = append(p.conditions, condition{path, o.parts[path].ModRevision})
+			p.conditions = append(p.conditions, condition{path: path, rev: o.parts[path].ModRevision})
 		}
 	}
 	if len(failed.Keys) > 0 {
@@ -246,6 +286,8 @@ func conflicts(plans []plan, found map[string]store.KV) error {
 		}
 		switch {
 		case ok:
+		case p.verb == verbStill:
+			failed.add(p.key, ErrConflict)
 		case p.verb == verbCreate:
 			failed.add(p.key, ErrExists)
 		case p.verb == verbCheck && p.rev == 0:

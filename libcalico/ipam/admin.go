@@ -234,3 +234,22 @@ func (c *Client) overdue(env *environment, empty map[netip.Prefix]int64, grace t
 	}
 	return out
 }
+
+// InUse is how many addresses of a range somebody has, by the blocks in it. A block
+// that cannot be read counts as one.
+func (c *Client) InUse(ctx context.Context, within netip.Prefix) (int, error) {
+	n := 0
+	err := c.backend.eachBlock(ctx, func(u BlockUsage) {
+		switch {
+		case !u.CIDR.Overlaps(within):
+		case u.Damaged:
+			n++
+		default:
+			n += u.InUse
+		}
+	})
+	if err != nil {
+		return 0, fmt.Errorf("count the addresses of %s in use: %w", within, err)
+	}
+	return n, nil
+}

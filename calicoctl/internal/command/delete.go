@@ -18,6 +18,11 @@ func newDelete(env *Env) *cobra.Command {
 the resources is read. A resource that does not exist is an error, and then none is
 deleted, unless --skip-not-exists is given.
 
+What is in use is refused with who uses it, and then none is deleted: a node that is
+alive or has workload endpoints, a pool with addresses in use, a profile that endpoints
+name, a network set that rules select, a tier with policies in it. --force deletes it
+all the same.
+
 Deleting a pool disables it and gives back the nodes' claims on its blocks; addresses
 in use stay in use. Deleting a node also deletes its workload endpoints, releases
 their addresses, gives back its blocks, and deletes its host endpoints, the BGP peers
@@ -42,16 +47,17 @@ its network, a BGP peer by its IP address.`,
 	d.how.flags(cmd)
 	d.ids.flags(cmd)
 	env.dialectFlag(cmd)
-	cmd.Flags().BoolVarP(&d.skipMissing, "skip-not-exists", "s", false, "skip over resources that do not exist, and count them as done")
+	cmd.Flags().BoolVar(&d.deletion.Force, "force", false, "delete also what is in use, and say what comes of it")
+	cmd.Flags().BoolVarP(&d.deletion.SkipMissing, "skip-not-exists", "s", false, "skip over resources that do not exist, and count them as done")
 	return cmd
 }
 
 type deletion struct {
-	env         *Env
-	files       inputs
-	ids         identifiers
-	how         changing
-	skipMissing bool
+	env      *Env
+	files    inputs
+	ids      identifiers
+	how      changing
+	deletion resource.Deletion
 }
 
 func (d *deletion) run(cmd *cobra.Command, args []string) error {
@@ -64,10 +70,10 @@ func (d *deletion) run(cmd *cobra.Command, args []string) error {
 	}
 	return d.env.execute(cmd, verb{"delete", "deleted"}, d.how, objects, change{
 		plan: func(ctx context.Context, s *resource.Store) ([]resource.Change, error) {
-			return s.PlanDelete(ctx, objects, d.skipMissing)
+			return s.PlanDelete(ctx, objects, d.deletion)
 		},
 		do: func(ctx context.Context, s *resource.Store) ([]resource.Outcome, error) {
-			return s.Delete(ctx, objects, d.skipMissing)
+			return s.Delete(ctx, objects, d.deletion)
 		},
 	})
 }

@@ -14,19 +14,31 @@ import (
 	"calico.internal/libcalico/model"
 )
 
-// Delete removes objects. It returns the outcomes of those that were done, also when
-// it fails.
-func (s *Store) Delete(ctx context.Context, objects []manifest.Object, skipMissing bool) ([]Outcome, error) {
-	objects, done, found, err := s.deletable(ctx, objects, skipMissing)
+// Deletion says how objects are deleted.
+type Deletion struct {
+	// SkipMissing passes over what does not exist.
+	SkipMissing bool
+	// Force deletes also what is in use.
+	Force bool
+}
+
+// Delete removes objects. What is in use is refused, unless it is forced. It returns
+// the outcomes of those that were done, also when it fails.
+func (s *Store) Delete(ctx context.Context, objects []manifest.Object, how Deletion) ([]Outcome, error) {
+	todo, done, err := s.deletable(ctx, objects, how)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.CheckUnlocked(ctx); err != nil {
 		return nil, err
 	}
-	for len(objects) > 0 {
-		outcomes, err := s.deleteNext(ctx, objects, found)
-		done, objects = append(done, outcomes...), objects[len(outcomes):]
+	for retries := 0; len(todo.objects) > 0; {
+		outcomes, err := s.deleteNext(ctx, todo)
+		done, todo.objects = append(done, outcomes...), todo.objects[len(outcomes):]
+		if errors.Is(err, etcdstore.ErrConflict) && retries < maxRetries {
+			retries++ // somebody may use it by now
+			todo, _, err = s.deletable(ctx, todo.objects, how)
+		}
 		if err != nil {
 			return done, err
 		}
@@ -34,21 +46,29 @@ func (s *Store) Delete(ctx context.Context, objects []manifest.Object, skipMissi
 	return done, nil
 }
 
-// deletable reads what is to be deleted, or says what stands against it. known is what
+// deletions are objects to be deleted, with what is stored of them and the conditions
+// under which they may be.
+type deletions struct {
+	objects []manifest.Object
+	found   map[model.Key]stored
+	still   map[model.Key][]etcdstore.Write
+	force   bool
+}
+
+// deletable reads what is to be deleted, or says what stands against it. todo is what
 // exists or is named by its key, done what is skipped.
-func (s *Store) deletable(ctx context.Context, objects []manifest.Object, skipMissing bool) (
-	known []manifest.Object, done []Outcome, found map[model.Key]stored, err error,
-) {
+func (s *Store) deletable(ctx context.Context, objects []manifest.Object, how Deletion) (todo deletions, done []Outcome, err error) {
 	known, unknown, err := s.Resolve(ctx, objects)
 	if err != nil {
-		return nil, nil, nil, err
+		return todo, nil, err
 	}
-	if found, err = s.read(ctx, known); err != nil {
-		return nil, nil, nil, err
+	todo = deletions{objects: known, force: how.Force}
+	if todo.found, err = s.read(ctx, known); err != nil {
+		return todo, nil, err
 	}
 	var faults []error
 	for _, o := range unknown {
-		if !skipMissing {
+		if !how.SkipMissing {
 			faults = append(faults, Missing(o.Key))
 		}
 		done = append(done, Outcome{o, Skipped})
@@ -59,38 +79,51 @@ func (s *Store) deletable(ctx context.Context, objects []manifest.Object, skipMi
 		}
 	}
 	for _, o := range known {
-		if _, exists := found[o.Key]; !exists && !skipMissing {
+		if _, exists := todo.found[o.Key]; !exists && !how.SkipMissing {
 			faults = append(faults, Missing(o.Key))
 		}
 	}
-	faults = append(faults, s.stillUsed(ctx, known)...)
-	return known, done, found, errors.Join(faults...)
+	users, err := s.users(ctx, known, todo.found)
+	if err != nil {
+		return todo, nil, err
+	}
+	faults = append(faults, users.judge(known, how.Force)...)
+	if !how.Force {
+		todo.still = users.still
+	}
+	return todo, done, errors.Join(faults...)
 }
 
 // deleteNext deletes the first of the objects, and as many after it as fit into the
 // same transaction.
-func (s *Store) deleteNext(ctx context.Context, objects []manifest.Object, found map[model.Key]stored) ([]Outcome, error) {
-	switch k := objects[0].Key.(type) {
+func (s *Store) deleteNext(ctx context.Context, todo deletions) ([]Outcome, error) {
+	first := todo.objects[0]
+	e, exists := todo.found[first.Key]
+	switch k := first.Key.(type) {
 	case model.IPPoolKey:
-		return s.deleteOne(ctx, objects[0], found, func(e stored) error { return s.emptyPool(ctx, k, e) })
+		return s.deleteOne(ctx, todo, func() error { return s.emptyPool(ctx, k, e, todo.force) })
 	case model.NodeKey:
-		return s.deleteOne(ctx, objects[0], found, func(stored) error { return s.emptyNode(ctx, k.Name) })
+		return s.deleteOne(ctx, todo, func() error { return s.emptyNode(ctx, k.Name, todo) })
 	}
-	if o := objects[0]; isSettings(o.Key.Kind()) {
-		e, exists := found[o.Key]
+	if isSettings(first.Key.Kind()) {
 		if !exists {
-			return []Outcome{{o, Skipped}}, nil
+			return []Outcome{{first, Skipped}}, nil
 		}
-		return []Outcome{{o, Deleted}}, s.deleteSettings(ctx, o, e)
+		err := s.deleteSettings(ctx, first, e)
+		if err != nil {
+			return nil, err
+		}
+		return []Outcome{{first, Deleted}}, nil
 	}
 	var outcomes []Outcome
 	var writes []etcdstore.Write
 	ops := 0
-	for _, o := range objects {
-		if ops += len(model.Paths(o.Key)); ops > maxOps || special(o.Key) {
+	for _, o := range todo.objects {
+		still := todo.still[o.Key]
+		if ops += len(model.Paths(o.Key)) + len(still); ops > maxOps || special(o.Key) {
 			break
 		}
-		if _, exists := found[o.Key]; !exists {
+		if _, exists := todo.found[o.Key]; !exists {
 			outcomes = append(outcomes, Outcome{o, Skipped})
 			continue
 		}
@@ -98,7 +131,7 @@ func (s *Store) deleteNext(ctx context.Context, objects []manifest.Object, found
 		if err != nil {
 			return nil, err
 		}
-		writes = append(writes, w)
+		writes = append(append(writes, w), still...)
 		outcomes = append(outcomes, Outcome{o, Deleted})
 	}
 	if err := s.write(ctx, writes...); err != nil {
@@ -112,38 +145,42 @@ func special(k model.Key) bool {
 	return k.Kind() == model.KindIPPool || k.Kind() == model.KindNode || isSettings(k.Kind())
 }
 
-func (s *Store) deleteOne(ctx context.Context, o manifest.Object, found map[model.Key]stored, before func(stored) error) ([]Outcome, error) {
-	e, exists := found[o.Key]
-	if !exists {
+// deleteOne deletes the first of the objects after what has to be done before.
+func (s *Store) deleteOne(ctx context.Context, todo deletions, before func() error) ([]Outcome, error) {
+	o := todo.objects[0]
+	if _, exists := todo.found[o.Key]; !exists {
 		return []Outcome{{o, Skipped}}, nil
 	}
-	if err := before(e); err != nil {
+	if err := before(); err != nil {
 		return nil, fmt.Errorf("delete %s: %w", o.Key, err)
 	}
-	if _, err := s.etcd.Delete(ctx, o.Key, 0); err != nil && !errors.Is(err, etcdstore.ErrNotFound) {
+	w, err := etcdstore.DeleteWrite(o.Key, 0)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.write(ctx, append([]etcdstore.Write{w}, todo.still[o.Key]...)...); err != nil {
 		return nil, err
 	}
 	return []Outcome{{o, Deleted}}, nil
 }
 
-// emptyPool makes sure that no new address comes from a pool and gives back the
-// nodes' claims on its blocks. Addresses in use stay in use.
-func (s *Store) emptyPool(ctx context.Context, k model.IPPoolKey, e stored) error {
-	pool, ok := e.value.(*model.IPPool)
-	if ok && !pool.Disabled {
-		disabled := *pool
-		disabled.Disabled = true
-		if _, err := s.etcd.Update(ctx, k, &disabled, 0); err != nil {
+// emptyNode removes what a node leaves behind: when it is forced its workload endpoints
+// with their addresses, and its claims on blocks. The node itself goes last, so that a
+// deletion that broke off can be repeated. One that is not forced has found no endpoint:
+// should a container start meanwhile, only claims have gone, and it keeps its address.
+func (s *Store) emptyNode(ctx context.Context, node string, todo deletions) error {
+	if todo.force {
+		if err := s.deleteEndpoints(ctx, node); err != nil {
 			return err
 		}
 	}
-	return s.ipam.ReleasePool(ctx, k.CIDR)
+	if err := s.ipam.ReleaseNode(ctx, node); err != nil {
+		return err
+	}
+	return s.deleteScoped(ctx, node, todo.still[model.NodeKey{Name: node}])
 }
 
-// emptyNode removes what a node leaves behind: its workload endpoints with their
-// addresses, and its claims on blocks. The node itself goes last, so that a deletion
-// that broke off can be repeated.
-func (s *Store) emptyNode(ctx context.Context, node string) error {
+func (s *Store) deleteEndpoints(ctx context.Context, node string) error {
 	endpoints, _, _, err := s.etcd.List(ctx, model.KindWorkloadEndpoint, func(k model.Key) bool {
 		wep, ok := k.(model.WorkloadEndpointKey)
 		return ok && wep.Node == node
@@ -156,15 +193,12 @@ func (s *Store) emptyNode(ctx context.Context, node string) error {
 			return err
 		}
 	}
-	if err := s.ipam.ReleaseNode(ctx, node); err != nil {
-		return err
-	}
-	return s.deleteScoped(ctx, node)
+	return nil
 }
 
 // deleteScoped deletes what exists only for a node: its host endpoints, BGP peers,
 // settings, and what felix reported about it.
-func (s *Store) deleteScoped(ctx context.Context, node string) error {
+func (s *Store) deleteScoped(ctx context.Context, node string, still []etcdstore.Write) error {
 	var writes []etcdstore.Write
 	for _, kind := range []model.Kind{
 		model.KindHostEndpoint, model.KindBGPPeer, model.KindFelixConfig, model.KindBGPConfig,
@@ -192,7 +226,7 @@ func (s *Store) deleteScoped(ctx context.Context, node string) error {
 		}
 	}
 	for some := range slices.Chunk(writes, maxOps) {
-		if err := s.write(ctx, some...); err != nil {
+		if err := s.write(ctx, slices.Concat(some, still)...); err != nil {
 			return err
 		}
 	}

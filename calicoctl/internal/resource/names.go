@@ -136,30 +136,3 @@ func (s *Store) checkTiers(ctx context.Context, steps []step) []error {
 	}
 	return faults
 }
-
-// stillUsed finds tiers to be deleted that other policies than those to be deleted are
-// in.
-func (s *Store) stillUsed(ctx context.Context, objects []manifest.Object) []error {
-	going, tiers := map[model.Key]bool{}, map[string]bool{}
-	for _, o := range objects {
-		going[o.Key] = true
-		if k, ok := o.Key.(model.TierKey); ok {
-			tiers[k.Name] = true
-		}
-	}
-	if len(tiers) == 0 {
-		return nil
-	}
-	entries, _, err := s.List(ctx, model.KindPolicy, func(k model.Key) bool {
-		policy, ok := k.(model.PolicyKey)
-		return ok && tiers[policy.Tier] && !going[k]
-	})
-	if err != nil {
-		return []error{err}
-	}
-	var faults []error
-	for _, e := range entries {
-		faults = append(faults, fmt.Errorf("tier(name=%s) holds %s", e.Key.(model.PolicyKey).Tier, e.Key))
-	}
-	return faults
-}

@@ -37,18 +37,19 @@ func (s *Store) Plan(ctx context.Context, mode Mode, objects []manifest.Object) 
 	return out, nil
 }
 
-// PlanDelete says what [Store.Delete] would do now, and deletes nothing.
-func (s *Store) PlanDelete(ctx context.Context, objects []manifest.Object, skipMissing bool) ([]Change, error) {
-	objects, done, found, err := s.deletable(ctx, objects, skipMissing)
+// PlanDelete says what [Store.Delete] would do now, and deletes nothing. It fails as a
+// deletion would.
+func (s *Store) PlanDelete(ctx context.Context, objects []manifest.Object, how Deletion) ([]Change, error) {
+	todo, done, err := s.deletable(ctx, objects, how)
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Change, 0, len(objects)+len(done))
+	out := make([]Change, 0, len(todo.objects)+len(done))
 	for _, o := range done {
 		out = append(out, Change{Outcome: o})
 	}
-	for _, o := range objects {
-		e, exists := found[o.Key]
+	for _, o := range todo.objects {
+		e, exists := todo.found[o.Key]
 		did := Deleted
 		if !exists {
 			did = Skipped

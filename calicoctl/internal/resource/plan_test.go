@@ -74,7 +74,7 @@ func TestLockedMeanwhile(t *testing.T) {
 	for _, write := range []func() error{
 		func() error { _, err := s.Write(ctx, Apply, objects(t, profiles(2, "y"))); return err },
 		func() error { _, err := s.WriteAtomically(ctx, Apply, objects(t, profiles(2, "y"))); return err },
-		func() error { _, err := s.Delete(ctx, objs, false); return err },
+		func() error { _, err := s.Delete(ctx, objs, Deletion{}); return err },
 		func() error { return s.SetRaw(ctx, BGP, "", "as_num", "1") },
 	} {
 		if err := write(); !errors.Is(err, etcdstore.ErrLocked) {
@@ -87,7 +87,7 @@ func TestLockedMeanwhile(t *testing.T) {
 	if _, err := s.SetLock(ctx, false); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Delete(ctx, objs, false); err != nil {
+	if _, err := s.Delete(ctx, objs, Deletion{}); err != nil {
 		t.Errorf("after unlocking: %v", err)
 	}
 }
@@ -133,7 +133,7 @@ func TestWatch(t *testing.T) {
 	}
 	steps := []func() error{
 		func() error { _, err := s.Write(ctx, Apply, objects(t, profiles(1, "y"))); return err },
-		func() error { _, err := s.Delete(ctx, objs[:1], false); return err },
+		func() error { _, err := s.Delete(ctx, objs[:1], Deletion{}); return err },
 		func() error { _, err := s.Write(ctx, Create, objs[:1]); return err },
 		func() error { cancel(); return nil },
 	}

@@ -79,7 +79,7 @@ func TestManyObjects(t *testing.T) {
 			}
 		}
 	}
-	done, err := s.Delete(ctx, objects(t, profiles(n, "")), false)
+	done, err := s.Delete(ctx, objects(t, profiles(n, "")), Deletion{})
 	if err != nil || len(done) != n {
 		t.Fatalf("delete: %d of %d done, error %v", len(done), n, err)
 	}
@@ -145,7 +145,7 @@ func TestAllOrNothing(t *testing.T) {
 	if len(done) > 0 || !errors.Is(err, etcdstore.ErrNotFound) {
 		t.Errorf("replace: %q done, error %v", did(done), err)
 	}
-	done, err = s.Delete(ctx, objects(t, profiles(3, "b")), false)
+	done, err = s.Delete(ctx, objects(t, profiles(3, "b")), Deletion{})
 	if len(done) > 0 || !errors.Is(err, etcdstore.ErrNotFound) {
 		t.Errorf("delete: %q done, error %v", did(done), err)
 	}
@@ -175,7 +175,7 @@ func TestInvalidStoredValue(t *testing.T) {
 				t.Errorf("apply: %q, error %v", did(done), err)
 			}
 			put()
-			if _, err := s.Delete(ctx, objects(t, profiles(n, "a")), false); err != nil {
+			if _, err := s.Delete(ctx, objects(t, profiles(n, "a")), Deletion{}); err != nil {
 				t.Errorf("delete: %v", err)
 			}
 		})

@@ -41,6 +41,9 @@ func (s *Store) review(ctx context.Context, steps []step) {
 }
 
 func (s *Store) warnOnce(msg string) {
+	if s.warn == nil {
+		return
+	}
 	if s.warned == nil {
 		s.warned = map[string]bool{}
 	}

@@ -1,0 +1,416 @@
+package resource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"calico.internal/calicoctl/internal/manifest"
+	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/selector"
+	"calico.internal/libcalico/store"
+)
+
+// use is what speaks against the deletion of an object.
+type use struct {
+	// by says who uses the object, cure what to do about it, and effect what comes of a
+	// deletion all the same.
+	by, cure, effect string
+}
+
+// maxStill is how many keys etcd is asked to look at within the transaction that
+// deletes, which holds up everybody's writes for that long. Beyond it a deletion rests
+// on a list that was read just before.
+const maxStill = 5000
+
+// users finds who uses objects that are to be deleted.
+type users struct {
+	store *Store
+	found map[model.Key]stored
+	// going are the objects themselves: they do not count as users.
+	going map[model.Key]bool
+
+	uses map[model.Key]use
+	// still are the conditions under which an object remains without users.
+	still map[model.Key][]etcdstore.Write
+}
+
+// users finds who uses objects; found is what is stored of them.
+func (s *Store) users(ctx context.Context, objects []manifest.Object, found map[model.Key]stored) (*users, error) {
+	u := &users{
+		store: s, found: found, going: map[model.Key]bool{},
+		uses: map[model.Key]use{}, still: map[model.Key][]etcdstore.Write{},
+	}
+	kinds := map[model.Kind][]model.Key{}
+	for _, o := range objects {
+		u.going[o.Key] = true
+		kinds[o.Key.Kind()] = append(kinds[o.Key.Kind()], o.Key)
+	}
+	for kind, look := range map[model.Kind]func(context.Context, []model.Key) error{
+		model.KindNode: u.ofNodes, model.KindIPPool: u.ofPools, model.KindProfile: u.ofProfiles,
+		model.KindNetworkSet: u.ofSets, model.KindTier: u.ofTiers,
+	} {
+		if keys := kinds[kind]; len(keys) > 0 {
+			if err := look(ctx, keys); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return u, nil
+}
+
+// judge refuses the deletion of what is in use, or with force says what will come of it.
+func (u *users) judge(objects []manifest.Object, force bool) []error {
+	var faults []error
+	for _, o := range objects {
+		use, used := u.uses[o.Key]
+		switch {
+		case !used:
+		case force:
+			u.store.warnOnce(fmt.Sprintf("%s %s: %s", o.Key, use.by, use.effect))
+		default:
+			faults = append(faults, use.refusal(o.Key))
+		}
+	}
+	return faults
+}
+
+func (u use) refusal(k model.Key) error {
+	return fmt.Errorf("%s %s; %s, or use --force", k, u.by, u.cure)
+}
+
+// whole is what is stored of a kind, valid or not.
+type whole struct {
+	entries  []etcdstore.Entry
+	revision int64
+}
+
+func (s *Store) whole(ctx context.Context, kind model.Kind, match func(model.Key) bool) (whole, error) {
+	entries, revision, bad, err := s.etcd.List(ctx, kind, match)
+	for _, b := range bad {
+		if b.Key != nil {
+			entries = append(entries, entryOf(b))
+		}
+	}
+	return whole{entries, revision}, err
+}
+
+func entryOf(b store.Quarantined) etcdstore.Entry { return etcdstore.Entry{Key: b.Key, Value: b.Value} }
+
+// ofNodes finds nodes that live, or have endpoints.
+func (u *users) ofNodes(ctx context.Context, keys []model.Key) error {
+	programs, endpoints := map[string][]string{}, map[string]int{}
+	lives, err := u.store.whole(ctx, model.KindLiveness, func(k model.Key) bool {
+		live, ok := k.(model.LivenessKey)
+		return ok && slices.Contains(keys, model.Key(model.NodeKey{Name: live.Node}))
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range lives.entries {
+		live, _ := e.Key.(model.LivenessKey)
+		programs[live.Node] = append(programs[live.Node], live.Program)
+	}
+	workloads, err := u.store.whole(ctx, model.KindWorkloadEndpoint, func(k model.Key) bool {
+		wep, ok := k.(model.WorkloadEndpointKey)
+		return ok && !u.going[k] && slices.Contains(keys, model.Key(model.NodeKey{Name: wep.Node}))
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range workloads.entries {
+		wep, _ := e.Key.(model.WorkloadEndpointKey)
+		endpoints[wep.Node]++
+	}
+	for _, k := range keys {
+		node := k.(model.NodeKey).Name
+		u.still[k] = []etcdstore.Write{
+			etcdstore.StillWrite(k, livenessPrefix(node), lives.revision),
+			etcdstore.StillWrite(k, workloadPrefix(node), workloads.revision),
+		}
+		if use, used := useOfNode(programs[node], endpoints[node]); used {
+			u.uses[k] = use
+		}
+	}
+	return nil
+}
+
+func useOfNode(programs []string, endpoints int) (use, bool) {
+	has := counted(endpoints, "endpoint", "endpoints")
+	u := use{effect: "its endpoints go with it, and what runs there is cut off"}
+	switch alive := "is alive (" + strings.Join(slices.Sorted(slices.Values(programs)), ", ") + ")"; {
+	case len(programs) > 0 && endpoints > 0:
+		u.by, u.cure = alive+" and has "+has, "stop calico-node there first"
+	case len(programs) > 0:
+		u.by, u.cure = alive, "stop calico-node there first"
+	case endpoints > 0:
+		u.by, u.cure = "has "+has, "remove its containers first, if the host is still there"
+	default:
+		return u, false
+	}
+	return u, true
+}
+
+func livenessPrefix(node string) string {
+	path := model.Paths(model.LivenessKey{Node: node, Program: "felix"})[0]
+	return path[:strings.LastIndexByte(path, '/')+1]
+}
+
+func workloadPrefix(node string) string {
+	path := model.Paths(model.WorkloadEndpointKey{Node: node, Orchestrator: "o", Workload: "w", Name: "e"})[0]
+	return strings.TrimSuffix(path, "o/w/endpoint/e")
+}
+
+// ofPools finds pools with addresses in use. That none comes into use is up to
+// [Store.emptyPool]: it disables the pool first.
+func (u *users) ofPools(ctx context.Context, keys []model.Key) error {
+	for _, k := range keys {
+		cidr := k.(model.IPPoolKey).CIDR
+		n, err := u.store.ipam.InUse(ctx, cidr)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			u.uses[k] = useOfPool(n)
+		}
+	}
+	return nil
+}
+
+func useOfPool(addresses int) use {
+	return use{
+		by:     "has " + counted(addresses, "address", "addresses") + " in use",
+		cure:   "disable it (spec.disabled) and move its containers to another pool first",
+		effect: "they stay in use, but without the pool's routes and NAT their containers are cut off from other hosts",
+	}
+}
+
+// ofProfiles finds profiles that endpoints name.
+func (u *users) ofProfiles(ctx context.Context, keys []model.Key) error {
+	naming := map[model.Key]map[string]int{} // endpoints by node
+	all, oldest := 0, int64(0)
+	for _, kind := range []model.Kind{model.KindWorkloadEndpoint, model.KindHostEndpoint} {
+		endpoints, err := u.store.whole(ctx, kind, nil)
+		if err != nil {
+			return err
+		}
+		if all += len(endpoints.entries); oldest == 0 {
+			oldest = endpoints.revision
+		}
+		for _, e := range endpoints.entries {
+			node, profiles := endpointOf(e)
+			if u.going[e.Key] || u.going[model.NodeKey{Name: node}] {
+				continue
+			}
+			for _, name := range profiles {
+				k := model.ProfileKey{Name: name}
+				if naming[k] == nil {
+					naming[k] = map[string]int{}
+				}
+				naming[k][node]++
+			}
+		}
+	}
+	for _, k := range keys {
+		if all <= maxStill {
+			u.still[k] = stillAll(k, oldest, model.KindWorkloadEndpoint)
+		}
+		if on := naming[k]; len(on) > 0 {
+			u.uses[k] = useOfProfile(on)
+		}
+	}
+	return nil
+}
+
+func endpointOf(e etcdstore.Entry) (node string, profiles []string) {
+	switch k := e.Key.(type) {
+	case model.WorkloadEndpointKey:
+		if v, ok := e.Value.(*model.WorkloadEndpoint); ok {
+			return k.Node, v.Profiles
+		}
+	case model.HostEndpointKey:
+		if v, ok := e.Value.(*model.HostEndpoint); ok {
+			return k.Node, v.Profiles
+		}
+	}
+	return "", nil
+}
+
+func useOfProfile(on map[string]int) use {
+	n := 0
+	for _, more := range on {
+		n += more
+	}
+	return use{
+		by: fmt.Sprintf("is named by %s on %s",
+			counted(n, "endpoint", "endpoints"), someOf(slices.Sorted(maps.Keys(on)), "node", "nodes")),
+		cure:   "remove these containers, or the profile from the endpoints, first",
+		effect: "what no policy allows is now dropped for them",
+	}
+}
+
+// ofSets finds network sets that rules select.
+func (u *users) ofSets(ctx context.Context, keys []model.Key) error {
+	selecting := map[model.Key][]string{}
+	rules, oldest := 0, int64(0)
+	for _, kind := range []model.Kind{model.KindPolicy, model.KindProfile} {
+		holders, err := u.store.whole(ctx, kind, func(k model.Key) bool { return !u.going[k] })
+		if err != nil {
+			return err
+		}
+		if rules += len(holders.entries); oldest == 0 {
+			oldest = holders.revision
+		}
+		for _, e := range holders.entries {
+			selectors := selectorsOf(e.Value)
+			for _, k := range keys {
+				if u.selected(k, selectors) {
+					selecting[k] = append(selecting[k], e.Key.String())
+				}
+			}
+		}
+	}
+	for _, k := range keys {
+		if rules <= maxStill {
+			u.still[k] = stillAll(k, oldest, model.KindPolicy, model.KindProfile)
+		}
+		if by := selecting[k]; len(by) > 0 {
+			u.uses[k] = use{
+				by: "is selected by rules of " + someOf(by, "other", "others"), cure: "change these rules first",
+				effect: "they match its networks no more",
+			}
+		}
+	}
+	return nil
+}
+
+// selected says whether one of the selectors chooses a network set that has networks.
+func (u *users) selected(k model.Key, selectors []*selector.Selector) bool {
+	set, ok := u.found[k].value.(*model.NetworkSet)
+	return ok && len(set.Nets) > 0 &&
+		slices.ContainsFunc(selectors, func(s *selector.Selector) bool { return s.Match(selector.Map(set.Labels)) })
+}
+
+// selectorsOf is the selectors of a resource's rules.
+func selectorsOf(v model.Resource) []*selector.Selector {
+	var rules []model.Rule
+	switch v := v.(type) {
+	case *model.Policy:
+		rules = slices.Concat(v.InboundRules, v.OutboundRules)
+	case *model.Profile:
+		rules = slices.Concat(v.InboundRules, v.OutboundRules)
+	}
+	var out []*selector.Selector
+	for _, r := range rules {
+		for _, text := range []string{r.Source.Selector, r.Source.NotSelector, r.Destination.Selector, r.Destination.NotSelector} {
+			if s, err := selector.Parse(text); err == nil && text != "" {
+				out = append(out, s)
+			}
+		}
+	}
+	return out
+}
+
+// ofTiers finds tiers with policies in them.
+func (u *users) ofTiers(ctx context.Context, keys []model.Key) error {
+	policies, err := u.store.whole(ctx, model.KindPolicy, func(k model.Key) bool {
+		policy, ok := k.(model.PolicyKey)
+		return ok && !u.going[k] && slices.Contains(keys, model.Key(model.TierKey{Name: policy.Tier}))
+	})
+	if err != nil {
+		return err
+	}
+	holds := map[model.Key][]string{}
+	for _, e := range policies.entries {
+		tier := model.TierKey{Name: e.Key.(model.PolicyKey).Tier}
+		holds[tier] = append(holds[tier], e.Key.String())
+	}
+	for _, k := range keys {
+		path := model.Paths(model.PolicyKey{Tier: k.(model.TierKey).Name, Name: "p"})[0]
+		u.still[k] = []etcdstore.Write{etcdstore.StillWrite(k, path[:strings.LastIndexByte(path, '/')+1], policies.revision)}
+		if names := holds[k]; len(names) > 0 {
+			u.uses[k] = use{
+				by: "holds " + someOf(names, "other", "others"), cure: "delete these policies first",
+				effect: "they are now asked after all other tiers, and what they do not decide is dropped",
+			}
+		}
+	}
+	return nil
+}
+
+// stillAll are the conditions that nothing of some kinds was written after a revision.
+func stillAll(k model.Key, revision int64, kinds ...model.Kind) []etcdstore.Write {
+	var out []etcdstore.Write
+	for _, kind := range kinds {
+		for _, prefix := range model.ListPrefixes(kind) {
+			out = append(out, etcdstore.StillWrite(k, prefix, revision))
+		}
+	}
+	return out
+}
+
+// emptyPool makes sure that no new address comes from a pool and gives back the
+// nodes' claims on its blocks. Addresses in use stay in use. Unless forced it lets go
+// when an address came into use before the pool was disabled.
+func (s *Store) emptyPool(ctx context.Context, k model.IPPoolKey, e stored, force bool) error {
+	pool, ok := e.value.(*model.IPPool)
+	if ok && !pool.Disabled {
+		disabled := *pool
+		disabled.Disabled = true
+		revision, err := s.etcd.Update(ctx, k, &disabled, 0)
+		if err != nil {
+			return err
+		}
+		if !force {
+			if err := s.stayEmpty(ctx, k, pool, revision); err != nil {
+				return err
+			}
+		}
+	}
+	return s.ipam.ReleasePool(ctx, k.CIDR)
+}
+
+// stayEmpty enables a pool again that turns out to be in use.
+func (s *Store) stayEmpty(ctx context.Context, k model.IPPoolKey, enabled *model.IPPool, revision int64) error {
+	n, err := s.ipam.InUse(ctx, k.CIDR)
+	if err == nil && n > 0 {
+		err = useOfPool(n).refusal(k)
+	}
+	if err == nil {
+		return nil
+	}
+	if _, again := s.etcd.Update(ctx, k, enabled, revision); again != nil {
+		err = errors.Join(err, fmt.Errorf("the pool is left disabled: %w", again))
+	}
+	return err
+}
+
+// counted is a number with its noun.
+func counted(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// fewNames is how many names a message lists.
+const fewNames = 3
+
+// someOf lists names, or the first few and how many more of what they name there are.
+func someOf(names []string, one, many string) string {
+	shown := names[:min(len(names), fewNames)]
+	last := shown[len(shown)-1]
+	if more := len(names) - len(shown); more > 0 {
+		last = counted(more, "more "+one, "more "+many)
+	} else {
+		shown = shown[:len(shown)-1]
+	}
+	if len(shown) == 0 {
+		return last
+	}
+	return strings.Join(shown, ", ") + " and " + last
+}

@@ -1,0 +1,114 @@
+package resource
+
+import (
+	"errors"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/ipam"
+	"calico.internal/libcalico/model"
+)
+
+// TestDeletionDecidesInItsTransaction lets a user come between the look and the
+// deletion: nothing is deleted, and the next look names the user.
+func TestDeletionDecidesInItsTransaction(t *testing.T) {
+	endpoint := &model.WorkloadEndpoint{State: "active", Interface: "cali0", Profiles: []string{"net1"}}
+	rule := model.Rule{Action: model.ActionDeny, Source: model.Match{Selector: "kind == 'bad'"}}
+	for _, tc := range []struct {
+		name, doc string
+		came      model.Key
+		as        model.Resource
+		want      string
+	}{
+		{
+			"node with an endpoint", "{apiVersion: v1, kind: node, metadata: {name: h0}}",
+			model.WorkloadEndpointKey{Node: "h0", Orchestrator: "o", Workload: "w", Name: "e"},
+			endpoint, "node(name=h0) has 1 endpoint; ",
+		},
+		{
+			"node with a program", "{apiVersion: v1, kind: node, metadata: {name: h0}}",
+			model.LivenessKey{Node: "h0", Program: "felix"},
+			&model.Liveness{Version: "v1"}, "node(name=h0) is alive (felix); ",
+		},
+		{
+			"profile", "{apiVersion: v1, kind: profile, metadata: {name: net1}}",
+			model.WorkloadEndpointKey{Node: "h0", Orchestrator: "o", Workload: "w", Name: "e"},
+			endpoint, "profile(name=net1) is named by 1 endpoint on h0; ",
+		},
+		{
+			"network set", "{apiVersion: projectcalico.org/v3, kind: GlobalNetworkSet, metadata: {name: s, labels: {kind: bad}}, spec: {nets: [203.0.113.0/24]}}",
+			model.PolicyKey{Name: "p"},
+			&model.Policy{InboundRules: []model.Rule{rule}}, "networkSet(name=s) is selected by rules of policy(name=p); ",
+		},
+		{
+			"tier", "{apiVersion: projectcalico.org/v3, kind: Tier, metadata: {name: security}}",
+			model.PolicyKey{Tier: "security", Name: "p"},
+			&model.Policy{}, "tier(name=security) holds policy(tier=security, name=p); ",
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s, ctx, objs := newStore(t), t.Context(), objects(t, tc.doc)
+			if _, err := s.Write(ctx, Create, objs); err != nil {
+				t.Fatal(err)
+			}
+			todo, _, err := s.deletable(ctx, objs, Deletion{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.etcd.Create(ctx, tc.came, tc.as); err != nil {
+				t.Fatal(err)
+			}
+			if done, err := s.deleteNext(ctx, todo); !errors.Is(err, etcdstore.ErrConflict) || len(done) > 0 {
+				t.Errorf("deleted %v, error %v, want a conflict", done, err)
+			}
+			if _, err := s.Delete(ctx, objs, Deletion{}); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error %v, want %q", err, tc.want)
+			}
+			if _, err := s.etcd.Get(ctx, objs[0].Key); err != nil {
+				t.Error(err)
+			}
+			if _, err := s.Delete(ctx, objs, Deletion{Force: true}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestPoolComesIntoUse lets an address be given out between the look and the deletion:
+// the pool stays, and can be used on.
+func TestPoolComesIntoUse(t *testing.T) {
+	s, ctx := newStore(t), t.Context()
+	objs := objects(t, "{apiVersion: v1, kind: ipPool, metadata: {cidr: 192.168.0.0/16}}")
+	if _, err := s.Write(ctx, Create, objs); err != nil {
+		t.Fatal(err)
+	}
+	todo, _, err := s.deletable(ctx, objs, Deletion{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node := ipam.New(s.etcd, "h0")
+	if err := node.Assign(ctx, netip.MustParseAddr("192.168.3.4"), ipam.Owner{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.deleteNext(ctx, todo); err == nil || !strings.Contains(err.Error(), "has 1 address in use; ") {
+		t.Errorf("error %v, want the number of addresses", err)
+	}
+	if _, err := node.AutoAssign(ctx, ipam.Request{IPv4: 1}); err != nil {
+		t.Errorf("after the refusal: %v", err)
+	}
+}
+
+// TestManyDeletionsWithConditions has more objects with conditions than one transaction takes.
+func TestManyDeletionsWithConditions(t *testing.T) {
+	s, ctx := newStore(t), t.Context()
+	objs := objects(t, profiles(90, "a"))
+	if _, err := s.Write(ctx, Create, objs); err != nil {
+		t.Fatal(err)
+	}
+	done, err := s.Delete(ctx, objs, Deletion{})
+	if err != nil || len(done) != len(objs) {
+		t.Errorf("%d of %d deleted, %v", len(done), len(objs), err)
+	}
+}
