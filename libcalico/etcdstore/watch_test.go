@@ -27,13 +27,17 @@ type follower struct {
 	state   map[string]string
 	last    etcdstore.Batch
 	// counts of what came
-	snapshots, changes, losses int
+	snapshots, changes, losses, holds int
 }
 
 func follow(tb testing.TB, c *etcdstore.Client, opts etcdstore.WatchOptions, prefixes ...string) *follower {
 	tb.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	batches := c.Watch(ctx, prefixes, opts)
+	return followBatches(tb, cancel, c.Watch(ctx, prefixes, opts))
+}
+
+func followBatches(tb testing.TB, cancel func(), batches <-chan etcdstore.Batch) *follower {
+	tb.Helper()
 	tb.Cleanup(func() {
 		cancel()
 		for range batches {
@@ -61,6 +65,9 @@ func (f *follower) take(b etcdstore.Batch) {
 	switch {
 	case b.Err != nil:
 		f.losses++
+		return
+	case b.Held != nil:
+		f.holds++
 		return
 	case b.Snapshot:
 		f.snapshots++

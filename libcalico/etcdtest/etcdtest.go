@@ -20,6 +20,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"calico.internal/libcalico/model"
 )
 
 // shared is the server of the test binary.
@@ -79,6 +81,24 @@ func (s *Server) Wipe(tb testing.TB) {
 	defer cancel()
 	if _, err := s.Client(tb).Delete(ctx, "", clientv3.WithFromKey()); err != nil {
 		tb.Fatal("etcdtest: wipe: ", err)
+	}
+}
+
+// GUID is the cluster's id in a store that [Server.SetUp] has set up.
+const GUID = "0123456789abcdef0123456789abcdef"
+
+// SetUp makes the store that of a cluster, as the start-up of its first node does: programs
+// follow no other.
+func (s *Server) SetUp(tb testing.TB) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_, err := s.Client(tb).Txn(ctx).Then(
+		clientv3.OpPut(model.Paths(model.ReadyKey{})[0], "true"),
+		clientv3.OpPut(model.Paths(model.FelixConfigKey{Name: model.ClusterGUID})[0], GUID),
+	).Commit()
+	if err != nil {
+		tb.Fatal("etcdtest: set up: ", err)
 	}
 }
 

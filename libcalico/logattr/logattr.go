@@ -50,6 +50,7 @@ const (
 	Took       = "took"
 	Tries      = "tries"
 	Version    = "version"
+	Why        = "why"
 	WithinSecs = "within_s"
 )
 

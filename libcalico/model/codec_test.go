@@ -184,6 +184,12 @@ var stored = []struct {
 	{"ready", model.ReadyKey{}, new(model.Ready(true)), map[string]string{"/calico/v1/Ready": "true"}},
 	{"not ready", model.ReadyKey{}, new(model.Ready(false)), map[string]string{"/calico/v1/Ready": "false"}},
 	{
+		"the accepted GUID",
+		model.AcceptedGUIDKey{},
+		&model.Setting{Of: model.KindAcceptedGUID, Value: "0123abcd"},
+		map[string]string{"/calico/v1/accepted_guid": "0123abcd"},
+	},
+	{
 		"the IPAM configuration",
 		model.IPAMConfigKey{},
 		&model.IPAMConfig{AutoAllocateBlocks: true},

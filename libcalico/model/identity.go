@@ -51,6 +51,9 @@ func (FelixConfigKey) Kind() Kind { return KindFelixConfig }
 func (ReadyKey) Kind() Kind { return KindReady }
 
 // Kind is the kind of the resource that the key names.
+func (AcceptedGUIDKey) Kind() Kind { return KindAcceptedGUID }
+
+// Kind is the kind of the resource that the key names.
 func (BlockKey) Kind() Kind { return KindBlock }
 
 // Kind is the kind of the resource that the key names.
@@ -125,6 +128,9 @@ func (k FelixConfigKey) String() string { return text(k.Kind(), "node", k.Node, 
 
 // String is the key as messages show it.
 func (k ReadyKey) String() string { return text(k.Kind()) }
+
+// String is the key as messages show it.
+func (k AcceptedGUIDKey) String() string { return text(k.Kind()) }
 
 // String is the key as messages show it.
 func (k BlockKey) String() string { return text(k.Kind(), "cidr", k.CIDR.String()) }
@@ -213,8 +219,8 @@ func (*BGPFilter) Kind() Kind { return KindBGPFilter }
 // Kind is the kind of the key that the resource belongs to.
 func (*Configuration) Kind() Kind { return KindConfiguration }
 
-// Kind is the kind of the key that the resource belongs to: KindBGPConfig or
-// KindFelixConfig.
+// Kind is the kind of the key that the resource belongs to: KindBGPConfig,
+// KindFelixConfig or KindAcceptedGUID.
 func (s *Setting) Kind() Kind { return s.Of }
 
 // Kind is the kind of the key that the resource belongs to.

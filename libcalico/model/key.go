@@ -26,6 +26,7 @@ const (
 	KindFelixConfig      Kind = "felixConfig"
 	KindConfiguration    Kind = "configuration"
 	KindReady            Kind = "ready"
+	KindAcceptedGUID     Kind = "acceptedGUID"
 	KindBlock            Kind = "ipamBlock"
 	KindBlockAffinity    Kind = "ipamBlockAffinity"
 	KindHandle           Kind = "ipamHandle"
@@ -154,6 +155,13 @@ type ConfigurationKey struct {
 // ReadyKey is the flag that says that the store has been initialised.
 // Path: /calico/v1/Ready.
 type ReadyKey struct{}
+
+// ClusterGUID is the [FelixConfigKey] name of the id of the cluster that a store is of.
+const ClusterGUID = "ClusterGUID"
+
+// AcceptedGUIDKey holds the id of a cluster of which somebody has said that every host may
+// follow it, whichever it was part of before. Path: /calico/v1/accepted_guid.
+type AcceptedGUIDKey struct{}
 
 // BlockKey names a block of addresses.
 // Path: /calico/ipam/v2/assignment/<ipv4|ipv6>/block/<address>-<bits>.

@@ -181,6 +181,15 @@ var layouts = []*layout{
 		encode:   func(_ ReadyKey, r *Ready) ([][]byte, error) { return encodeReady(r) },
 		decode:   func(_ ReadyKey, values [][]byte, r *Ready) error { return decodeReady(values[0], r) },
 	}.layout(),
+	spec[AcceptedGUIDKey, Setting, *Setting]{
+		kind:     KindAcceptedGUID,
+		prefixes: []string{PrefixV1 + "accepted_guid"},
+		patterns: []string{PrefixV1 + "accepted_guid"},
+		split:    one(func(AcceptedGUIDKey) []string { return nil }),
+		join:     func(int, []string) (AcceptedGUIDKey, bool) { return AcceptedGUIDKey{}, true },
+		encode:   func(k AcceptedGUIDKey, s *Setting) ([][]byte, error) { return encodeSetting(k, s) },
+		decode:   func(k AcceptedGUIDKey, values [][]byte, s *Setting) error { return decodeSetting(k, values[0], s) },
+	}.layout(),
 	spec[FelixConfigKey, Setting, *Setting]{
 		kind:     KindFelixConfig,
 		prefixes: []string{PrefixV1 + "config/", hostPrefix},

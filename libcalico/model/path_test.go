@@ -22,6 +22,7 @@ var pathsOf = []struct {
 	paths []string
 }{
 	{model.ReadyKey{}, "ready", []string{"/calico/v1/Ready"}},
+	{model.AcceptedGUIDKey{}, "acceptedGUID", []string{"/calico/v1/accepted_guid"}},
 	{
 		model.FelixConfigKey{Name: "LogSeverityScreen"},
 		"felixConfig(name=LogSeverityScreen)",
@@ -195,7 +196,7 @@ func TestEveryKindIsInThePathTable(t *testing.T) {
 			t.Errorf("no path of kind %s is tested", kind)
 		}
 	}
-	if len(model.Kinds()) != 23 {
+	if len(model.Kinds()) != 24 {
 		t.Errorf("%d kinds", len(model.Kinds()))
 	}
 }

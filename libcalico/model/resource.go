@@ -247,7 +247,7 @@ type Configuration struct {
 	Meta
 }
 
-// Setting is a raw value of one configuration key (BGP or felix).
+// Setting is a raw value of one configuration key (BGP or felix), or another text.
 type Setting struct {
 	Of    Kind `json:"-"`
 	Value string

@@ -14,7 +14,8 @@ import (
 )
 
 // Batch is one step of a watch: a snapshot of everything that is watched, or the
-// changes up to a revision. A path occurs in it at most once.
+// changes up to a revision. A path occurs in it at most once; Puts and Deletes are in the
+// order of their paths.
 type Batch struct {
 	// Snapshot says that Puts are all there is: whatever is not in them is gone. Its
 	// Revision may be lower than that of the batch before, when the datastore was
@@ -28,6 +29,10 @@ type Batch struct {
 	// Err is set, and all else empty, when the datastore cannot be reached; the next
 	// batch without it says that it can be reached again.
 	Err error
+	// Held is set, and all else empty, when the datastore answers but what it holds is not
+	// followed, because it was emptied or is another cluster's; its text says what is the
+	// matter and what to do. The next batch with neither Err nor Held is a snapshot.
+	Held error
 }
 
 // KV is one value of the datastore.

@@ -46,6 +46,7 @@ type View struct {
 	revision  int64
 	inSync    bool
 	connected bool
+	held      error
 }
 
 // object is one resource: its parts as stored and what they mean.
@@ -104,6 +105,9 @@ func (v *View) Revision() int64 { return v.revision }
 // Connected says whether the datastore could be reached at the last batch.
 func (v *View) Connected() bool { return v.connected }
 
+// Held says why what the datastore holds is not followed; nil when it is.
+func (v *View) Held() error { return v.held }
+
 // Quarantined lists the stored values that are not usable, in the order of their
 // paths.
 func (v *View) Quarantined() []Quarantined {
@@ -126,8 +130,12 @@ func firstPath(o *object) string {
 // Apply takes a batch in and tells which resources changed, in an order that depends
 // on their keys alone. A resource whose meaning is the same as before gives no event.
 func (v *View) Apply(b Batch) []Event {
-	if b.Err != nil {
+	switch {
+	case b.Err != nil:
 		v.connected = false
+		return nil
+	case b.Held != nil:
+		v.connected, v.held = true, b.Held
 		return nil
 	}
 	changed := map[model.Key]struct{}{}
@@ -140,7 +148,7 @@ func (v *View) Apply(b Batch) []Event {
 	for _, kv := range b.Puts {
 		v.putPart(kv, changed)
 	}
-	v.revision, v.connected = b.Revision, true
+	v.revision, v.connected, v.held = b.Revision, true, nil
 	v.inSync = v.inSync || b.Snapshot
 	return v.events(changed, b.Revision)
 }

@@ -413,3 +413,22 @@ func TestResourcesOfASnapshotShare(t *testing.T) {
 		t.Errorf("%d events of the same values", len(events))
 	}
 }
+
+// A datastore that is held takes nothing away, and what follows is applied as a difference.
+func TestAHeldDatastoreTakesNothingAway(t *testing.T) {
+	v := store.New(store.Options{})
+	v.Apply(store.Batch{Snapshot: true, Revision: 5, Puts: []store.KV{put(settingPath, "info", 3), put(poolPath, goodPool, 4)}})
+	why := errors.New("it was emptied")
+	for _, b := range []store.Batch{{Held: why}, {Err: errors.New("away")}, {Held: why}} {
+		if events := v.Apply(b); len(events) > 0 || v.Revision() != 5 || !v.InSync() {
+			t.Errorf("%v gives %v, at revision %d", b, events, v.Revision())
+		}
+		if !errors.Is(v.Held(), why) || v.Connected() != (b.Err == nil) {
+			t.Errorf("%v: held %v, connected %t", b, v.Held(), v.Connected())
+		}
+	}
+	events := v.Apply(store.Batch{Snapshot: true, Revision: 2, Puts: []store.KV{put(settingPath, "info", 1)}})
+	if len(events) != 1 || events[0].Value != nil || v.Held() != nil || v.Revision() != 2 {
+		t.Errorf("then came %v, held %v", events, v.Held())
+	}
+}
