@@ -425,6 +425,128 @@ func TestOrderedAfterFailures(t *testing.T) {
 	}
 }
 
+// tableWith is a table with options besides the usual.
+func tableWith(m *memory, set func(*reconcile.Options[string, int])) *table {
+	opts := reconcile.Options[string, int]{
+		Name: "t", Compare: cmp.Compare[string], Equal: equal, MinBackoff: time.Second, MaxBackoff: 8 * time.Second,
+	}
+	set(&opts)
+	return reconcile.NewTable(m, opts)
+}
+
+// TestWhatIsDeletedEarlyWaitsForNothing has a later table that fails in every way there is:
+// what may go early goes, and no more.
+func TestWhatIsDeletedEarlyWaitsForNothing(t *testing.T) {
+	t.Parallel()
+	for name, damage := range map[string]func(*memory){
+		"one object fails": func(m *memory) { m.Refuse(func(string, int) error { return errBroken }, nil) },
+		"it fails whole":   func(m *memory) { m.Fail(nil, errBroken) },
+		"it cannot list":   func(m *memory) { m.Fail(errBroken, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			first, later := targettest.NewMemory[string, int](), targettest.NewMemory[string, int]()
+			first.Put("early", 1)
+			first.Put("late", 1)
+			damage(later)
+			tab := tableWith(first, func(o *reconcile.Options[string, int]) {
+				o.DeleteEarly = func(k string) bool { return k == "early" }
+			})
+			after := tableWith(later, func(*reconcile.Options[string, int]) {})
+			tab.Set("new", 1)
+			after.Set("new", 1)
+			if err := (reconcile.Ordered{tab, after}).Apply(t.Context()); !errors.Is(err, errBroken) {
+				t.Fatalf("got %v", err)
+			}
+			expectCalls(t, first, changes{Set: []item{{Key: "new", Value: 1}}, Delete: []string{"early"}})
+			later.Refuse(nil, nil)
+			later.Fail(nil, nil)
+			after.Forget("new")
+			apply(t, reconcile.Ordered{tab, after})
+			expectCalls(t, first, changes{Delete: []string{"late"}})
+		})
+	}
+}
+
+func TestNothingIsDeletedEarlyWhileOnlySetsAreAllowed(t *testing.T) {
+	t.Parallel()
+	m := targettest.NewMemory[string, int]()
+	m.Put("early", 1)
+	tab := tableWith(m, func(o *reconcile.Options[string, int]) { o.DeleteEarly = func(string) bool { return true } })
+	last, _ := newTable("last")
+	tab.Set("new", 1)
+	if err := (reconcile.Ordered{tab, last}).ApplySets(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	expectCalls(t, m, changes{Set: []item{{Key: "new", Value: 1}}})
+}
+
+func TestNothingWaitsForATableThatRefersToNothing(t *testing.T) {
+	t.Parallel()
+	first, later := targettest.NewMemory[string, int](), targettest.NewMemory[string, int]()
+	first.Put("old", 1)
+	later.Refuse(func(string, int) error { return errBroken }, nil)
+	tab := tableWith(first, func(*reconcile.Options[string, int]) {})
+	after := tableWith(later, func(o *reconcile.Options[string, int]) { o.RefersToNothing = true })
+	after.Set("bad", 1)
+	if err := (reconcile.Ordered{tab, after}).Apply(t.Context()); !reconcile.IsPartial(err) {
+		t.Fatalf("got %v", err)
+	}
+	expectCalls(t, first, changes{Delete: []string{"old"}})
+}
+
+func TestAStepStandsBetweenTables(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	var fault error
+	step := reconcile.Step(func(context.Context) error {
+		w.log = append(w.log, "step")
+		return fault
+	})
+	order := reconcile.Ordered{w.tables[0], step, w.tables[1], w.tables[2]}
+	fault = errBroken
+	if err := order.Apply(t.Context()); !errors.Is(err, errBroken) || reconcile.IsPartial(err) {
+		t.Errorf("got %v", err)
+	}
+	w.expect(t, "0 +new -", "step", "2 + -old")
+	fault = nil
+	apply(t, order)
+	w.expect(t, "step", "1 +new -", "2 +new -", "1 + -old", "0 + -old")
+	if n := len(order.Status()); n != 3 {
+		t.Errorf("%d tables are shown", n)
+	}
+}
+
+func TestForgottenObjectsAreAppliedAgainWithoutAList(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		tab, m := newTable("t")
+		tab.Set("a", 1)
+		tab.Set("b", 2)
+		tab.Set("bad", -1)
+		m.Refuse(refuseNegative, nil)
+		if err := tab.Apply(t.Context()); !reconcile.IsPartial(err) {
+			t.Fatalf("got %v", err)
+		}
+		m.Calls()
+		m.Refuse(nil, nil)
+		m.Remove("a")
+		tab.Forget("a", "bad", "unheard-of")
+		if tab.InForce("a") || !tab.InForce("b") || !tab.InForce("unheard-of") {
+			t.Error("what was forgotten counts as in force, or what was not does not")
+		}
+		apply(t, tab)
+		expectCalls(t, m, changes{Set: []item{{Key: "a", Value: 1}, {Key: "bad", Value: -1}}})
+		tab.Delete("b")
+		tab.Forget("b")
+		apply(t, tab)
+		expectCalls(t, m, changes{Delete: []string{"b"}})
+		if m.Lists() != 1 {
+			t.Errorf("listed %d times", m.Lists())
+		}
+	})
+}
+
 func TestCostFollowsTheChange(t *testing.T) {
 	t.Parallel()
 	compared := 0

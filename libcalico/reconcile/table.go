@@ -25,6 +25,13 @@ type Options[K comparable, V any] struct {
 	// refused, until that is tried again: a chain that drops everything in place of one
 	// whose rules are not understood. ok is false where there is none.
 	FailClosed func(K, V) (v V, ok bool)
+	// DeleteEarly, when not nil, says of an object that is not desired any more that nothing
+	// in a later table can refer to it. [Ordered] then deletes it together with what is
+	// set, and it waits for nothing in any later table.
+	DeleteEarly func(K) bool
+	// RefersToNothing says that no object of this table refers to one of an earlier table:
+	// what is not set here keeps nothing there from being deleted.
+	RefersToNothing bool
 	// MinBackoff and MaxBackoff bound the wait before an object that failed is tried
 	// again (0 means 500 ms and 30 s). A new value is tried at once.
 	MinBackoff, MaxBackoff time.Duration
@@ -146,23 +153,46 @@ func (t *Table[K, V]) Resync() {
 	t.differs, t.room = map[K]outside[V]{}, 0
 }
 
+// Forget forgets what is there of single objects, when something is known to have changed
+// them. The next pass applies them again, without a list and without waiting for the next
+// try of one that failed; what is neither desired nor known to be there stays so.
+func (t *Table[K, V]) Forget(keys ...K) {
+	for _, k := range keys {
+		if _, wanted := t.desired[k]; wanted || !t.InForce(k) {
+			t.changed(k, outside[V]{unknown: true})
+		}
+	}
+}
+
 // ApplySets creates and replaces what is desired and not there. An error that is
 // [ErrPartial] concerns single objects; after any other the next pass lists again.
 func (t *Table[K, V]) ApplySets(ctx context.Context) error {
-	return t.pass(ctx, true, false)
+	return t.pass(ctx, true, none[K])
+}
+
+// applyEarly does the same, and deletes what waits for nothing ([Options].DeleteEarly).
+func (t *Table[K, V]) applyEarly(ctx context.Context) error {
+	if t.opts.DeleteEarly == nil {
+		return t.ApplySets(ctx)
+	}
+	return t.pass(ctx, true, t.opts.DeleteEarly)
 }
 
 // ApplyDeletes removes what is there and not desired.
 func (t *Table[K, V]) ApplyDeletes(ctx context.Context) error {
-	return t.pass(ctx, false, true)
+	return t.pass(ctx, false, all[K])
 }
 
 // Apply does both in one call of the target.
 func (t *Table[K, V]) Apply(ctx context.Context) error {
-	return t.pass(ctx, true, true)
+	return t.pass(ctx, true, all[K])
 }
 
-func (t *Table[K, V]) pass(ctx context.Context, sets, deletes bool) error {
+// none and all choose what a pass deletes.
+func none[K any](K) bool { return false }
+func all[K any](K) bool  { return true }
+
+func (t *Table[K, V]) pass(ctx context.Context, sets bool, deletes func(K) bool) error {
 	start := time.Now()
 	if sets {
 		t.last = PassStatus{At: start}
@@ -182,7 +212,7 @@ func (t *Table[K, V]) pass(ctx context.Context, sets, deletes bool) error {
 	return err
 }
 
-func (t *Table[K, V]) reconcile(ctx context.Context, sets, deletes bool) (set, deleted int, err error) {
+func (t *Table[K, V]) reconcile(ctx context.Context, sets bool, deletes func(K) bool) (set, deleted int, err error) {
 	defer t.giveBackRoom()
 	if err := t.list(ctx); err != nil {
 		return 0, 0, err
@@ -195,7 +225,7 @@ func (t *Table[K, V]) reconcile(ctx context.Context, sets, deletes bool) (set, d
 	if !sets || t.opts.FailClosed == nil || !errors.Is(err, ErrPartial) {
 		return set, deleted, err
 	}
-	standIns := t.changes(time.Now(), true, false)
+	standIns := t.changes(time.Now(), true, none[K])
 	if standIns.Empty() {
 		return set, deleted, err
 	}
@@ -258,11 +288,11 @@ func (t *Table[K, V]) list(ctx context.Context) error {
 }
 
 // changes collects what is due, from the objects that may differ.
-func (t *Table[K, V]) changes(now time.Time, sets, deletes bool) Changes[K, V] {
+func (t *Table[K, V]) changes(now time.Time, sets bool, deletes func(K) bool) Changes[K, V] {
 	var c Changes[K, V]
 	for k := range t.differs {
 		want, wanted := t.desired[k]
-		if wanted && !sets || !wanted && !deletes {
+		if wanted && !sets || !wanted && !deletes(k) {
 			continue
 		}
 		if f := t.failed[k]; f != nil && now.Before(f.retryAt) {
@@ -336,8 +366,11 @@ func (t *Table[K, V]) InForce(k K) bool {
 // Outstanding says that some object's actual state is not known, or that something
 // desired is not set, so that there may still be references to what an earlier table
 // is about to delete. An object whose stand-in is in place ([Options].FailClosed) does
-// not count.
+// not count, and nothing does where there are no references.
 func (t *Table[K, V]) Outstanding() bool {
+	if t.opts.RefersToNothing {
+		return false
+	}
 	if !t.listed {
 		return true
 	}

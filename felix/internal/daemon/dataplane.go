@@ -58,7 +58,9 @@ type dataplane struct {
 	sysctls    *reconcile.Table[sysctls.Key, string]
 	neighbours *reconcile.Table[routes.NeighKey, routes.MAC]
 	routes     *reconcile.Table[routes.Key, routes.Route]
-	order      reconcile.Ordered
+	// held is the tables of chains as they stand in order.
+	held  *heldChains
+	order reconcile.Ordered
 
 	gateways    map[netip.Addr]struct{}
 	hostAddrs   map[string][]netip.Addr
@@ -137,15 +139,36 @@ func (d *dataplane) open(ctx context.Context) error {
 	})
 
 	d.sets = reconcile.NewTable(d.ipsets.Sets(), options[string, ipsets.Spec](setsTable, compareStrings))
-	d.members = reconcile.NewTable(d.ipsets.Members(), options[ipsets.Member, struct{}]("members", ipsets.Member.Compare))
-	d.addresses = reconcile.NewTable(d.netlink.Addresses(gatewayRange), options[routes.AddrKey, struct{}]("gateways", routes.AddrKey.Compare))
-	d.sysctls = reconcile.NewTable(d.settings, options[sysctls.Key, string]("settings", sysctls.Key.Compare))
-	d.neighbours = reconcile.NewTable(d.netlink.Neighbours(), options[routes.NeighKey, routes.MAC]("neighbours", routes.NeighKey.Compare))
-	d.routes = reconcile.NewTable(d.handover, options[routes.Key, routes.Route]("routes", routes.Key.Compare))
+	d.members = reconcile.NewTable(d.ipsets.Members(), d.memberOptions())
+	d.addresses = reconcile.NewTable(d.netlink.Addresses(gatewayRange), alone(options[routes.AddrKey, struct{}]("gateways", routes.AddrKey.Compare)))
+	d.sysctls = reconcile.NewTable(d.settings, alone(options[sysctls.Key, string]("settings", sysctls.Key.Compare)))
+	d.neighbours = reconcile.NewTable(d.netlink.Neighbours(), alone(options[routes.NeighKey, routes.MAC]("neighbours", routes.NeighKey.Compare)))
+	d.routes = reconcile.NewTable(d.handover, alone(options[routes.Key, routes.Route]("routes", routes.Key.Compare)))
+	d.held = &heldChains{chains: d.chains}
 	d.order = reconcile.Ordered{
-		d.sets, d.members, gate(func() { d.closeBrokenSets() }), d.chains, d.addresses, d.sysctls, d.neighbours, d.routes,
+		d.sets, d.members,
+		reconcile.Step(func(context.Context) error { d.closeBrokenSets(); return nil }),
+		d.held, d.addresses, d.sysctls, d.neighbours, d.routes,
 	}
 	return nil
+}
+
+// memberOptions lets members of sets that stay go at once: whom a label is taken from waits
+// for nothing. Members of a set that is to be destroyed go with it, when no chain in the
+// kernel names it any more; without them such a chain would mean something else.
+func (d *dataplane) memberOptions() reconcile.Options[ipsets.Member, struct{}] {
+	opts := options[ipsets.Member, struct{}]("members", ipsets.Member.Compare)
+	opts.DeleteEarly = func(m ipsets.Member) bool {
+		_, stays := d.sets.Desired(m.Set)
+		return stays
+	}
+	return opts
+}
+
+// alone is for tables whose objects name no set and no chain.
+func alone[K comparable, V any](opts reconcile.Options[K, V]) reconcile.Options[K, V] {
+	opts.RefersToNothing = true
+	return opts
 }
 
 // setsTable is the name of the table of sets.

@@ -213,30 +213,3 @@ func (c *chains) audit(quiet bool) (drifted []string, err error) {
 	}
 	return drifted, err
 }
-
-// gate is a step of a pass that is no table.
-type gate func()
-
-// Name names the step.
-func (g gate) Name() string { return "gate" }
-
-// ApplySets takes the step.
-func (g gate) ApplySets(context.Context) error { g(); return nil }
-
-// ApplyDeletes does nothing.
-func (g gate) ApplyDeletes(context.Context) error { return nil }
-
-// Apply takes the step.
-func (g gate) Apply(ctx context.Context) error { return g.ApplySets(ctx) }
-
-// Resync does nothing.
-func (g gate) Resync() {}
-
-// Status is empty.
-func (g gate) Status() reconcile.Status { return reconcile.Status{Name: g.Name(), Listed: true} }
-
-// Outstanding is never true.
-func (g gate) Outstanding() bool { return false }
-
-// NextRetry has none.
-func (g gate) NextRetry() (time.Time, bool) { return time.Time{}, false }

@@ -73,8 +73,13 @@ type loop struct {
 	owners    map[netip.Addr]struct{}
 	gateways  gateways
 	lookAtAll bool
-	failures  int
-	retryAt   time.Time
+	// failures counts the passes in a row, since failing, that failed as a whole.
+	failures int
+	failing  time.Time
+	retryAt  time.Time
+	// unlocked tells that the lock of iptables, for which a goroutine is awaiting, is free.
+	unlocked chan struct{}
+	awaiting bool
 	// setsAudited is when the headers of sets were last compared.
 	setsAudited time.Time
 	refreshed   map[string]time.Time
@@ -92,6 +97,7 @@ func newLoop(d *Daemon, cfg *config.Config) *loop {
 		engine:    calc.New(d.cfg.Node, cfg.InterfacePrefix...),
 		links:     ifmonitor.NewLinks(),
 		refreshed: map[string]time.Time{}, owners: map[netip.Addr]struct{}{},
+		unlocked: make(chan struct{}, 1),
 		gateways: gateways{byKey: map[model.WorkloadEndpointKey]netip.Addr{}},
 	}
 	l.state = statusapi.State{
@@ -138,6 +144,8 @@ func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-cha
 			err = l.takeBatches(b, batches)
 		case e := <-events:
 			l.takeEvent(e)
+		case <-l.unlocked:
+			l.awaiting, l.retryAt = false, time.Time{}
 		case now := <-timer.C:
 			l.tick(now)
 			hurried = false

@@ -41,18 +41,16 @@ func (l *loop) work(ctx context.Context) error {
 		l.dp.update(changes)
 		l.wantPass, l.stale = true, true
 	}
-	if !l.wantPass && l.failures == 0 {
-		if l.view.Revision() != l.state.Seen || l.view.Connected() != l.state.Connected {
-			// Nothing of it concerns this host.
+	if l.wantPass || l.failures > 0 && !time.Now().Before(l.retryAt) {
+		l.pass(ctx)
+		return nil
+	}
+	if l.view.Revision() != l.state.Seen || l.view.Connected() != l.state.Connected {
+		if l.failures == 0 { // nothing of it concerns this host
 			l.state.Revision = l.view.Revision()
-			l.post()
 		}
-		return nil
+		l.post()
 	}
-	if l.failures > 0 && time.Now().Before(l.retryAt) {
-		return nil
-	}
-	l.pass(ctx)
 	return nil
 }
 
@@ -73,6 +71,10 @@ func (l *loop) mayTouch() bool {
 func (l *loop) pass(ctx context.Context) {
 	start := time.Now()
 	l.wantPass = false
+	// A change does not wait for the next try of what failed as a whole, but it does not
+	// bring that forward either.
+	early := l.failures > 0 && start.Before(l.retryAt)
+	l.dp.held.hold = early
 	err := l.dp.pass(ctx)
 	took := time.Since(start)
 	l.metrics.pass(took, err)
@@ -85,20 +87,16 @@ func (l *loop) pass(ctx context.Context) {
 			l.trimSoon()
 		}
 	}
-	if err != nil {
+	quiet := whole && (early || l.lockedBriefly(err))
+	if err != nil && !quiet {
 		l.log.Error("not all could be programmed", logattr.Err, err)
 		l.stale, l.lookAtAll = true, true
 	}
-	if whole {
-		limit := maxFailureDelay
-		if iptables.IsBusy(err) {
-			limit = maxBusyDelay
-		}
-		delay := min(failureDelay<<min(l.failures, 16), limit)
-		l.failures++
-		l.retryAt = time.Now().Add(delay)
-		l.state.Fault = err.Error()
-	} else {
+	switch {
+	case whole && early:
+	case whole:
+		l.putOff(ctx, err)
+	default:
 		l.lookAtAll = l.lookAtAll || l.state.Fault != ""
 		l.failures, l.state.Fault = 0, ""
 		l.state.Revision = l.view.Revision()
@@ -110,6 +108,36 @@ func (l *loop) pass(ctx context.Context) {
 		}
 	}
 	l.post()
+}
+
+// putOff notes a pass that failed as a whole and when the next one is due.
+func (l *loop) putOff(ctx context.Context, err error) {
+	limit := maxFailureDelay
+	if iptables.IsBusy(err) {
+		limit = maxBusyDelay
+	}
+	delay := min(failureDelay<<min(l.failures, 16), limit)
+	if !l.lockedBriefly(err) {
+		l.state.Fault = err.Error()
+	}
+	if l.failures == 0 {
+		l.failing = time.Now()
+	}
+	l.failures++
+	l.retryAt = time.Now().Add(delay)
+	if iptables.IsLocked(err) && !l.awaiting {
+		l.awaiting = true
+		go func() {
+			iptables.AwaitLock(ctx)
+			l.unlocked <- struct{}{} // there is room for the one that waits
+		}()
+	}
+}
+
+// lockedBriefly says of the error of a pass that it is only about the lock of iptables, which
+// other programs hold for some milliseconds now and then.
+func (l *loop) lockedBriefly(err error) bool {
+	return iptables.IsLocked(err) && (l.failures == 0 || time.Since(l.failing) < maxBusyDelay)
 }
 
 // trimSoon has memory given back a while from now. More large passes until then do not put

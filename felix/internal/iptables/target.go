@@ -93,6 +93,7 @@ func (ts *Targets) Target(f rules.Family, t rules.Table) (*Target, error) {
 	}
 	target := &Target{family: f, table: t, cmd: cmd, reader: ts.readers[f], ledger: ts.nft, absent: map[string]Chain{}}
 	if ts.nft == nil {
+		target.cmd = impatient{cmd}
 		if target.ledger, err = newLegacyLedger(f, t); err != nil {
 			return nil, err
 		}
