@@ -13,7 +13,7 @@ import (
 // Isolate moves a test of one thing in one namespace to a new namespace, in which only
 // the loopback interface is, and back at its end. Commands that the test starts run in it
 // too; other goroutines do not. The test is skipped where that is not permitted.
-func Isolate(t *testing.T) {
+func Isolate(t testing.TB) {
 	t.Helper()
 	s := newSpace(t, t.Name())
 	runtime.LockOSThread()
@@ -42,7 +42,7 @@ func Isolate(t *testing.T) {
 
 // Run runs a command in the namespace of an isolated test and returns what it prints. The
 // test fails when the command does.
-func Run(t *testing.T, name string, args ...string) string {
+func Run(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(name, args...).CombinedOutput()
 	if err != nil {

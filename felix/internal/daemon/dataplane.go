@@ -206,7 +206,6 @@ func (d *dataplane) openChains(ctx context.Context) error {
 	}
 	d.chains = newChains(targets)
 	err = d.chains.read(ctx)
-	d.iptables.Forget()
 	if err != nil {
 		return fmt.Errorf("iptables cannot be used: %w", err)
 	}
@@ -328,7 +327,6 @@ func (d *dataplane) configure(cfg *config.Config) error {
 
 // pass brings the kernel to what is desired.
 func (d *dataplane) pass(ctx context.Context) error {
-	defer d.iptables.Forget()
 	err := d.order.Apply(ctx)
 	if d.closeBrokenSets() {
 		// A set was mended by what was deleted last.

@@ -35,6 +35,8 @@ type Chain struct {
 type Rule struct {
 	Hash string
 	Text string
+	// Handle is nf_tables' number of a rule that was read in another's chain.
+	Handle uint64
 }
 
 // NewChain prints a chain of felix's own. The error is that of the first rule that

@@ -4,7 +4,7 @@
 // recognises them again by the hash that each carries in its first comment.
 //
 //	rules.Chain ──NewChain──► Chain{hash, text} ──Target.Apply──► iptables-restore ──► kernel
-//	                          Chain{hash}       ◄──Target.List─── iptables-save    ◄──
+//	                          Chain{hash}       ◄──Target.List─── iptables-save, or netlink ◄──
 //
 // # Reading back
 //
@@ -22,7 +22,9 @@
 //
 // Chains whose name begins with "cali-" are felix's as a whole. In all other chains
 // felix owns only the rules that carry its comment ("hooks"); nothing else there is ever
-// changed, and hooks are deleted by their text and never by position.
+// changed, and hooks are deleted by their text, in nf_tables by their handle, and never by
+// position. In nf_tables, rules of others may be of any form, also of one that iptables'
+// own tools do not understand: to felix they are rules that carry no hash.
 //
 // # Failures
 //

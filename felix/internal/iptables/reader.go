@@ -1,70 +1,33 @@
 package iptables
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"syscall"
 
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"calico.internal/felix/internal/nlconn"
 	"calico.internal/felix/internal/rules"
 )
 
-// reader reads the tables of one family, for the targets that share it. In the nft variant,
-// iptables-save fetches the rules of all tables whatever it is asked for; so it is asked for
-// all, and what it says of the others is kept for their targets.
-type reader struct {
-	cmd   commands
-	whole bool
-	// kept are tables that were read and not asked for yet, nil for one that the command did
-	// not print; nobody else has written since the mark, and felix has not written to them.
-	kept map[rules.Table]contents
-	mark mark
+// reader reads a table of one family from the kernel.
+type reader interface {
+	read(ctx context.Context, t rules.Table) (contents, error)
+	// native describes a rule of the table, as it was last read, that iptables' own tools do
+	// not understand; it is empty when there is none.
+	native(t rules.Table) string
+	close()
 }
 
-// read reads a table. now is the table's mark before, if it is known.
-func (r *reader) read(ctx context.Context, t rules.Table, now mark, known bool) (contents, error) {
-	if !r.whole {
-		return r.readOne(ctx, t)
-	}
-	c, ok := r.kept[t]
-	if !ok || !known || now != r.mark {
-		all, err := r.readAll(ctx)
-		if err != nil && (ctx.Err() != nil || errors.Is(err, errBusy)) {
-			return nil, err
-		}
-		// With another error all are nil: one that cannot be printed must not keep the others
-		// from being read.
-		r.kept, r.mark = all, now
-		c = all[t]
-	}
-	delete(r.kept, t)
-	if !known {
-		r.kept = nil
-	}
-	if c == nil {
-		// The kernel has not made it yet, or it, or another one, holds what iptables does not
-		// understand, which only the command for this table says.
-		return r.readOne(ctx, t)
-	}
-	return c, nil
-}
+// saveReader reads by iptables-save: the only way that tells the text of a legacy rule.
+type saveReader struct{ cmd commands }
 
-func (r *reader) readAll(ctx context.Context) (map[rules.Table]contents, error) {
-	text, err := r.cmd.save(ctx, "")
-	if err != nil {
-		return nil, fmt.Errorf("read tables: %w", err)
-	}
-	read, err := parseSaves(text)
-	if err != nil {
-		return nil, fmt.Errorf("read tables: %w", err)
-	}
-	all := map[rules.Table]contents{}
-	for _, t := range rules.Tables {
-		all[t] = read[t]
-	}
-	return all, nil
-}
-
-func (r *reader) readOne(ctx context.Context, t rules.Table) (contents, error) {
+func (r saveReader) read(ctx context.Context, t rules.Table) (contents, error) {
 	text, err := r.cmd.save(ctx, t)
 	if err != nil {
 		return nil, fmt.Errorf("read table %s: %w", t, err)
@@ -72,5 +35,261 @@ func (r *reader) readOne(ctx context.Context, t rules.Table) (contents, error) {
 	return parseSave(t, text)
 }
 
-// written forgets a table to which felix writes.
-func (r *reader) written(t rules.Table) { delete(r.kept, t) }
+func (saveReader) native(rules.Table) string { return "" }
+
+func (saveReader) close() {}
+
+// nftReader reads nf_tables itself. A rule that felix did not write may be of any form there,
+// also of one at which iptables-nft-save gives the whole table up.
+type nftReader struct {
+	conn   *nlconn.Conn
+	family uint8
+	// natives are the descriptions of rules that iptables' tools do not understand.
+	natives map[rules.Table]string
+}
+
+func newNFTReader(f rules.Family) (*nftReader, error) {
+	conn, err := nlconn.Dial(unix.NETLINK_NETFILTER)
+	if err != nil {
+		return nil, err
+	}
+	r := &nftReader{conn: conn, family: unix.AF_INET, natives: map[rules.Table]string{}}
+	if f == rules.V6 {
+		r.family = unix.AF_INET6
+	}
+	return r, nil
+}
+
+func (r *nftReader) close() { r.conn.Close() }
+
+func (r *nftReader) native(t rules.Table) string { return r.natives[t] }
+
+// maxDumps is how often a table is read anew because others wrote to it meanwhile.
+const maxDumps = 10
+
+// builtin are the chains that iptables-nft-restore makes when it first writes to a table.
+var builtin = map[rules.Table][]string{
+	rules.Raw:    {"PREROUTING", "OUTPUT"},
+	rules.Mangle: {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"},
+	rules.NAT:    {"PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"},
+	rules.Filter: {"INPUT", "FORWARD", "OUTPUT"},
+}
+
+func (r *nftReader) read(ctx context.Context, t rules.Table) (c contents, err error) {
+	return c, r.undisturbed(ctx, func() error {
+		c, err = r.readTable(t)
+		return err
+	})
+}
+
+// undisturbed reads until nobody else writes meanwhile.
+func (r *nftReader) undisturbed(ctx context.Context, read func() error) error {
+	for range maxDumps {
+		err := read()
+		if err == nil {
+			return nil
+		}
+		if ctx.Err() != nil || !errors.Is(err, nl.ErrDumpInterrupted) {
+			return fmt.Errorf("read nf_tables: %w", err)
+		}
+	}
+	return fmt.Errorf("read nf_tables: %w: others write to it all the time", errBusy)
+}
+
+func (r *nftReader) readTable(t rules.Table) (contents, error) {
+	c := contents{}
+	for _, name := range builtin[t] {
+		c[name] = readChain{}
+	}
+	err := r.dump(unix.NFT_MSG_GETCHAIN, nil, func(attrs []byte) {
+		var table, name []byte
+		nlconn.Attrs(attrs, func(typ uint16, value []byte) {
+			switch typ {
+			case unix.NFTA_CHAIN_TABLE:
+				table = text(value)
+			case unix.NFTA_CHAIN_NAME:
+				name = text(value)
+			}
+		})
+		if string(table) == string(t) {
+			c[string(name)] = readChain{}
+		}
+	})
+	if err != nil {
+		return nil, err
+	}
+	delete(r.natives, t)
+	return c, r.readRules(t, "", c)
+}
+
+// readChain reads one chain.
+func (r *nftReader) readChain(ctx context.Context, t rules.Table, name string) (readChain, error) {
+	var c contents
+	err := r.undisturbed(ctx, func() error {
+		c = contents{}
+		return r.readRules(t, name, c)
+	})
+	return c[name], err
+}
+
+// readRules puts the rules of a table, or of one chain of it, into c.
+func (r *nftReader) readRules(t rules.Table, chain string, c contents) error {
+	var (
+		name string
+		list []Rule
+	)
+	filter := nlconn.Attr(nil, unix.NFTA_RULE_TABLE, nlconn.String(string(t)))
+	if chain != "" {
+		filter = nlconn.Attr(filter, unix.NFTA_RULE_CHAIN, nlconn.String(chain))
+	}
+	err := r.dump(unix.NFT_MSG_GETRULE, filter, func(attrs []byte) {
+		rule := readRule(attrs)
+		if string(rule.table) != string(t) {
+			return
+		}
+		// The rules of a chain come one behind the other.
+		if string(rule.chain) != name {
+			c[name] = readChain{rules: list}
+			name = string(rule.chain)
+			list = c[name].rules
+		}
+		if Owned(name) {
+			list = append(list, Rule{Hash: string(rule.hash)})
+			return
+		}
+		list = append(list, Rule{Hash: string(rule.hash), Handle: rule.handle})
+		if rule.native != nil && r.natives[t] == "" {
+			r.natives[t] = fmt.Sprintf("chain %s, handle %d, with %q", name, rule.handle, rule.native)
+		}
+	})
+	c[name] = readChain{rules: list}
+	delete(c, "")
+	return err
+}
+
+// dump asks for all objects of a kind, and hands over the attributes of each.
+func (r *nftReader) dump(message uint16, filter []byte, each func(attrs []byte)) error {
+	return r.conn.Do(nlconn.Request{
+		Type: unix.NFNL_SUBSYS_NFTABLES<<8 | message, Flags: unix.NLM_F_DUMP,
+		Body: append(nlconn.Netfilter(r.family), filter...),
+	}, func(body []byte) error {
+		each(body[min(nlconn.NetfilterHeader, len(body)):])
+		return nil
+	})
+}
+
+// deleteRule deletes one rule. One that is gone already is no fault, but no transaction
+// either, and gone says so.
+func (r *nftReader) deleteRule(t rules.Table, h hookRef) error {
+	body := nlconn.Netfilter(r.family)
+	body = nlconn.Attr(body, unix.NFTA_RULE_TABLE, nlconn.String(string(t)))
+	body = nlconn.Attr(body, unix.NFTA_RULE_CHAIN, nlconn.String(h.chain))
+	body = nlconn.Attr(body, unix.NFTA_RULE_HANDLE, binary.BigEndian.AppendUint64(nil, h.handle))
+	err := r.conn.Transact(unix.NFNL_SUBSYS_NFTABLES, nlconn.Request{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | unix.NFT_MSG_DELRULE, Body: body})
+	if errors.Is(err, syscall.ENOENT) {
+		return errGone
+	}
+	return err
+}
+
+// errGone is returned for a rule that was to be deleted and is not there.
+var errGone = errors.New("the rule is gone already")
+
+// kernelRule is a rule as the kernel shows it. The slices are valid until the next one.
+type kernelRule struct {
+	table, chain []byte
+	handle       uint64
+	hash         []byte
+	// native is an expression that iptables' tools do not understand.
+	native []byte
+}
+
+// understood are the expressions of which iptables-nft makes its rules.
+var understood = map[string]bool{
+	"match": true, "target": true, "payload": true, "meta": true, "cmp": true, "bitwise": true, "counter": true,
+	"immediate": true, "lookup": true, "range": true, "limit": true, "log": true,
+}
+
+// readRule finds felix's mark in the first of a rule's comments that has one. A comment is a
+// match of its own, or stands in the user's data.
+func readRule(attrs []byte) kernelRule {
+	var rule kernelRule
+	nlconn.Attrs(attrs, func(typ uint16, value []byte) {
+		switch typ {
+		case unix.NFTA_RULE_TABLE:
+			rule.table = text(value)
+		case unix.NFTA_RULE_CHAIN:
+			rule.chain = text(value)
+		case unix.NFTA_RULE_HANDLE:
+			if len(value) == 8 {
+				rule.handle = binary.BigEndian.Uint64(value)
+			}
+		case unix.NFTA_RULE_EXPRESSIONS:
+			nlconn.Attrs(value, func(_ uint16, expression []byte) { rule.addExpression(expression) })
+		case unix.NFTA_RULE_USERDATA:
+			rule.addUserData(value)
+		}
+	})
+	return rule
+}
+
+func (r *kernelRule) addExpression(attrs []byte) {
+	var name, data []byte
+	nlconn.Attrs(attrs, func(typ uint16, value []byte) {
+		switch typ {
+		case unix.NFTA_EXPR_NAME:
+			name = text(value)
+		case unix.NFTA_EXPR_DATA:
+			data = value
+		}
+	})
+	if !understood[string(name)] {
+		r.native = name
+	}
+	if r.hash != nil || string(name) != "match" {
+		return
+	}
+	var match, info []byte
+	nlconn.Attrs(data, func(typ uint16, value []byte) {
+		switch typ {
+		case unix.NFTA_MATCH_NAME:
+			match = text(value)
+		case unix.NFTA_MATCH_INFO:
+			info = value
+		}
+	})
+	if string(match) == "comment" {
+		r.hash = hashOf(info)
+	}
+}
+
+// userDataComment is the type of a comment in the user's data of a rule, which is a list of
+// values behind their types and lengths, of a byte each.
+const userDataComment = 0
+
+func (r *kernelRule) addUserData(data []byte) {
+	for len(data) >= 2 {
+		typ, length := data[0], int(data[1])
+		data = data[2:]
+		if length > len(data) {
+			return
+		}
+		if typ == userDataComment && r.hash == nil {
+			r.hash = hashOf(data[:length])
+		}
+		data = data[length:]
+	}
+}
+
+// hashOf is the hash in a comment, up to a zero byte, or nil.
+func hashOf(comment []byte) []byte {
+	comment, _, _ = bytes.Cut(comment, []byte{0})
+	hash, found := bytes.CutPrefix(comment, []byte(commentPrefix))
+	if !found || !isHash(hash) {
+		return nil
+	}
+	return hash
+}
+
+// text is a string of the kernel's, without the zero byte at its end.
+func text(b []byte) []byte { return bytes.TrimSuffix(b, []byte{0}) }

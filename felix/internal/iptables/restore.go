@@ -17,6 +17,15 @@ type plan struct {
 	after map[string]*readChain
 	// entries is the change of the number of entries that a legacy table counts.
 	entries int
+	// first are rules of nf_tables to delete before the input is read, since chains to which
+	// they lead may go; then those whose successors are put in by it.
+	first, then []hookRef
+}
+
+// hookRef is a rule of felix's in a chain of others, in nf_tables.
+type hookRef struct {
+	chain  string
+	handle uint64
 }
 
 func (p *plan) empty() bool { return len(p.after) == 0 }
@@ -54,7 +63,9 @@ func newPlan(t rules.Table, have contents, sets []named, deletes []string) (*pla
 	if p.empty() {
 		return p, nil
 	}
-	p.input = slices.Concat([]byte("*"+string(t)+"\n"), declare.Bytes(), edits.Bytes(), drop.Bytes(), []byte("COMMIT\n"))
+	if declare.Len()+edits.Len()+drop.Len() > 0 {
+		p.input = slices.Concat([]byte("*"+string(t)+"\n"), declare.Bytes(), edits.Bytes(), drop.Bytes(), []byte("COMMIT\n"))
+	}
 	return p, nil
 }
 
@@ -102,13 +113,18 @@ func (p *plan) setChain(declare, edits *bytes.Buffer, s named, read readChain, e
 }
 
 // setHooks takes all of felix's rules out of a chain of others and puts the wanted ones
-// in. Rules are deleted by their text, so that a chain that somebody is editing at
-// the same moment cannot lose another one.
+// in. Rules are deleted by their text or their handle, so that a chain that somebody is
+// editing at the same moment cannot lose another one. (By handle, iptables-nft-restore need
+// not understand the other rules of the chain.)
 func (p *plan) setHooks(edits *bytes.Buffer, have contents, s named) {
 	if actual, ok := have.chain(s.name); Equal(s.chain, actual) && (ok || len(s.chain.Rules) == 0) {
 		return
 	}
-	others := p.removeHooks(edits, s.name, have[s.name])
+	remove := &p.then
+	if len(s.chain.Rules) == 0 {
+		remove = &p.first
+	}
+	others := p.removeHooks(edits, remove, s.name, have[s.name])
 	lead, last := s.chain.Rules[:s.chain.Lead], s.chain.Rules[s.chain.Lead:]
 	var after readChain
 	for i, r := range lead {
@@ -125,14 +141,17 @@ func (p *plan) setHooks(edits *bytes.Buffer, have contents, s named) {
 }
 
 // removeHooks deletes felix's rules from a chain of others and returns what is left.
-func (p *plan) removeHooks(edits *bytes.Buffer, name string, read readChain) (others []Rule) {
+func (p *plan) removeHooks(edits *bytes.Buffer, byHandle *[]hookRef, name string, read readChain) (others []Rule) {
 	for _, r := range read.rules {
-		if r.Hash == "" {
+		switch {
+		case r.Hash == "":
 			others = append(others, r)
-			continue
+		case r.Handle != 0:
+			*byHandle = append(*byHandle, hookRef{name, r.Handle})
+		default:
+			writeLine(edits, "-D ", name, " ", r.Text)
+			p.entries--
 		}
-		writeLine(edits, "-D ", name, " ", r.Text)
-		p.entries--
 	}
 	return others
 }
@@ -143,7 +162,7 @@ func (p *plan) deleteChain(declare, edits, drop *bytes.Buffer, name string, have
 		return
 	}
 	if !Owned(name) {
-		others := p.removeHooks(edits, name, read)
+		others := p.removeHooks(edits, &p.first, name, read)
 		if len(others) < len(read.rules) {
 			p.after[name] = &readChain{rules: others}
 		}

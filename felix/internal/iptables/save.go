@@ -19,8 +19,8 @@ type contents map[string]readChain
 // readChain is one chain as it was read.
 type readChain struct {
 	// rules has an entry for each rule, felix's or not. Of a rule of somebody else the hash
-	// is empty. The text serves to delete felix's rules in chains of others; it may be
-	// missing elsewhere.
+	// is empty. The text, or in nf_tables the handle, serves to delete felix's rules in chains
+	// of others; it may be missing elsewhere.
 	rules []Rule
 }
 
@@ -86,15 +86,20 @@ func findHash(text []byte) []byte {
 		return nil
 	}
 	hash, _, closed := bytes.Cut(rest, []byte(`"`))
-	if !closed || len(hash) == 0 || len(hash) > 2*hashLength {
+	if !closed || !isHash(hash) {
 		return nil
 	}
-	for _, c := range hash {
+	return hash
+}
+
+// isHash reports whether b has the form of a hash.
+func isHash(b []byte) bool {
+	for _, c := range b {
 		if c != '-' && c != '_' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
-			return nil
+			return false
 		}
 	}
-	return hash
+	return len(b) > 0 && len(b) <= 2*hashLength
 }
 
 // chain gives a chain as the table of desired chains compares it; ok is false for a

@@ -16,7 +16,7 @@ type Target struct {
 	family rules.Family
 	table  rules.Table
 	cmd    commands
-	reader *reader
+	reader reader
 	ledger ledger
 	// have is what the table holds; nil when it has to be read.
 	have contents
@@ -34,14 +34,14 @@ type Target struct {
 type Targets struct {
 	backend Backend
 	nft     *nftLedger
-	readers map[rules.Family]*reader
+	readers map[rules.Family]reader
 	// audited is the mark that the last call of Quiet saw.
 	audited mark
 }
 
 // Open prepares the targets of a backend.
 func Open(b Backend) (*Targets, error) {
-	t := &Targets{backend: b, readers: map[rules.Family]*reader{}}
+	t := &Targets{backend: b, readers: map[rules.Family]reader{}}
 	if b.Variant == NFT {
 		nft, err := newNFTLedger()
 		if err != nil {
@@ -52,8 +52,11 @@ func Open(b Backend) (*Targets, error) {
 	return t, nil
 }
 
-// Close ends the connection to the kernel that the targets share.
+// Close ends the connections to the kernel that the targets share.
 func (ts *Targets) Close() {
+	for _, r := range ts.readers {
+		r.close()
+	}
 	if ts.nft != nil {
 		ts.nft.conn.Close()
 	}
@@ -74,14 +77,6 @@ func (ts *Targets) Quiet() bool {
 	return quiet
 }
 
-// Forget gives back what was read of tables that nobody asked for since, as at the end of a
-// pass in which only some tables were read.
-func (ts *Targets) Forget() {
-	for _, r := range ts.readers {
-		r.kept = nil
-	}
-}
-
 // Target is the target of one table of one family.
 func (ts *Targets) Target(f rules.Family, t rules.Table) (*Target, error) {
 	cmd, err := ts.backend.commands(f)
@@ -89,7 +84,9 @@ func (ts *Targets) Target(f rules.Family, t rules.Table) (*Target, error) {
 		return nil, err
 	}
 	if ts.readers[f] == nil {
-		ts.readers[f] = &reader{cmd: cmd, whole: ts.nft != nil}
+		if ts.readers[f], err = ts.newReader(f, cmd); err != nil {
+			return nil, err
+		}
 	}
 	target := &Target{family: f, table: t, cmd: cmd, reader: ts.readers[f], ledger: ts.nft, absent: map[string]Chain{}}
 	if ts.nft == nil {
@@ -99,6 +96,13 @@ func (ts *Targets) Target(f rules.Family, t rules.Table) (*Target, error) {
 		}
 	}
 	return target, nil
+}
+
+func (ts *Targets) newReader(f rules.Family, cmd commands) (reader, error) {
+	if ts.nft == nil {
+		return saveReader{cmd}, nil
+	}
+	return newNFTReader(f)
 }
 
 // Close ends the connection to the kernel; the rules stay.
@@ -151,7 +155,7 @@ func (t *Target) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	have, err := t.reader.read(ctx, t.table, now, known)
+	have, err := t.reader.read(ctx, t.table)
 	if err != nil {
 		return err
 	}
@@ -206,18 +210,68 @@ func (t *Target) write(ctx context.Context, sets []named, deletes []string) erro
 		return err
 	}
 	if !p.empty() {
-		t.reader.written(t.table)
-		now, sure, err := t.ledger.write(t.mark, p.entries, func() error { return t.cmd.restore(ctx, p.input) })
-		if err != nil {
+		if err := t.carryOut(ctx, p); err != nil {
 			return fmt.Errorf("write table %s: %w", t.table, err)
 		}
-		t.have.take(p)
-		t.mark = now
-		t.suspect = t.suspect || !sure
 	}
 	t.remember(sets, deletes)
 	return nil
 }
+
+// carryOut puts a plan into the kernel.
+func (t *Target) carryOut(ctx context.Context, p *plan) error {
+	if err := t.deleteRules(p.first); err != nil {
+		return err
+	}
+	if len(p.input) > 0 {
+		now, sure, err := t.ledger.write(t.mark, p.entries, func() error { return t.cmd.restore(ctx, p.input) })
+		if err != nil {
+			return err
+		}
+		t.mark = now
+		t.suspect = t.suspect || !sure
+	}
+	t.have.take(p)
+	if err := t.deleteRules(p.then); err != nil {
+		return err
+	}
+	return t.readHooks(ctx, p)
+}
+
+// deleteRules deletes rules of nf_tables.
+func (t *Target) deleteRules(list []hookRef) error {
+	for _, h := range list {
+		_, _, err := t.ledger.write(t.mark, 0, func() error { return t.reader.(*nftReader).deleteRule(t.table, h) })
+		if err != nil && !errors.Is(err, errGone) {
+			return fmt.Errorf("delete rule %d of chain %s: %w", h.handle, h.chain, err)
+		}
+	}
+	return nil
+}
+
+// readHooks reads the handles of hooks that were just put in.
+func (t *Target) readHooks(ctx context.Context, p *plan) error {
+	nft, ok := t.reader.(*nftReader)
+	if !ok {
+		return nil
+	}
+	for name := range p.after {
+		if Owned(name) {
+			continue
+		}
+		chain, err := nft.readChain(ctx, t.table, name)
+		if err != nil {
+			t.have = nil
+			return fmt.Errorf("read chain %s: %w", name, err)
+		}
+		t.have[name] = chain
+	}
+	return nil
+}
+
+// Native describes a rule of another program in the table, as it was last read, that only
+// nft understands: iptables' own tools give such a table up. It is empty when there is none.
+func (t *Target) Native() string { return t.reader.native(t.table) }
 
 // remember keeps hooks for chains of other programs that are absent: for the table of
 // desired chains they are in place.

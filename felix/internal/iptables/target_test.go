@@ -52,7 +52,7 @@ func (k kernel) save(t *testing.T) string {
 }
 
 // openTargets opens a variant in a network namespace of the test's own.
-func openTargets(t *testing.T, variant string) *Targets {
+func openTargets(t testing.TB, variant string) *Targets {
 	t.Helper()
 	nettest.Isolate(t)
 	b, err := Detect(t.Context(), variant)
@@ -66,7 +66,7 @@ func openTargets(t *testing.T, variant string) *Targets {
 	return targets
 }
 
-func (k kernel) open(t *testing.T) *Target {
+func (k kernel) open(t testing.TB) *Target {
 	t.Helper()
 	target, err := openTargets(t, k.variant).Target(k.family, k.table)
 	if err != nil {
@@ -89,7 +89,7 @@ func marked(mark uint32, a rules.Action) rules.Rule {
 	return rules.Rule{Match: rules.Match{Mark: rules.Mark{Value: mark, Mask: 0xff}}, Action: a}
 }
 
-func (k kernel) chain(t *testing.T, name string, list ...rules.Rule) reconcile.Item[string, Chain] {
+func (k kernel) chain(t testing.TB, name string, list ...rules.Rule) reconcile.Item[string, Chain] {
 	t.Helper()
 	c, err := NewChain(k.family, rules.Chain{ChainID: rules.ChainID{Table: k.table, Name: name}, Rules: list})
 	if err != nil {
@@ -471,99 +471,17 @@ func TestEveryKindOfRuleIsTakenByTheKernel(t *testing.T) {
 }
 
 func TestAFailingCommandChangesNothing(t *testing.T) {
-	target := kernel{NFT, rules.V4, rules.Filter}.open(t)
-	target.reader.cmd = programs{"false", "false"}
+	target := kernel{Legacy, rules.V4, rules.Filter}.open(t)
+	target.reader = saveReader{programs{"false", "false"}}
 	if _, err := target.List(t.Context()); err == nil {
 		t.Error("a list by a failing command succeeded")
 	}
-	target.reader.cmd = programs{"true", "true"}
+	target.reader = saveReader{programs{"true", "true"}}
 	if _, err := target.List(t.Context()); !errors.Is(err, errIncomplete) {
 		t.Errorf("a list by a command that prints nothing: got %v", err)
 	}
-	target.reader.cmd = programs{"no-such-program", "no-such-program"}
+	target.reader = saveReader{programs{"no-such-program", "no-such-program"}}
 	if _, err := target.List(t.Context()); !errors.Is(err, errBusy) || !errors.Is(err, exec.ErrNotFound) {
 		t.Errorf("a list by a command that is not installed: got %v", err)
 	}
-}
-
-// countingSaves counts how often tables are read.
-type countingSaves struct {
-	commands
-
-	saves int
-}
-
-func (c *countingSaves) save(ctx context.Context, t rules.Table) ([]byte, error) {
-	c.saves++
-	return c.commands.save(ctx, t)
-}
-
-// cannotPrintAll fails when it is asked for all tables.
-type cannotPrintAll struct{ commands }
-
-func (c cannotPrintAll) save(ctx context.Context, t rules.Table) ([]byte, error) {
-	if t == "" {
-		return nil, errors.New("cannot decode all rules")
-	}
-	return c.commands.save(ctx, t)
-}
-
-// TestATableThatCannotBePrintedHidesNoOther has iptables-nft-save fail as it does when some
-// table holds a rule of a newer iptables.
-func TestATableThatCannotBePrintedHidesNoOther(t *testing.T) {
-	k := kernel{NFT, rules.V4, rules.Filter}
-	target := k.open(t)
-	k.run(t, "-N", "cali-there")
-	target.reader.cmd = cannotPrintAll{target.reader.cmd}
-	have, err := target.List(t.Context())
-	if _, ok := have["cali-there"]; err != nil || !ok {
-		t.Errorf("read %v, %v", have, err)
-	}
-}
-
-// TestTablesOfAFamilyAreReadAtOnce reads all tables of the nft variant, whose save command
-// fetches all of them whatever it is asked for, with changes in between.
-func TestTablesOfAFamilyAreReadAtOnce(t *testing.T) {
-	k := kernel{NFT, rules.V4, rules.Filter}
-	targets := openTargets(t, NFT)
-	var count countingSaves
-	list := func(table rules.Table, target *Target, saves int, chains ...string) {
-		t.Helper()
-		count.saves = 0
-		have, err := target.List(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := slices.Sorted(maps.Keys(have)); !slices.Equal(got, chains) || count.saves != saves {
-			t.Errorf("table %s: read with %d commands: %v, want %d: %v", table, count.saves, got, saves, chains)
-		}
-	}
-	at := map[rules.Table]*Target{}
-	for _, table := range rules.Tables {
-		target, err := targets.Target(rules.V4, table)
-		if err != nil {
-			t.Fatal(err)
-		}
-		at[table] = target
-	}
-	count.commands = at[rules.Raw].reader.cmd
-	at[rules.Raw].reader.cmd = &count
-
-	// Tables that the kernel has not made yet are asked for one by one.
-	list(rules.Raw, at[rules.Raw], 2)
-	list(rules.NAT, at[rules.NAT], 1)
-	for table, target := range at {
-		apply(t, target, reconcile.Item[string, Chain]{Key: "cali-" + string(table)})
-	}
-	list(rules.Raw, at[rules.Raw], 1, "cali-raw")
-	list(rules.Mangle, at[rules.Mangle], 0, "cali-mangle")
-	apply(t, at[rules.Filter], reconcile.Item[string, Chain]{Key: "cali-own"})
-	list(rules.Filter, at[rules.Filter], 1, "cali-filter", "cali-own") // written since
-	list(rules.NAT, at[rules.NAT], 0, "cali-nat")
-	list(rules.Raw, at[rules.Raw], 0, "cali-raw")
-	k.run(t, "-N", "cali-foreign")
-	list(rules.Mangle, at[rules.Mangle], 1, "cali-mangle")
-	list(rules.Filter, at[rules.Filter], 0, "cali-filter", "cali-foreign", "cali-own")
-	targets.Forget()
-	list(rules.NAT, at[rules.NAT], 1, "cali-nat")
 }

@@ -183,6 +183,38 @@ func (c *Conn) batch(reqs []Request) ([]error, error) {
 	return results, nil
 }
 
+// Transact has a request carried out as a transaction of a netfilter subsystem which takes
+// nothing else. The error of the kernel is a [syscall.Errno].
+func (c *Conn) Transact(subsystem uint8, r Request) error {
+	frame := append(Netfilter(unix.AF_UNSPEC)[:2], 0, subsystem) // the subsystem, in network byte order
+	r.Flags |= unix.NLM_F_ACK
+	first := c.seq + 1
+	if err := c.send([]Request{
+		{Type: unix.NFNL_MSG_BATCH_BEGIN, Body: frame}, r, {Type: unix.NFNL_MSG_BATCH_END, Body: frame},
+	}); err != nil {
+		return err
+	}
+	var (
+		verdict  error
+		complete bool
+	)
+	take := func(m message) {
+		// An answer to the beginning is the fault of the whole transaction.
+		if n := m.seq - first; n > 1 || n == 0 && m.typ != unix.NLMSG_ERROR {
+			return
+		}
+		if err, last := outcome(m); last {
+			verdict, complete = errors.Join(verdict, err), complete || m.seq != first || err != nil
+		}
+	}
+	for !complete {
+		if err := c.inbox.receive(c.fd, take); err != nil {
+			return err
+		}
+	}
+	return verdict
+}
+
 func (c *Conn) send(reqs []Request) error {
 	var buf []byte
 	for _, r := range reqs {
