@@ -116,6 +116,11 @@ type position struct {
 	revision int64
 }
 
+// forkedFrom says whether now, which was read later, cannot be of the same history.
+func (p position) forkedFrom(now position) bool {
+	return now.cluster != p.cluster || now.revision < p.revision
+}
+
 // head reads the present position from the leader.
 func (c *Client) head(ctx context.Context) (p position, err error) {
 	err = c.do(ctx, 0, func(ctx context.Context) error {

@@ -20,6 +20,7 @@ type pending struct {
 
 	mu       sync.Mutex
 	full     bool // puts are a snapshot
+	restored bool // the snapshot is that of a history that went back
 	puts     map[string]store.KV
 	deletes  map[string]struct{}
 	revision int64
@@ -39,16 +40,33 @@ func newPending() *pending {
 	}
 }
 
-// snapshot replaces all that is pending.
-func (p *pending) snapshot(kvs []store.KV, revision int64) {
+// snapshot replaces all that is pending, but for the news that the history went back.
+func (p *pending) snapshot(kvs []store.KV, revision int64, restored bool) {
 	puts := make(map[string]store.KV, len(kvs))
 	for _, kv := range kvs {
 		puts[kv.Path] = kv
 	}
 	p.update(func() {
+		p.deletes = p.deletedSince(puts, restored)
 		p.full, p.news, p.err = true, true, nil
-		p.puts, p.deletes, p.revision = puts, map[string]struct{}{}, revision
+		p.restored = p.restored || restored
+		p.puts, p.revision = puts, revision
 	})
+}
+
+// deletedSince is what a snapshot shows to have been deleted since a restored one that
+// nobody has taken yet.
+func (p *pending) deletedSince(puts map[string]store.KV, restored bool) map[string]struct{} {
+	deletes := map[string]struct{}{}
+	if !p.restored || restored {
+		return deletes
+	}
+	for path := range p.puts {
+		deletes[path] = struct{}{}
+	}
+	maps.Copy(deletes, p.deletes)
+	maps.DeleteFunc(deletes, func(path string, _ struct{}) bool { _, there := puts[path]; return there })
+	return deletes
 }
 
 // add merges events, all of them complete revisions.
@@ -66,7 +84,7 @@ func (p *pending) add(events []*mvccpb.Event, within ranges, revision int64) {
 				continue
 			}
 			delete(p.puts, path)
-			if !p.full {
+			if !p.full || p.restored {
 				p.deletes[path] = struct{}{}
 			}
 		}
@@ -116,8 +134,8 @@ func (p *pending) next() (b store.Batch, ok bool) {
 	defer p.mu.Unlock()
 	switch {
 	case p.news, p.err == nil && p.told != "":
-		b = store.Batch{Snapshot: p.full, Revision: p.revision, Puts: p.sortedPuts(), Deletes: slices.Sorted(maps.Keys(p.deletes))}
-		p.full, p.news, p.told = false, false, ""
+		b = store.Batch{Snapshot: p.full, Restored: p.restored, Revision: p.revision, Puts: p.sortedPuts(), Deletes: slices.Sorted(maps.Keys(p.deletes))}
+		p.full, p.restored, p.news, p.told = false, false, false, ""
 		// New ones, because a map that was emptied keeps the room that a snapshot took.
 		p.puts, p.deletes = map[string]store.KV{}, map[string]struct{}{}
 		return b, true

@@ -25,6 +25,9 @@ const DefaultAudit = 5 * time.Minute
 type WatchOptions struct {
 	// Audit is the time between audits: 0 means [DefaultAudit], a negative one none.
 	Audit time.Duration
+	// WentBack, when not nil, is asked after each outage and at each audit whether etcd's
+	// history is known to have gone back, for the cases in which etcd itself does not tell.
+	WentBack func(context.Context) (bool, error)
 	// probe and silence are for tests: after probe without a message the server is
 	// asked for one, after silence it counts as lost.
 	probe, silence time.Duration
@@ -67,8 +70,9 @@ var (
 //
 // When etcd is lost, a batch with Err is sent, and one without when it is back; the
 // changes of the meantime follow. A new snapshot is sent when the changes of the
-// meantime cannot be had (compaction, restored backup, another cluster), and at each
-// audit.
+// meantime cannot be had, when it cannot be shown that etcd's history is still the one that
+// was watched (compaction, restored backup, another cluster), and at each audit. That of a
+// history that went back is marked as Restored.
 //
 // All prefixes are watched by one watch over the range that covers them, because etcd
 // keeps a transaction together only within one; the user's role must allow reading
@@ -99,8 +103,13 @@ type watcher struct {
 	opts    WatchOptions
 	pending *pending
 
-	// at is how far the watch has come; a zero revision means that a snapshot is needed.
+	// at is how far the watch has come; a zero revision means that nothing is known yet.
 	at position
+	// last is the latest change up to there that left a value.
+	last witness
+	// mustList says that the changes after at cannot be had; wentBack that etcd's history is
+	// another than the one that at belongs to. Both hold until a snapshot is handed over.
+	mustList, wentBack bool
 	// progress says that the present session has heard from its watch.
 	progress bool
 }
@@ -116,8 +125,9 @@ func (w *watcher) run(ctx context.Context) {
 		if w.progress {
 			backoff = minBackoff
 		}
+		w.mustList = w.mustList || errors.Is(err, errCompacted)
 		if errors.Is(err, errCompacted) || errors.Is(err, errForked) {
-			w.at, backoff = position{}, minBackoff // etcd answers: only the position is wrong
+			backoff = minBackoff // etcd answers: only the position is wrong
 		} else {
 			w.pending.fail(err)
 		}
@@ -142,20 +152,42 @@ func pause(ctx context.Context, d time.Duration) bool {
 
 // session catches up and follows the changes until something goes wrong.
 func (w *watcher) session(ctx context.Context) error {
-	if w.at.revision == 0 {
+	if w.at.revision != 0 {
+		if err := w.recall(ctx); err != nil {
+			return err
+		}
+	}
+	if w.at.revision == 0 || w.mustList || w.wentBack {
 		if err := w.snapshot(ctx); err != nil {
 			return err
 		}
-	} else {
-		now, err := w.client.head(ctx)
-		if err != nil {
-			return err
-		}
-		if now.cluster != w.at.cluster || now.revision < w.at.revision {
-			return errForked
-		}
 	}
 	return w.follow(ctx)
+}
+
+// recall finds out whether etcd's history is still the one that was watched.
+func (w *watcher) recall(ctx context.Context) error {
+	now, err := w.client.head(ctx)
+	if err != nil {
+		return err
+	}
+	memory, err := w.client.remembers(ctx, w.last)
+	if err != nil {
+		return err
+	}
+	w.mustList = w.mustList || memory != remembered
+	w.wentBack = w.wentBack || w.at.forkedFrom(now) || memory == otherwise
+	return w.askWhetherBack(ctx)
+}
+
+// askWhetherBack asks those who keep account of the history themselves.
+func (w *watcher) askWhetherBack(ctx context.Context) error {
+	if w.opts.WentBack == nil {
+		return nil
+	}
+	back, err := w.opts.WentBack(ctx)
+	w.wentBack = w.wentBack || back
+	return err
 }
 
 // snapshot reads everything and hands it over.
@@ -164,9 +196,14 @@ func (w *watcher) snapshot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.at = at
-	w.pending.snapshot(kvs, at.revision)
+	w.handOver(kvs, at)
 	return nil
+}
+
+func (w *watcher) handOver(kvs []store.KV, at position) {
+	w.pending.snapshot(kvs, at.revision, w.wentBack)
+	w.at, w.last = at, latest(kvs)
+	w.mustList, w.wentBack = false, false
 }
 
 // follow opens a stream from the revision after w.at and takes in what it brings.
@@ -228,13 +265,17 @@ func (w *watcher) follow(ctx context.Context) error {
 // audit reads everything again. What the stream still brings from before is older and
 // is dropped by take.
 func (w *watcher) audit(ctx context.Context) error {
-	before := w.at
-	if err := w.snapshot(ctx); err != nil {
+	kvs, at, err := w.client.scan(ctx, w.ranges)
+	if err != nil {
 		return err
 	}
-	if w.at.cluster != before.cluster || w.at.revision < before.revision {
+	if err := w.askWhetherBack(ctx); err != nil {
+		return err
+	}
+	if w.wentBack || w.at.forkedFrom(at) {
 		return errForked
 	}
+	w.handOver(kvs, at)
 	return nil
 }
 
@@ -306,6 +347,9 @@ func (w *watcher) take(ctx context.Context, m *etcdserverpb.WatchResponse, event
 		return nil
 	}
 	w.at.revision = events[len(events)-1].Kv.ModRevision
+	if kv := lastPut(events); kv != nil {
+		w.last = newWitness(newKV(kv))
+	}
 	w.pending.add(events, w.ranges, w.at.revision)
 	return nil
 }

@@ -2,6 +2,7 @@ package etcdtest_test
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"os"
 	"strconv"
@@ -85,6 +86,32 @@ func TestSaveRestoreReset(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(t, s, "a", "")
+}
+
+func TestSnapshotRewind(t *testing.T) {
+	s := etcdtest.Start(t)
+	put(t, s, "a", "saved")
+	cluster := clusterOf(t, s)
+	if err := s.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	put(t, s, "a", "later")
+	if err := errors.Join(s.Rewind(), s.Restart()); err != nil {
+		t.Fatal(err)
+	}
+	want(t, s, "a", "saved")
+	if now := clusterOf(t, s); now != cluster {
+		t.Errorf("the cluster was %x and is %x", cluster, now)
+	}
+}
+
+func clusterOf(t *testing.T, s *etcdtest.Server) uint64 {
+	t.Helper()
+	resp, err := s.Client(t).Get(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.Header.ClusterId
 }
 
 func TestEnableV2(t *testing.T) {

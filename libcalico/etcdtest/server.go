@@ -258,6 +258,38 @@ func (s *Server) Restore() error {
 	return s.start()
 }
 
+// Snapshot keeps a backup for [Server.Rewind], as an operator takes it: by "etcdctl snapshot
+// save", while the server runs.
+func (s *Server) Snapshot() error {
+	file := filepath.Join(s.dir, "backup.db")
+	if err := os.RemoveAll(file); err != nil {
+		return fmt.Errorf("etcdtest: snapshot: %w", err)
+	}
+	return etcdctl("--endpoints="+s.Endpoint(), "snapshot", "save", file)
+}
+
+// Rewind ends the server and puts the backup in the place of its data, by "etcdctl snapshot
+// restore" with the same name, peers and token, so that it is the same cluster.
+// [Server.Restart] starts it.
+func (s *Server) Rewind() error {
+	s.Stop()
+	data, peer := filepath.Join(s.dir, "data"), "http://"+s.peer
+	if err := os.RemoveAll(data); err != nil {
+		return fmt.Errorf("etcdtest: rewind: %w", err)
+	}
+	return etcdctl("snapshot", "restore", filepath.Join(s.dir, "backup.db"), "--data-dir="+data,
+		"--name=test", "--initial-cluster=test="+peer, "--initial-advertise-peer-urls="+peer)
+}
+
+func etcdctl(args ...string) error {
+	cmd := exec.Command("etcdctl", args...)
+	cmd.Env = append(os.Environ(), "ETCDCTL_API=3")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("etcdtest: etcdctl %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return nil
+}
+
 // Pause makes the server stop answering while its connections stay.
 func (s *Server) Pause() error { return s.run.signal(syscall.SIGSTOP) }
 

@@ -21,6 +21,11 @@ type Batch struct {
 	// Revision may be lower than that of the batch before, when the datastore was
 	// restored from a backup.
 	Snapshot bool
+	// Restored says of a snapshot that the datastore's history went back before it: it was
+	// restored from a backup, or is another one. What a receiver knew and the snapshot does
+	// not hold was not deleted by anybody, except for what Deletes names: that was there, and
+	// was deleted, since.
+	Restored bool
 	// Revision is that of the datastore after the batch.
 	Revision int64
 	Puts     []KV
