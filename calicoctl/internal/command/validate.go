@@ -51,6 +51,7 @@ type faultJSON struct {
 
 func (env *Env) validate(files inputs, out outputFlag) error {
 	objects, err := env.readObjects(files, false)
+	env.warnUnserved(objects)
 	var faults tree.Faults
 	if !out.json() || err != nil && !errors.As(err, &faults) {
 		if err == nil {

@@ -71,6 +71,7 @@ type change struct {
 // execute changes resources and reports what became of them.
 func (env *Env) execute(cmd *cobra.Command, v verb, how changing, objects []manifest.Object, c change) error {
 	if how.dryRun == dryRunClient {
+		env.warnUnserved(objects)
 		done := make([]resource.Outcome, len(objects))
 		for i, o := range objects {
 			done[i] = resource.Outcome{Object: o, Did: valid}
@@ -89,6 +90,16 @@ func (env *Env) execute(cmd *cobra.Command, v verb, how changing, objects []mani
 		}
 		return env.reportChange(v, how, objects, done, err)
 	})
+}
+
+// warnUnserved names what will be refused unless it is stored already, which only the
+// datastore can tell.
+func (env *Env) warnUnserved(objects []manifest.Object) {
+	for _, o := range objects {
+		for _, u := range manifest.UnservedBy(o.Value) {
+			fmt.Fprintf(env.Stderr, "Warning: %s: %s (refused where it is not stored already)\n", o.Shown(), u)
+		}
+	}
 }
 
 // reportChange says what became of each object, and how far it got if not all were done.

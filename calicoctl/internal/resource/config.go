@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 
+	"calico.internal/calicoctl/internal/manifest"
 	"calico.internal/calicoctl/internal/manifest/tree"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/model"
@@ -13,6 +14,9 @@ import (
 
 // Component is a program with raw settings in the store.
 type Component string
+
+// ipipSetting is felix's name of the setting that turns IP-in-IP on.
+const ipipSetting = "IpInIpEnabled"
 
 // The components with raw settings.
 const (
@@ -60,11 +64,15 @@ type raw struct {
 	value      *string
 }
 
-// put writes settings in one transaction.
+// put writes settings in one transaction. What nothing acts on is refused, unless it is
+// stored so already.
 func (s *Store) put(ctx context.Context, settings ...raw) error {
 	var writes []etcdstore.Write
 	for _, r := range settings {
 		key := r.component.key(r.node, r.name)
+		if err := s.unservedSetting(ctx, r); err != nil {
+			return err
+		}
 		var w etcdstore.Write
 		var err error
 		if r.value == nil {
@@ -78,6 +86,21 @@ func (s *Store) put(ctx context.Context, settings ...raw) error {
 		writes = append(writes, w)
 	}
 	return s.write(ctx, writes...)
+}
+
+func (s *Store) unservedSetting(ctx context.Context, r raw) error {
+	if r.component != Felix || r.name != ipipSetting || r.value == nil || !strings.EqualFold(*r.value, "true") {
+		return nil
+	}
+	stored, err := s.Raw(ctx, r.component, r.node, r.name)
+	switch {
+	case err != nil:
+		return err
+	case stored == nil || !strings.EqualFold(*stored, "true"):
+		return errors.New(string(manifest.UnservedIPIP))
+	}
+	s.warnOnce(string(manifest.UnservedIPIP) + " (it is stored so already, and stays)")
+	return nil
 }
 
 // Setting is one of the settings that "calicoctl config" knows by name.
@@ -139,7 +162,7 @@ func Settings() []Setting {
 			parse: func(v string) ([]string, error) {
 				as, err := model.ParseASNumber(v)
 				if err != nil || as == 0 {
-					return nil, errors.New("the supplied AS number is not valid")
+					return nil, fmt.Errorf("the supplied AS number is not valid: %q is not 1 to 4294967295, or two halves such as 64512.1", v)
 				}
 				return []string{fmt.Sprint(uint32(as))}, nil
 			},
@@ -147,7 +170,7 @@ func Settings() []Setting {
 		},
 		{
 			Name: "ipip", Values: "on or off", Default: "off",
-			keys:  []settingKey{{Felix, "IpInIpEnabled"}},
+			keys:  []settingKey{{Felix, ipipSetting}},
 			parse: onOff("true", "false"),
 			show:  func(raw string) string { return onIf(strings.EqualFold(raw, "true")) },
 		},

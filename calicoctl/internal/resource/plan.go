@@ -19,13 +19,14 @@ type Change struct {
 	Old model.Resource
 }
 
-// Plan says what [Store.Write] would do now, and writes nothing. It fails as a write
-// would.
+// Plan says what [Store.Write] would do now, and writes nothing. It fails and warns as a
+// write would.
 func (s *Store) Plan(ctx context.Context, mode Mode, objects []manifest.Object) ([]Change, error) {
 	steps, err := s.plan(ctx, mode, objects)
 	if err != nil {
 		return nil, err
 	}
+	s.review(ctx, steps)
 	out := make([]Change, len(steps))
 	for i, st := range steps {
 		if meta := model.MetadataOf(st.object.Value); meta != nil && st.did == Created {
@@ -96,11 +97,7 @@ func (s *Store) commitAtomically(ctx context.Context, steps []step) error {
 			"nothing was written: split the file, or do without --atomic",
 			changes(steps), ops, size>>10, etcdstore.MaxTxnOps, maxAtomicSize>>10)
 	}
-	writes, err := writesOf(steps)
-	if err != nil {
-		return err
-	}
-	return s.write(ctx, writes...)
+	return s.write(ctx, writesOf(steps)...)
 }
 
 func changes(steps []step) int {
@@ -154,8 +151,8 @@ func (s *Store) Modify(ctx context.Context, o manifest.Object, carry, dryRun boo
 		if err != nil {
 			return Change{}, err
 		}
+		s.review(ctx, steps)
 		if !dryRun {
-			s.review(ctx, steps)
 			_, err = s.commit(ctx, steps)
 		}
 		if errors.Is(err, etcdstore.ErrConflict) && retries < maxRetries {

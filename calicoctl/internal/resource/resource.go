@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"calico.internal/calicoctl/internal/manifest"
@@ -114,6 +115,8 @@ type step struct {
 	writes []etcdstore.Write
 	// ops and size are what the writes add to a transaction.
 	ops, size int
+	// warnings are about what is stored as it was, to no effect.
+	warnings []string
 }
 
 // plan compares objects with what is stored and decides what to do, or says all that
@@ -164,6 +167,11 @@ func decide(mode Mode, o manifest.Object, old stored, exists bool) (step, error)
 		}
 		o.Kind.Carry(old.value, o.Value)
 	}
+	warnings, err := unserved(o, old.value)
+	if err != nil {
+		return st, err
+	}
+	st.warnings = warnings
 	if !exists {
 		stamp(o.Value, time.Now())
 	}
@@ -197,6 +205,21 @@ func decide(mode Mode, o manifest.Object, old stored, exists bool) (step, error)
 	return st, err
 }
 
+// unserved refuses what nothing acts on yet, but where it is stored already: then it
+// stays, and there is a warning.
+func unserved(o manifest.Object, old model.Resource) (warnings []string, err error) {
+	stored := manifest.UnservedBy(old)
+	var faults []error
+	for _, u := range manifest.UnservedBy(o.Value) {
+		if slices.Contains(stored, u) {
+			warnings = append(warnings, fmt.Sprintf("%s: %s (it is stored so already, and stays)", o.Shown(), u))
+		} else {
+			faults = append(faults, fmt.Errorf("%s: %s", o.Shown(), u))
+		}
+	}
+	return warnings, errors.Join(faults...)
+}
+
 // outdated is the error about an object whose author saw another revision than is
 // stored.
 func outdated(o manifest.Object, old stored) error {
@@ -226,11 +249,7 @@ func (s *Store) commit(ctx context.Context, steps []step) (int, error) {
 	done := 0
 	for done < len(steps) {
 		batch := batch(steps[done:])
-		writes, err := writesOf(batch)
-		if err != nil {
-			return done, err
-		}
-		if err := s.write(ctx, writes...); err != nil {
+		if err := s.write(ctx, writesOf(batch)...); err != nil {
 			return done, err
 		}
 		done += len(batch)
@@ -250,25 +269,11 @@ func batch(steps []step) []step {
 	return steps
 }
 
-// writesOf is the writes of steps and what v2.6 wrote along with them: a pool with
-// IP-in-IP turns IP-in-IP on for felix.
-func writesOf(steps []step) ([]etcdstore.Write, error) {
+// writesOf is the writes of steps.
+func writesOf(steps []step) []etcdstore.Write {
 	var writes []etcdstore.Write
-	ipip := false
 	for _, st := range steps {
 		writes = append(writes, st.writes...)
-		if len(st.writes) > 0 {
-			pool, ok := st.object.Value.(*model.IPPool)
-			ipip = ipip || ok && pool.IPIPDevice != ""
-		}
 	}
-	if ipip {
-		w, err := etcdstore.PutWrite(model.FelixConfigKey{Name: "IpInIpEnabled"},
-			&model.Setting{Of: model.KindFelixConfig, Value: "true"})
-		if err != nil {
-			return nil, err
-		}
-		writes = append(writes, w)
-	}
-	return writes, nil
+	return writes
 }

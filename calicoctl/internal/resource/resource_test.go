@@ -220,21 +220,6 @@ func TestConflictIsPlannedAnew(t *testing.T) {
 	}
 }
 
-// TestPoolsWithIPIP checks that several of them in one transaction are no trouble.
-func TestPoolsWithIPIP(t *testing.T) {
-	s, ctx := newStore(t), t.Context()
-	_, err := s.Write(ctx, Create, objects(t, `
-- {apiVersion: v1, kind: ipPool, metadata: {cidr: 10.0.0.0/16}, spec: {ipip: {enabled: true}}}
-- {apiVersion: v1, kind: ipPool, metadata: {cidr: 10.1.0.0/16}, spec: {ipip: {enabled: true}}}
-`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if v, err := s.Raw(ctx, Felix, "", "IpInIpEnabled"); err != nil || v == nil || *v != "true" {
-		t.Errorf("IpInIpEnabled: %v, error %v", v, err)
-	}
-}
-
 // TestConflictsAmongResources checks pools and nodes against each other and against
 // what is stored.
 func TestConflictsAmongResources(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 // OnWarning sets what is called with each warning about what is written.
 func (s *Store) OnWarning(warn func(string)) { s.warn = warn }
 
-// review warns about references to what is not there. They are not refused: what they
-// lead to may come later.
+// review warns about what is without effect, and about references to what is not there.
+// They are not refused: what they lead to may come later.
 func (s *Store) review(ctx context.Context, steps []step) {
 	if s.warn == nil {
 		return
@@ -23,6 +23,9 @@ func (s *Store) review(ctx context.Context, steps []step) {
 		known[st.object.Key] = true
 	}
 	for _, st := range steps {
+		for _, msg := range st.warnings {
+			s.warnOnce(msg)
+		}
 		if len(st.writes) == 0 {
 			continue
 		}

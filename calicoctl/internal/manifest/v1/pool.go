@@ -63,12 +63,9 @@ func ipPoolKind() dialect.Kind {
 
 func decodePool(_ *tree.Report, m IPPoolMetadata, s IPPoolSpec) *model.IPPool {
 	p := &model.IPPool{CIDR: m.CIDR.Prefix, Masquerade: s.NATOutgoing, Disabled: s.Disabled, IPAM: true}
-	if s.IPIP != nil {
-		p.IPIPMode = string(s.IPIP.Mode)
-		if s.IPIP.Enabled {
-			p.IPIPDevice = tunnelDevice
-		}
-		if s.IPIP.Enabled && p.IPIPMode == "" {
+	if s.IPIP != nil && s.IPIP.Enabled { // the mode of what is off would turn it on for who looks at that alone
+		p.IPIPDevice, p.IPIPMode = tunnelDevice, string(s.IPIP.Mode)
+		if p.IPIPMode == "" {
 			p.IPIPMode = model.IPIPAlways
 		}
 	}

@@ -44,9 +44,6 @@ func ipPoolKind() dialect.Kind {
 		nameOf: func(k model.Key, _ *model.IPPool) string { return cidrName(k.(model.IPPoolKey).CIDR) },
 		places: map[string]string{"metadata.cidr": "spec.cidr", "spec.ipip": "spec.ipipMode", "spec.ipip.mode": "spec.ipipMode"},
 		carry: func(old, next *model.IPPool) {
-			if old.IPIPDevice == "" && next.IPIPDevice == "" && next.VXLANMode == "" {
-				next.IPIPMode = old.IPIPMode
-			}
 			if old.BlockSize == DefaultBlockSize(old.CIDR) && next.BlockSize == 0 {
 				next.BlockSize = old.BlockSize
 			}
@@ -145,11 +142,10 @@ func encodePool(_ model.Key, p *model.IPPool) (s IPPoolSpec, lost []string) {
 		s.AssignmentMode = Manual
 	}
 	switch {
-	case p.IPIPDevice == "" && p.IPIPMode != "":
-		lost = append(lost, "IP-in-IP mode "+p.IPIPMode+" (IP-in-IP is off)")
+	case p.IPIPDevice == "": // whatever the mode is
 	case p.IPIPMode == model.IPIPCrossSubnet:
 		s.IPIPMode = CrossSubnet
-	case p.IPIPDevice != "":
+	default:
 		s.IPIPMode = Always
 	}
 	switch p.VXLANMode {

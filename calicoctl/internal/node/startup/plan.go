@@ -2,6 +2,7 @@ package startup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -54,7 +55,9 @@ func makePlan(ctx context.Context, s settings, c cluster, interfaces []address.I
 	}
 	p.asNumber(s)
 	p.put[model.NodeKey{Name: s.nodeName}] = p.node
-	p.pools(s, c)
+	if err := p.pools(s, c); err != nil {
+		return p, err
+	}
 	p.defaults(s, c, version, guid)
 	return p, nil
 }
@@ -170,22 +173,22 @@ func (p *plan) asNumber(s settings) {
 	}
 }
 
-func (p *plan) pools(s settings, c cluster) {
+func (p *plan) pools(s settings, c cluster) error {
 	if s.noPools {
 		p.say("Skipping IP pool configuration")
-		return
+		return nil
 	}
-	p.pool(s.pool4, c, 4)
+	err := p.pool(s.pool4, c, 4)
 	if !s.ipv6 {
 		p.say("IPv6 supported on this platform: false")
-		return
+		return err
 	}
-	p.pool(s.pool6, c, 6)
+	return errors.Join(err, p.pool(s.pool6, c, 6))
 }
 
 // pool makes the default pool of a family that has none. What the environment asks
 // for is said to have no effect when it has none.
-func (p *plan) pool(want poolSettings, c cluster, family int) {
+func (p *plan) pool(want poolSettings, c cluster, family int) error {
 	for _, pool := range c.pools {
 		if pool.CIDR.Addr().Is4() != (family == 4) {
 			continue
@@ -193,17 +196,18 @@ func (p *plan) pool(want poolSettings, c cluster, family int) {
 		if want.given && !slices.ContainsFunc(c.pools, func(o *model.IPPool) bool { return o.CIDR == want.cidr }) {
 			p.say("WARNING: CALICO_IPV%dPOOL_CIDR=%s has no effect, since there is a pool already (%s); use calicoctl to change pools", family, want.cidr, pool.CIDR)
 		}
-		return
+		if want.ipipMode != model.IPIPOff {
+			p.say("WARNING: CALICO_IPV4POOL_IPIP=%s has no effect: IP-in-IP is not served yet, pools are routed directly", want.ipipMode)
+		}
+		return nil
 	}
-	pool := &model.IPPool{CIDR: want.cidr, IPIPMode: want.ipipMode, Masquerade: want.nat, IPAM: true}
-	mode := "off"
 	if want.ipipMode != model.IPIPOff {
-		pool.IPIPDevice, mode = "tunl0", want.ipipMode
-		p.put[model.FelixConfigKey{Name: "IpInIpEnabled"}] = felixSetting("true")
+		return fmt.Errorf("CALICO_IPV4POOL_IPIP=%s: IP-in-IP is not served yet: pools are routed directly; leave it out, or say off", want.ipipMode)
 	}
-	p.create[model.IPPoolKey{CIDR: want.cidr}] = pool
+	p.create[model.IPPoolKey{CIDR: want.cidr}] = &model.IPPool{CIDR: want.cidr, Masquerade: want.nat, IPAM: true}
 	p.say("%s", want.natNote)
-	p.say("Created default IPv%d pool (%s) with NAT outgoing %t. IPIP mode: %s", family, want.cidr, want.nat, mode)
+	p.say("Created default IPv%d pool (%s) with NAT outgoing %t. IPIP mode: off", family, want.cidr, want.nat)
+	return nil
 }
 
 func felixSetting(value string) *model.Setting {

@@ -125,6 +125,8 @@ func TestPlans(t *testing.T) {
 		{"an AS", cluster{}, []string{"AS=65000.1"}, "Using AS number specified in environment (AS=4259840001)", ""},
 		{"no pools", cluster{}, []string{"NO_DEFAULT_POOLS=true"}, "Skipping IP pool configuration", ""},
 		{"a pool that has no effect is named", cluster{pools: pool}, []string{"CALICO_IPV4POOL_CIDR=10.1.0.0/16"}, "WARNING: CALICO_IPV4POOL_CIDR=10.1.0.0/16 has no effect, since there is a pool already (10.0.0.0/16)", ""},
+		{"IP-in-IP is refused", cluster{}, []string{"CALICO_IPV4POOL_IPIP=always"}, "", "CALICO_IPV4POOL_IPIP=always: IP-in-IP is not served yet"},
+		{"IP-in-IP beside a pool has no effect", cluster{pools: pool}, []string{"CALICO_IPV4POOL_IPIP=cross-subnet"}, "WARNING: CALICO_IPV4POOL_IPIP=cross-subnet has no effect", ""},
 		{"a value that cannot be used is named", cluster{unreadable: []string{"/calico/x: bad"}}, nil, "WARNING: the store holds a value that cannot be used", ""},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
