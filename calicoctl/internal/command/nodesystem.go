@@ -28,7 +28,8 @@ func newNodeCheckSystem(env *Env) *cobra.Command {
 		Use:   "checksystem",
 		Short: "Check whether this host's kernel has what Calico needs",
 		Long: `Check whether this host's kernel has what Calico needs, loaded, built in, or as a module
-that can be loaded. Ends with 1 when something that is needed is missing.`,
+that can be loaded, and whether the host's settings let containers work. Ends with 1 when
+something that is needed is missing.`,
 		Example: `  # Check this host.
   calicoctl node checksystem
 

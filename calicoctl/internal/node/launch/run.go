@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -82,18 +83,19 @@ func prepareHost(ctx context.Context, w io.Writer, o Options) error {
 	fmt.Fprintln(w, "Running command to load modules: modprobe -a xt_set ip6_tables")
 	// The modules may be built in; felix says what it lacks.
 	_ = exec.CommandContext(ctx, "modprobe", "-a", "xt_set", "ip6_tables").Run()
+	return prepareKernel(w, "/proc/sys")
+}
+
+// prepareKernel makes the host a router of IPv4. IPv6 is left to felix, which knows when a
+// container has it: a host that forwards IPv6 can lose its own routes by it. The settings
+// are below dir.
+func prepareKernel(w io.Writer, dir string) error {
 	fmt.Fprintln(w, "Enabling IPv4 forwarding")
-	if err := sysctl("net/ipv4/ip_forward", "1"); err != nil {
+	if err := sysctl(dir, "net/ipv4/ip_forward", "1"); err != nil {
 		return fmt.Errorf("ERROR: Could not enable ipv4 forwarding: %w", err)
 	}
-	if _, err := os.Stat("/proc/sys/net/ipv6"); err == nil {
-		fmt.Fprintln(w, "Enabling IPv6 forwarding")
-		if err := sysctl("net/ipv6/conf/all/forwarding", "1"); err != nil {
-			return fmt.Errorf("ERROR: Could not enable ipv6 forwarding: %w", err)
-		}
-	}
 	fmt.Fprintln(w, "Increasing conntrack limit")
-	if err := raiseConntrack(); err != nil {
+	if err := raiseConntrack(dir); err != nil {
 		fmt.Fprintf(w, "WARNING: Could not set the conntrack limit: %v\n", err)
 	}
 	return nil
@@ -103,9 +105,9 @@ const conntrackMax = 1000000
 
 // raiseConntrack never lowers a limit. In a network namespace of its own a host
 // cannot set it and shares the machine's.
-func raiseConntrack() error {
+func raiseConntrack(dir string) error {
 	const name = "net/netfilter/nf_conntrack_max"
-	text, err := os.ReadFile("/proc/sys/" + name)
+	text, err := os.ReadFile(filepath.Join(dir, name))
 	if err != nil {
 		return err
 	}
@@ -113,11 +115,11 @@ func raiseConntrack() error {
 	if _, err := fmt.Sscan(string(text), &limit); err == nil && limit >= conntrackMax {
 		return nil
 	}
-	return sysctl(name, fmt.Sprint(conntrackMax))
+	return sysctl(dir, name, fmt.Sprint(conntrackMax))
 }
 
-func sysctl(name, value string) error {
-	return os.WriteFile("/proc/sys/"+name, []byte(value), 0o644)
+func sysctl(dir, name, value string) error {
+	return os.WriteFile(filepath.Join(dir, name), []byte(value), 0o644)
 }
 
 // followStart shows the container's log until its start-up is over or has failed.
