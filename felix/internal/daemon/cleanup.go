@@ -56,7 +56,7 @@ func cleanRoutes(ctx context.Context, cfg *config.Config, say func(string, ...an
 	return errors.Join(
 		removeAll(ctx, "routes", k.Routes(), routes.Key.Compare, say),
 		removeAll(ctx, "neighbour entries", k.Neighbours(), routes.NeighKey.Compare, say),
-		removeAll(ctx, "gateway addresses", k.Addresses(gatewayRange), routes.AddrKey.Compare, say),
+		removeAll(ctx, "gateway addresses", k.Addresses(routes.AddressRanges{IPv4: gatewayRange}), routes.AddrKey.Compare, say),
 	)
 }
 

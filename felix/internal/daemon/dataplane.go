@@ -62,7 +62,8 @@ type dataplane struct {
 	held  *heldChains
 	order reconcile.Ordered
 
-	gateways    map[netip.Addr]struct{}
+	gateways    hostGateways
+	host        hostSettings
 	hostAddrs   map[string][]netip.Addr
 	addressSets map[desired.SetID]*addressSet
 	filters     *filters
@@ -105,10 +106,9 @@ func newDataplane(ctx context.Context, log *slog.Logger, cfg *config.Config, lin
 	}
 	d.setHostAddrs()
 	d.changeChains(func(t *rules.Tracker) rules.ChainChanges { return t.Apply(desired.Changes{}) })
-	for key, value := range sysctls.OfHost(d.ipv6) {
-		d.sysctls.Set(key, value)
-	}
+	d.sysctls.Set(sysctls.ForwardIPv4, "1")
 	d.setGateways(nil)
+	d.lookAtHost()
 	return d, nil
 }
 
@@ -133,14 +133,16 @@ func (d *dataplane) open(ctx context.Context) error {
 	} else {
 		conns = d.conns
 	}
-	d.settings = sysctls.New(sysctls.Root)
+	d.settings = sysctls.New(sysctls.Root, sysctls.Host{Own: d.isOwn, Raised: func(ifaces []string) {
+		d.log.Info("IPv6 is forwarded from now on; the host keeps the routes that routers advertise to it, by accept_ra=2", "interfaces", strings.Join(ifaces, ","))
+	}})
 	d.handover = newHandover(d.netlink.Routes(), conns, func(err error) {
 		d.log.Error("connections of addresses that changed hands could not be removed", logattr.Err, err)
 	})
 
 	d.sets = reconcile.NewTable(d.ipsets.Sets(), options[string, ipsets.Spec](setsTable, compareStrings))
 	d.members = reconcile.NewTable(d.ipsets.Members(), d.memberOptions())
-	d.addresses = reconcile.NewTable(d.netlink.Addresses(gatewayRange), alone(options[routes.AddrKey, struct{}]("gateways", routes.AddrKey.Compare)))
+	d.addresses = reconcile.NewTable(d.netlink.Addresses(d.gatewayAddresses()), alone(options[routes.AddrKey, struct{}]("gateways", routes.AddrKey.Compare)))
 	d.sysctls = reconcile.NewTable(d.settings, alone(options[sysctls.Key, string]("settings", sysctls.Key.Compare)))
 	d.neighbours = reconcile.NewTable(d.netlink.Neighbours(), alone(options[routes.NeighKey, routes.MAC]("neighbours", routes.NeighKey.Compare)))
 	d.routes = reconcile.NewTable(d.handover, alone(options[routes.Key, routes.Route]("routes", routes.Key.Compare)))
@@ -148,7 +150,7 @@ func (d *dataplane) open(ctx context.Context) error {
 	d.order = reconcile.Ordered{
 		d.sets, d.members,
 		reconcile.Step(func(context.Context) error { d.closeBrokenSets(); return nil }),
-		d.held, d.addresses, d.sysctls, d.neighbours, d.routes,
+		d.held, d.sysctls, d.addresses, d.neighbours, d.routes,
 	}
 	return nil
 }
@@ -341,5 +343,5 @@ func (d *dataplane) statuses() []reconcile.Status {
 	for t := range d.chains.all() {
 		out = append(out, t.Status())
 	}
-	return append(out, d.addresses.Status(), d.sysctls.Status(), d.neighbours.Status(), d.routes.Status())
+	return append(out, d.sysctls.Status(), d.addresses.Status(), d.neighbours.Status(), d.routes.Status())
 }

@@ -1,40 +1,53 @@
 package daemon
 
 import (
+	"maps"
 	"net/netip"
 
+	"calico.internal/felix/internal/desired"
 	"calico.internal/felix/internal/routes"
 	"calico.internal/libcalico/model"
 )
 
-// gatewayRange holds the addresses that containers have as gateway. One that has several
-// networks has one for each; firstGateway is always there.
+// gatewayRange and gatewayRange6 hold the addresses that containers have as gateway. One
+// that has several networks has one for each; firstGateway is always there.
 var (
-	gatewayRange = netip.MustParsePrefix("169.254.1.0/24")
-	firstGateway = netip.MustParseAddr("169.254.1.1")
+	gatewayRange  = netip.MustParsePrefix("169.254.1.0/24")
+	gatewayRange6 = netip.MustParsePrefix("fe80::a9fe:100/120")
+	firstGateway  = gatewayPair{v4: netip.MustParseAddr("169.254.1.1"), v6: netip.MustParseAddr("fe80::a9fe:101")}
 )
 
-// gateways are the gateways that this host's endpoints ask for.
+// gatewayPair are the gateways of one endpoint.
+type gatewayPair struct{ v4, v6 netip.Addr }
+
+// gateways are the gateways of those of this host's endpoints that have others than
+// nearly all.
 type gateways struct {
-	byKey   map[model.WorkloadEndpointKey]netip.Addr
+	byKey   map[model.WorkloadEndpointKey]gatewayPair
 	changed bool
 }
 
 // set takes over an endpoint; nil stands for none.
 func (g *gateways) set(key model.WorkloadEndpointKey, e *model.WorkloadEndpoint) {
-	var now netip.Addr
+	now := firstGateway
 	if e != nil && gatewayRange.Contains(e.IPv4Gateway) {
-		now = e.IPv4Gateway
+		now.v4 = e.IPv4Gateway
 	}
-	if g.byKey[key] == now {
+	if e != nil && e.IPv6Gateway.IsValid() {
+		// One that is not of this range is somebody else's to keep.
+		now.v6 = netip.Addr{}
+		if gatewayRange6.Contains(e.IPv6Gateway) {
+			now.v6 = e.IPv6Gateway
+		}
+	}
+	old, known := g.byKey[key]
+	if now == firstGateway {
+		delete(g.byKey, key)
+		g.changed = g.changed || known
 		return
 	}
-	g.changed = true
-	if now.IsValid() {
-		g.byKey[key] = now
-	} else {
-		delete(g.byKey, key)
-	}
+	g.byKey[key] = now
+	g.changed = g.changed || now != old
 }
 
 // takeChanged reports whether anything changed since the last call.
@@ -44,23 +57,79 @@ func (g *gateways) takeChanged() bool {
 	return changed
 }
 
-// setGateways makes the first gateway and the given ones the addresses that are wanted.
-func (d *dataplane) setGateways(byKey map[model.WorkloadEndpointKey]netip.Addr) {
-	wanted := map[netip.Addr]struct{}{firstGateway: {}}
-	for _, a := range byKey {
-		wanted[a] = struct{}{}
+// hostGateways are the gateways as they are on the host.
+type hostGateways struct {
+	byKey map[model.WorkloadEndpointKey]gatewayPair
+	// wanted are the addresses that lo is to have.
+	wanted map[netip.Addr]struct{}
+	// held are those that a network of the host holds.
+	held map[netip.Addr]routes.AddrKey
+}
+
+// setGateways takes over the endpoints' gateways.
+func (d *dataplane) setGateways(byKey map[model.WorkloadEndpointKey]gatewayPair) {
+	old := d.gateways.byKey
+	d.gateways.byKey = maps.Clone(byKey)
+	d.placeGateways()
+	for key, one := range d.workloads.byKey {
+		if old[key].v6 != byKey[key].v6 {
+			d.workloads.want(one)
+		}
 	}
-	for a := range d.gateways {
+}
+
+// placeGateways puts the first gateway and those of the endpoints on lo. One that a network
+// of the host holds is left to that network, where another machine may have it: the route
+// to that network makes the kernel answer containers just as well.
+func (d *dataplane) placeGateways() (changed bool) {
+	wanted := map[netip.Addr]struct{}{firstGateway.v4: {}}
+	for _, g := range d.gateways.byKey {
+		wanted[g.v4] = struct{}{}
+	}
+	held := map[netip.Addr]routes.AddrKey{}
+	for a := range wanted {
+		if iface, prefix, ok := d.links.NetworkOf(a, d.isOwn); ok {
+			held[a] = routes.AddrKey{Interface: iface, Prefix: prefix}
+			delete(wanted, a)
+		}
+	}
+	for a := range d.gateways.wanted {
 		if _, still := wanted[a]; !still {
 			d.addresses.Delete(gatewayKey(a))
+			changed = true
 		}
 	}
 	for a := range wanted {
+		_, before := d.gateways.wanted[a]
 		d.addresses.Set(gatewayKey(a), struct{}{})
+		changed = changed || !before
 	}
-	d.gateways = wanted
+	d.gateways.wanted, d.gateways.held = wanted, held
+	return changed
 }
 
-func gatewayKey(a netip.Addr) routes.AddrKey {
-	return routes.AddrKey{Interface: routes.Loopback, Prefix: netip.PrefixFrom(a, a.BitLen())}
+// gatewayAddresses says which addresses are felix's to keep.
+func (d *dataplane) gatewayAddresses() routes.AddressRanges {
+	return routes.AddressRanges{IPv4: gatewayRange, IPv6: gatewayRange6, Wanted: func(k routes.AddrKey) bool {
+		_, wanted := d.addresses.Desired(k)
+		return wanted
+	}}
 }
+
+// gatewaysOf are the gateways of an endpoint.
+func (d *dataplane) gatewaysOf(e *desired.Endpoint) gatewayPair {
+	if key, ok := e.Key.(model.WorkloadEndpointKey); ok {
+		if g, other := d.gateways.byKey[key]; other {
+			return g
+		}
+	}
+	return firstGateway
+}
+
+func gatewayKey(a netip.Addr) routes.AddrKey { return addressOn(routes.Loopback, a) }
+
+func addressOn(iface string, a netip.Addr) routes.AddrKey {
+	return routes.AddrKey{Interface: iface, Prefix: netip.PrefixFrom(a, a.BitLen())}
+}
+
+func isLoopback(iface string) bool { return iface == routes.Loopback }

@@ -11,17 +11,32 @@ import (
 	"calico.internal/felix/internal/statusapi"
 )
 
+// concernsHost reports whether an event is about the host's own interfaces or settings.
+func (d *dataplane) concernsHost(e ifmonitor.Event, changed []ifmonitor.Link) bool {
+	return d.concernsHostAddrs(e, changed) || slices.ContainsFunc(e.Settings, func(index int) bool {
+		link, known := d.links.ByIndex(index)
+		return index == ifmonitor.AllInterfaces || known && d.isOwn(link.Name)
+	})
+}
+
 // hostAddrsChanged tells the trackers the addresses of the host's own interfaces, by which
 // host endpoints without an interface's name are found, if an event is about such
-// interfaces. It reports whether a pass is due.
+// interfaces, and puts the gateways where they then belong. It reports whether a pass is due.
 func (d *dataplane) hostAddrsChanged(e ifmonitor.Event, changed []ifmonitor.Link) bool {
-	concerns := e.Snapshot ||
+	if !d.concernsHostAddrs(e, changed) {
+		return false
+	}
+	moved := d.placeGateways()
+	return d.setHostAddrs() || moved
+}
+
+func (d *dataplane) concernsHostAddrs(e ifmonitor.Event, changed []ifmonitor.Link) bool {
+	return e.Snapshot ||
 		slices.ContainsFunc(changed, func(l ifmonitor.Link) bool { return d.isOwn(l.Name) }) ||
 		slices.ContainsFunc(e.Addrs, func(a ifmonitor.Addr) bool {
 			link, known := d.links.ByIndex(a.Index)
 			return known && d.isOwn(link.Name)
 		})
-	return concerns && d.setHostAddrs()
 }
 
 // isOwn reports whether an interface is the host's own, not a workload's.

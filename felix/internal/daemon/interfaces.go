@@ -25,6 +25,9 @@ func (d *dataplane) interfacesChanged(e ifmonitor.Event, changed []ifmonitor.Lin
 			d.routes.Resync()
 			d.neighbours.Resync()
 		}
+		if l.Gone && len(d.workloads.byIface[l.Name].addresses) > 0 {
+			d.addresses.Resync()
+		}
 		d.workloads.linkChanged(l)
 		due = true
 	}
@@ -88,21 +91,32 @@ func (d *dataplane) neighbourDiffers(iface string, n ifmonitor.Neigh) bool {
 
 func (d *dataplane) addrChanged(a ifmonitor.Addr) bool {
 	link, known := d.links.ByIndex(a.Index)
-	if !known || link.Name != routes.Loopback || !gatewayRange.Contains(a.Prefix.Addr()) {
+	_, wanted := d.addresses.Desired(addressOn(link.Name, a.Prefix.Addr()))
+	switch {
+	case !known:
 		return false
-	}
-	if _, wanted := d.addresses.Desired(routes.AddrKey{Interface: link.Name, Prefix: a.Prefix}); wanted != a.Gone {
+	case wanted && a.Gone:
+	case !wanted && !a.Gone && isLoopback(link.Name) && gatewayRange.Contains(a.Prefix.Addr()):
+	default:
 		return false
 	}
 	d.addresses.Resync()
+	if a.Gone {
+		// The kernel tells only in this way that IPv6 was switched off on an interface.
+		d.settingChanged(a.Index)
+	}
 	return true
 }
 
 // settingChanged looks at the settings of one interface.
 func (d *dataplane) settingChanged(index int) bool {
-	var wanted map[sysctls.Key]string
+	wanted := map[sysctls.Key]string{}
 	if index == ifmonitor.AllInterfaces {
-		wanted = sysctls.OfHost(d.ipv6)
+		for _, key := range []sysctls.Key{sysctls.ForwardIPv4, sysctls.ForwardIPv6} {
+			if want, ok := d.sysctls.Desired(key); ok {
+				wanted[key] = want
+			}
+		}
 	} else if link, known := d.links.ByIndex(index); known {
 		if one := d.workloads.byIface[link.Name]; one != nil {
 			wanted = one.settings

@@ -83,6 +83,8 @@ type loop struct {
 	// setsAudited is when the headers of sets were last compared.
 	setsAudited time.Time
 	refreshed   map[string]time.Time
+	// lookedAtHost is when the host's own settings were last looked at.
+	lookedAtHost time.Time
 	// trimAt is when memory that a large pass took is given back; zero when none is.
 	trimAt     time.Time
 	wantPass   bool
@@ -98,7 +100,7 @@ func newLoop(d *Daemon, cfg *config.Config) *loop {
 		links:     ifmonitor.NewLinks(),
 		refreshed: map[string]time.Time{}, owners: map[netip.Addr]struct{}{},
 		unlocked: make(chan struct{}, 1),
-		gateways: gateways{byKey: map[model.WorkloadEndpointKey]netip.Addr{}},
+		gateways: gateways{byKey: map[model.WorkloadEndpointKey]gatewayPair{}},
 	}
 	l.state = statusapi.State{
 		Node: d.cfg.Node, Version: version.String(), Started: d.started,
@@ -271,6 +273,18 @@ func (l *loop) takeEvent(e ifmonitor.Event) {
 	if l.dp.interfacesChanged(e, changed) {
 		l.wantPass = true
 	}
+	if l.dp.concernsHost(e, changed) {
+		l.lookAtHost(time.Now())
+	}
+}
+
+// lookAtHost looks at the host's own settings, and at the endpoints again if these changed.
+func (l *loop) lookAtHost(now time.Time) {
+	l.lookedAtHost = now
+	if l.dp.lookAtHost() {
+		l.stale, l.lookAtAll = true, true
+		l.post()
+	}
 }
 
 // tick does what is due by time.
@@ -291,6 +305,9 @@ func (l *loop) tick(now time.Time) {
 		l.log.Info("changed by another program; reading again", "tables", strings.Join(drifted, ", "))
 	}
 	l.wantPass = l.wantPass || len(drifted) > 0 || l.refresh(now)
+	if now.Sub(l.lookedAtHost) >= hostLook {
+		l.lookAtHost(now)
+	}
 	if at, ok := l.dp.order.NextRetry(); ok && !now.Before(at) {
 		l.wantPass = true
 	}

@@ -9,7 +9,6 @@ import (
 
 	"calico.internal/felix/internal/iptables"
 	"calico.internal/felix/internal/statusapi"
-	"calico.internal/felix/internal/sysctls"
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/reconcile"
@@ -271,11 +270,5 @@ func (l *loop) problems() []statusapi.Problem {
 		}
 	}
 	out = append(out, l.dp.unboundHosts()...)
-	if value, err := l.dp.settings.Read(sysctls.RPFilterAll); err == nil && value != "0" {
-		out = append(out, statusapi.Problem{
-			Object: "setting " + string(sysctls.RPFilterAll),
-			Reason: "is " + value + ": the kernel checks sources on all interfaces by its own routes too, which drops packets of containers with several networks; 0 is enough where felix runs",
-		})
-	}
-	return out
+	return append(out, l.dp.host.problems...)
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"calico.internal/felix/internal/desired"
@@ -20,6 +21,8 @@ type workloads struct {
 	d       *dataplane
 	byKey   map[model.WorkloadEndpointKey]*workload
 	byIface map[string]*workload
+	// ipv6 are endpoints with IPv6, for which the host has to forward it.
+	ipv6 map[model.WorkloadEndpointKey]struct{}
 	// dirty are endpoints whose state has to be looked at again.
 	dirty map[model.WorkloadEndpointKey]struct{}
 }
@@ -28,6 +31,7 @@ type workloads struct {
 type workload struct {
 	endpoint   *desired.Endpoint
 	settings   map[sysctls.Key]string
+	addresses  []routes.AddrKey
 	neighbours []routes.NeighKey
 	routes     []routes.Key
 }
@@ -35,7 +39,7 @@ type workload struct {
 func newWorkloads(d *dataplane) *workloads {
 	return &workloads{
 		d: d, byKey: map[model.WorkloadEndpointKey]*workload{}, byIface: map[string]*workload{},
-		dirty: map[model.WorkloadEndpointKey]struct{}{},
+		dirty: map[model.WorkloadEndpointKey]struct{}{}, ipv6: map[model.WorkloadEndpointKey]struct{}{},
 	}
 }
 
@@ -59,6 +63,11 @@ func (w *workloads) update(c desired.Changes) {
 		}
 		w.withdraw(one, e)
 		one.endpoint = e
+		if w.hasIPv6(e) {
+			w.ipv6[key] = struct{}{}
+		} else {
+			delete(w.ipv6, key)
+		}
 		changed = append(changed, one)
 		w.dirty[key] = struct{}{}
 	}
@@ -66,6 +75,22 @@ func (w *workloads) update(c desired.Changes) {
 		w.byIface[one.endpoint.Interface] = one
 		w.want(one)
 	}
+	w.forwardIPv6()
+}
+
+// forwardIPv6 makes the host a router of IPv6 while an endpoint has it. That it is
+// switched off with the last one is not wanted: others may rely on it by then.
+func (w *workloads) forwardIPv6() {
+	if len(w.ipv6) > 0 {
+		w.d.sysctls.Set(sysctls.ForwardIPv6, "1")
+	} else {
+		w.d.sysctls.Delete(sysctls.ForwardIPv6)
+	}
+}
+
+// hasIPv6 reports whether an endpoint has an IPv6 address, and the host handles IPv6.
+func (w *workloads) hasIPv6(e *desired.Endpoint) bool {
+	return w.d.ipv6 && slices.ContainsFunc(e.Nets, func(n netip.Prefix) bool { return n.Addr().Is6() })
 }
 
 func (w *workloads) remove(key model.WorkloadEndpointKey) {
@@ -75,6 +100,7 @@ func (w *workloads) remove(key model.WorkloadEndpointKey) {
 	}
 	w.withdraw(one, nil)
 	delete(w.byKey, key)
+	delete(w.ipv6, key)
 	w.dirty[key] = struct{}{}
 }
 
@@ -102,7 +128,7 @@ func (w *workloads) withdraw(one *workload, next *desired.Endpoint) {
 		delete(w.byIface, one.endpoint.Interface)
 	}
 	if next == nil || next.Interface != one.endpoint.Interface {
-		w.replace(one, nil, nil, nil)
+		w.replace(one, wants{})
 	}
 }
 
@@ -120,43 +146,55 @@ func (w *workloads) want(one *workload) {
 	e := one.endpoint
 	link, exists := w.d.links.ByName(e.Interface)
 	if !exists {
-		w.replace(one, nil, nil, nil)
+		w.replace(one, wants{})
 		return
 	}
-	settings := sysctls.OfInterface(e.Interface, w.d.ipv6)
+	needed := wants{settings: sysctls.OfInterface(e.Interface, w.hasIPv6(e))}
 	if !link.Up || !e.Up {
-		w.replace(one, settings, nil, nil)
+		w.replace(one, needed)
 		return
 	}
-	neighbours := map[routes.NeighKey]routes.MAC{}
-	wanted := map[routes.Key]routes.Route{}
+	if gateway := w.d.gatewaysOf(e).v6; gateway.IsValid() && w.hasIPv6(e) {
+		needed.addresses = map[routes.AddrKey]struct{}{addressOn(e.Interface, gateway): {}}
+	}
+	needed.neighbours = map[routes.NeighKey]routes.MAC{}
+	needed.routes = map[routes.Key]routes.Route{}
 	mac, hasMAC := routes.MACOf(e.MAC)
 	for _, n := range e.Nets {
 		if n.Addr().Is6() && !w.d.ipv6 {
 			continue
 		}
-		wanted[routes.Key{Table: routes.MainTable, Prefix: n}] = routes.Route{Interface: e.Interface}
+		needed.routes[routes.Key{Table: routes.MainTable, Prefix: n}] = routes.Route{Interface: e.Interface}
 		if hasMAC && n.IsSingleIP() {
-			neighbours[routes.NeighKey{Interface: e.Interface, Addr: n.Addr()}] = mac
+			needed.neighbours[routes.NeighKey{Interface: e.Interface, Addr: n.Addr()}] = mac
 		}
 	}
-	w.replace(one, settings, neighbours, wanted)
+	w.replace(one, needed)
+}
+
+// wants is an endpoint's part of the tables.
+type wants struct {
+	settings   map[sysctls.Key]string
+	addresses  map[routes.AddrKey]struct{}
+	neighbours map[routes.NeighKey]routes.MAC
+	routes     map[routes.Key]routes.Route
 }
 
 // replace makes an endpoint's part of the tables what is given.
-func (w *workloads) replace(one *workload, settings map[sysctls.Key]string, neighbours map[routes.NeighKey]routes.MAC, wanted map[routes.Key]routes.Route) {
+func (w *workloads) replace(one *workload, now wants) {
 	for k := range one.settings {
-		if _, still := settings[k]; !still {
+		if _, still := now.settings[k]; !still {
 			w.d.sysctls.Delete(k)
 		}
 	}
-	for k, v := range settings {
+	for k, v := range now.settings {
 		w.d.sysctls.Set(k, v)
 	}
-	one.settings = settings
-	one.neighbours = replaceIn(w.d.neighbours, one.neighbours, neighbours, func(_ routes.NeighKey) bool { return true })
+	one.settings = now.settings
+	one.addresses = replaceIn(w.d.addresses, one.addresses, now.addresses, func(routes.AddrKey) bool { return true })
+	one.neighbours = replaceIn(w.d.neighbours, one.neighbours, now.neighbours, func(routes.NeighKey) bool { return true })
 	// Another endpoint may have taken over an address; then the route is its.
-	one.routes = replaceIn(w.d.routes, one.routes, wanted, func(k routes.Key) bool {
+	one.routes = replaceIn(w.d.routes, one.routes, now.routes, func(k routes.Key) bool {
 		now, _ := w.d.routes.Desired(k)
 		return now.Interface == one.endpoint.Interface
 	})
@@ -219,6 +257,14 @@ func (w *workloads) why(one *workload, faults *filterFaults) string {
 	for k := range one.settings {
 		if why := missing(w.d.sysctls, k); why != "" {
 			return "setting " + string(k) + why
+		}
+	}
+	if why := w.d.hostFault(e); why != "" {
+		return why
+	}
+	for _, k := range one.addresses {
+		if why := missing(w.d.addresses, k); why != "" {
+			return "gateway " + k.String() + why
 		}
 	}
 	for _, k := range one.neighbours {

@@ -1,7 +1,6 @@
 package ifmonitor
 
 import (
-	"maps"
 	"net/netip"
 	"slices"
 )
@@ -11,12 +10,13 @@ import (
 type Links struct {
 	byIndex map[int]Link
 	byName  map[string]int
-	addrs   map[int]map[netip.Addr]struct{}
+	// addrs are the interfaces' addresses, each with the length of its network.
+	addrs map[int]map[netip.Prefix]struct{}
 }
 
 // NewLinks knows no interface.
 func NewLinks() *Links {
-	return &Links{byIndex: map[int]Link{}, byName: map[string]int{}, addrs: map[int]map[netip.Addr]struct{}{}}
+	return &Links{byIndex: map[int]Link{}, byName: map[string]int{}, addrs: map[int]map[netip.Prefix]struct{}{}}
 }
 
 // Apply takes over an event's links and addresses and lists the interfaces that changed
@@ -65,13 +65,13 @@ func (l *Links) apply(link Link) (changed []Link) {
 
 func (l *Links) applyAddr(a Addr) {
 	if a.Gone {
-		delete(l.addrs[a.Index], a.Prefix.Addr())
+		delete(l.addrs[a.Index], a.Prefix)
 		return
 	}
 	if l.addrs[a.Index] == nil {
-		l.addrs[a.Index] = map[netip.Addr]struct{}{}
+		l.addrs[a.Index] = map[netip.Prefix]struct{}{}
 	}
-	l.addrs[a.Index][a.Prefix.Addr()] = struct{}{}
+	l.addrs[a.Index][a.Prefix] = struct{}{}
 }
 
 // Addrs lists the addresses of the interfaces that want accepts, sorted, by the
@@ -80,11 +80,41 @@ func (l *Links) Addrs(want func(name string) bool) map[string][]netip.Addr {
 	out := map[string][]netip.Addr{}
 	for index, addrs := range l.addrs {
 		if link, known := l.byIndex[index]; known && len(addrs) > 0 && want(link.Name) {
-			out[link.Name] = slices.SortedFunc(maps.Keys(addrs), netip.Addr.Compare)
+			out[link.Name] = addressesOf(addrs)
 		}
 	}
 	return out
 }
+
+func addressesOf(prefixes map[netip.Prefix]struct{}) []netip.Addr {
+	out := make([]netip.Addr, 0, len(prefixes))
+	for p := range prefixes {
+		out = append(out, p.Addr())
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
+}
+
+// NetworkOf finds the network in which an address is, among those of the interfaces that
+// are up, are not the loopback and are accepted by want: the interface's name, and its
+// address with the network's length.
+func (l *Links) NetworkOf(a netip.Addr, want func(name string) bool) (name string, own netip.Prefix, ok bool) {
+	for index, addrs := range l.addrs {
+		link, known := l.byIndex[index]
+		if !known || !link.Up || link.Name == loopback || !want(link.Name) {
+			continue
+		}
+		for p := range addrs {
+			if p.Contains(a) && (!ok || link.Name < name || link.Name == name && p.Compare(own) < 0) {
+				name, own, ok = link.Name, p, true
+			}
+		}
+	}
+	return name, own, ok
+}
+
+// loopback is the name of the interface that is always there.
+const loopback = "lo"
 
 func (l *Links) remove(link Link) Link {
 	delete(l.byIndex, link.Index)

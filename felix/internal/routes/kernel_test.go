@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -197,27 +198,48 @@ func TestNeighboursKeepTheContract(t *testing.T) {
 	})
 }
 
-func addr(prefix string) reconcile.Item[AddrKey, struct{}] {
-	return reconcile.Item[AddrKey, struct{}]{Key: AddrKey{Loopback, netip.MustParsePrefix(prefix)}}
+func addr(prefix string) reconcile.Item[AddrKey, struct{}] { return addrOn(Loopback, prefix) }
+
+func addrOn(iface, prefix string) reconcile.Item[AddrKey, struct{}] {
+	return reconcile.Item[AddrKey, struct{}]{Key: AddrKey{iface, netip.MustParsePrefix(prefix)}}
 }
+
+// gatewayRanges takes all IPv6 addresses in the range but one for felix's.
+var gatewayRanges = AddressRanges{
+	IPv4: netip.MustParsePrefix("169.254.1.0/24"), IPv6: netip.MustParsePrefix("fe80::a9fe:100/120"),
+	Wanted: func(k AddrKey) bool { return k.Interface != "other" && k.Prefix.Addr() != unwanted },
+}
+
+var unwanted = netip.MustParseAddr("fe80::a9fe:1ff")
 
 func TestAddressesKeepTheContract(t *testing.T) {
 	targettest.Run(t, func(t *testing.T) targettest.Subject[AddrKey, struct{}] {
 		k := open(t)
 		bad := reconcile.Item[AddrKey, struct{}]{Key: AddrKey{"nowhere", netip.MustParsePrefix("169.254.1.9/32")}}
 		return targettest.Subject[AddrKey, struct{}]{
-			Target:  k.Addresses(netip.MustParsePrefix("169.254.1.0/24")),
+			Target:  k.Addresses(gatewayRanges),
 			Compare: AddrKey.Compare,
 			Equal:   func(_, _ struct{}) bool { return true },
-			Items:   []reconcile.Item[AddrKey, struct{}]{addr("169.254.1.1/32"), addr("169.254.1.2/32"), addr("169.254.1.3/32")},
-			Remove:  func(t *testing.T, k AddrKey) { ip(t, "addr", "del", k.Prefix.String(), "dev", "lo") },
+			Items: []reconcile.Item[AddrKey, struct{}]{
+				addr("169.254.1.1/32"), addrOn("cali2", "fe80::a9fe:101/128"), addrOn("cali1", "fe80::a9fe:101/128"),
+			},
+			Remove: func(t *testing.T, k AddrKey) {
+				bits := map[bool]string{true: "/32", false: "/64"}[k.Prefix.Addr().Is4()]
+				ip(t, "addr", "del", k.Prefix.Addr().String()+bits, "dev", k.Interface)
+			},
 			AddForeign: func(t *testing.T) func(t *testing.T) {
 				ip(t, "addr", "add", "169.254.2.1/32", "dev", "lo", "scope", "link")
 				ip(t, "addr", "add", "169.254.1.7/24", "dev", "other", "scope", "link")
+				ip(t, "addr", "add", "169.254.1.8/24", "dev", "lo", "scope", "link")
+				ip(t, "addr", "add", "fe80::a9fe:105/64", "dev", "other", "nodad")
+				ip(t, "addr", "add", unwanted.String()+"/64", "dev", "cali1", "nodad")
 				return func(t *testing.T) {
 					t.Helper()
-					if got := ip(t, "addr", "show"); !strings.Contains(got, "169.254.2.1/32") || !strings.Contains(got, "169.254.1.7/24") {
-						t.Errorf("addresses of others are gone: %s", got)
+					got := ip(t, "addr", "show")
+					for _, a := range []string{"169.254.2.1/32", "169.254.1.7/24", "169.254.1.8/24", "fe80::a9fe:105/64", unwanted.String() + "/64"} {
+						if !strings.Contains(got, a) {
+							t.Errorf("%s of others is gone: %s", a, got)
+						}
 					}
 				}
 			},
@@ -228,7 +250,7 @@ func TestAddressesKeepTheContract(t *testing.T) {
 
 func TestAnAddressOfGlobalScopeIsMadeAnew(t *testing.T) {
 	k := open(t)
-	target := k.Addresses(netip.MustParsePrefix("169.254.1.0/24"))
+	target := k.Addresses(gatewayRanges)
 	ip(t, "addr", "add", "169.254.1.1/32", "dev", "lo")
 	if have, err := target.List(t.Context()); err != nil || len(have) != 0 {
 		t.Errorf("an address of global scope counts as the gateway's: %v, %v", have, err)
@@ -238,6 +260,33 @@ func TestAnAddressOfGlobalScopeIsMadeAnew(t *testing.T) {
 	}
 	if got := ip(t, "addr", "show", "dev", "lo"); !strings.Contains(got, "inet 169.254.1.1/32 scope link") {
 		t.Errorf("got %s", got)
+	}
+}
+
+func TestAnIPv6GatewayThatTheKernelDoesNotAnswerForIsMadeAnew(t *testing.T) {
+	k := open(t)
+	target := k.Addresses(gatewayRanges)
+	gateway := addrOn("cali1", "fe80::a9fe:101/128")
+	// Both ends have the address, so that the check for duplicates fails.
+	ip(t, "addr", "add", "fe80::a9fe:101/64", "dev", "peer-cali1", "nodad")
+	ip(t, "addr", "add", "fe80::a9fe:101/128", "dev", "cali1")
+	nettest.Eventually(t, 10*time.Second, func() error {
+		if got := ip(t, "addr", "show", "dev", "cali1"); !strings.Contains(got, "dadfailed") {
+			return errors.New(got)
+		}
+		return nil
+	})
+	if have, err := target.List(t.Context()); err != nil || len(have) != 0 {
+		t.Errorf("an address that failed counts as there: %v, %v", have, err)
+	}
+	if err := target.Apply(t.Context(), reconcile.Changes[AddrKey, struct{}]{Set: []reconcile.Item[AddrKey, struct{}]{gateway}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := ip(t, "addr", "show", "dev", "cali1"); strings.Count(got, "fe80::a9fe:101/64") != 1 || strings.Contains(got, "dadfailed") {
+		t.Errorf("got %s", got)
+	}
+	if have, err := target.List(t.Context()); err != nil || len(have) != 1 {
+		t.Errorf("list gives %v, %v", have, err)
 	}
 }
 

@@ -4,7 +4,9 @@
 package statusapi
 
 import (
+	"cmp"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
@@ -52,6 +54,11 @@ func (s *State) Ready() bool { return s.InSync && s.Connected && s.Fault == "" }
 
 // Problem is an object that is not as wanted.
 type Problem struct{ Object, Reason string }
+
+// Compare orders problems by object.
+func (p Problem) Compare(o Problem) int {
+	return cmp.Or(strings.Compare(p.Object, o.Object), strings.Compare(p.Reason, o.Reason))
+}
 
 // Endpoint is the state of one workload endpoint.
 type Endpoint struct {

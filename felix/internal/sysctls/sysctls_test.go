@@ -21,7 +21,7 @@ func changes(wanted map[Key]string) (c reconcile.Changes[Key, string]) {
 func TestAnInterfaceGetsWhatItNeeds(t *testing.T) {
 	nettest.Isolate(t)
 	nettest.Run(t, "ip", "link", "add", "cali.1", "type", "veth", "peer", "name", "p")
-	target := New(Root)
+	target := New(Root, Host{})
 	wanted := OfInterface("cali.1", true)
 	if err := target.Apply(t.Context(), changes(wanted)); err != nil {
 		t.Fatal(err)
@@ -60,7 +60,7 @@ func TestARightValueIsNotWritten(t *testing.T) {
 	if err := os.WriteFile(path, []byte("1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	target := New(dir)
+	target := New(dir, Host{})
 	if err := target.Apply(t.Context(), changes(map[Key]string{"net/x": "1", "net/absent": "1"})); err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestARightValueIsNotWritten(t *testing.T) {
 
 func TestAPathCannotLeaveTheSettings(t *testing.T) {
 	dir := t.TempDir()
-	target := New(filepath.Join(dir, "sys"))
+	target := New(filepath.Join(dir, "sys"), Host{})
 	outside := filepath.Join(dir, "outside")
 	if err := os.WriteFile(outside, []byte("0"), 0o600); err != nil {
 		t.Fatal(err)
