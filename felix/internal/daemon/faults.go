@@ -1,95 +1,77 @@
 package daemon
 
 import (
+	"maps"
+
 	"calico.internal/felix/internal/desired"
 	"calico.internal/felix/internal/rules"
 	"calico.internal/libcalico/model"
 )
 
-// filterFaults are the chains and sets that are not in force, for the question which
-// endpoints that concerns.
-type filterFaults struct {
-	d *dataplane
-	// chains and sets say why, by name.
-	chains map[string]string
-	sets   map[string]string
-	// owned are the names of all chains that belong to one endpoint, policy or profile.
-	owned map[string]bool
-}
+// filterFaults are the chains that are not as wanted, with the reason, for the question
+// which endpoints that concerns. To collect them takes as long as there are faults.
+type filterFaults map[rules.ChainID]string
 
-// filterFaults collects what is wrong with chains and sets; nil when nothing is.
-func (d *dataplane) filterFaults() *filterFaults {
-	f := &filterFaults{d: d, chains: map[string]string{}, sets: map[string]string{}}
-	for t := range d.chains.all() {
-		for _, failed := range t.Status().Failed {
-			f.chains[failed.Key] = failed.Err.Error()
+func (f filterFaults) equal(g filterFaults) bool { return maps.Equal(f, g) }
+
+// filterFaults collects what is wrong with chains, because of themselves or of a set that
+// they name.
+func (d *dataplane) filterFaults() filterFaults {
+	f := filterFaults{}
+	for _, byTable := range d.chains.tables {
+		for t, table := range byTable {
+			for _, failed := range table.Status().Failed {
+				f[rules.ChainID{Table: t, Name: failed.Key}] = failed.Err.Error()
+			}
 		}
 	}
 	for k, err := range d.filters.unprintable {
-		f.chains[k.Name] = err.Error()
+		f[k.ChainID] = err.Error()
 	}
-	f.sets = d.setFaults()
-	for k, set := range d.filters.closedBySet() {
-		f.chains[k.Name] = "set " + set + ": " + f.sets[set]
-	}
-	if len(f.chains)+len(f.sets) == 0 {
-		return nil
-	}
-	f.owned = map[string]bool{}
-	for _, one := range d.workloads.byKey {
-		f.own(d.renderer.Endpoint(one.endpoint))
-	}
-	for _, family := range d.families {
-		for _, p := range d.policies {
-			f.own(d.renderer.Policy(family, p))
-		}
-		for _, p := range d.profiles {
-			f.own(d.renderer.Profile(family, p))
-		}
+	for k, set := range d.filters.closed {
+		f[k.ChainID] = "set " + set + ": " + d.filters.broken[set]
 	}
 	return f
 }
 
-func (f *filterFaults) own(chains []rules.Chain) {
-	for _, c := range chains {
-		f.owned[c.Name] = true
-	}
-}
-
-// of says what is wrong with the chains that an endpoint needs: its own, those of its
-// policies and profiles, and those of the frame.
-func (f *filterFaults) of(e *desired.Endpoint) string {
-	if f == nil {
+// concerning says what is wrong with the chains that packets of an endpoint have to pass:
+// its own, those of its policies and profiles, and those of the frame.
+func (f filterFaults) concerning(d *dataplane, e *desired.Endpoint) string {
+	if len(f) == 0 {
 		return ""
 	}
-	relevant := f.d.renderer.Endpoint(e)
-	for _, family := range f.d.families {
-		for _, t := range e.Tiers {
-			for _, k := range append(append([]model.PolicyKey{}, t.Ingress...), t.Egress...) {
-				if p := f.d.policies[k]; p != nil {
-					relevant = append(relevant, f.d.renderer.Policy(family, p)...)
+	if why := f.among(rules.EndpointChains(e)); why != "" {
+		return why
+	}
+	for _, t := range e.Tiers {
+		for _, list := range [][]model.PolicyKey{t.Ingress, t.Egress} {
+			for _, k := range list {
+				if p := d.policies[k]; p != nil {
+					if why := f.among(rules.PolicyChains(p)); why != "" {
+						return why
+					}
 				}
 			}
 		}
-		for _, name := range e.Profiles {
-			if p := f.d.profiles[name]; p != nil {
-				relevant = append(relevant, f.d.renderer.Profile(family, p)...)
-			}
+	}
+	for _, name := range e.Profiles {
+		if why := f.among(rules.ProfileChains(name)); why != "" {
+			return why
 		}
 	}
-	for _, c := range relevant {
-		if why, bad := f.chains[c.Name]; bad {
-			return "chain " + c.Name + ": " + why
-		}
-		for _, set := range setsOf(c) {
-			if why, bad := f.sets[set]; bad {
-				return "set " + set + ": " + why
-			}
+	for id, why := range f {
+		if id.OfFrame() {
+			return "chain " + id.Name + ": " + why
 		}
 	}
-	for name, why := range f.chains {
-		if !f.owned[name] {
-			return "chain " + name + ": " + why
+	return ""
+}
+
+// among is what is wrong with the first of some chains that is not as wanted.
+func (f filterFaults) among(chains []rules.ChainID) string {
+	for _, id := range chains {
+		if why, bad := f[id]; bad {
+			return "chain " + id.Name + ": " + why
 		}
 	}
 	return ""

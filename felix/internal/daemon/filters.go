@@ -16,6 +16,8 @@ type filters struct {
 	users map[chainKey]setUser
 	// broken are the sets by which chains are closed at the moment, with the reason.
 	broken map[string]string
+	// closed are the chains that are closed because of a set, with the set.
+	closed map[chainKey]string
 	// unprintable says of chains why they cannot be printed.
 	unprintable map[chainKey]error
 }
@@ -32,7 +34,9 @@ type setUser struct {
 }
 
 func newFilters(c *chains) *filters {
-	return &filters{chains: c, users: map[chainKey]setUser{}, broken: map[string]string{}, unprintable: map[chainKey]error{}}
+	return &filters{
+		chains: c, users: map[chainKey]setUser{}, broken: map[string]string{}, closed: map[chainKey]string{}, unprintable: map[chainKey]error{},
+	}
 }
 
 func (f *filters) table(k chainKey) *chainTable { return f.chains.tables[k.family][k.Table] }
@@ -56,21 +60,36 @@ func printChains(family rules.Family, chains []rules.Chain) []printedChain {
 
 func (f *filters) set(family rules.Family, c printedChain) {
 	k := chainKey{family, c.id}
-	delete(f.unprintable, k)
-	delete(f.users, k)
+	f.forget(k)
 	if c.err != nil {
 		f.unprintable[k] = c.err
 		f.close(k)
 		return
 	}
 	if len(c.sets) > 0 {
-		f.users[k] = setUser{chain: c.chain, sets: c.sets}
-		if f.isClosed(c.sets) {
-			f.close(k)
-			return
-		}
+		u := setUser{chain: c.chain, sets: c.sets}
+		f.users[k] = u
+		f.setUser(k, u)
+		return
 	}
 	f.table(k).Set(k.Name, c.chain)
+}
+
+// setUser puts a chain that names sets into its table, or closes it.
+func (f *filters) setUser(k chainKey, u setUser) {
+	if set := f.brokenOf(u.sets); set != "" {
+		f.closed[k] = set
+		f.close(k)
+		return
+	}
+	delete(f.closed, k)
+	f.table(k).Set(k.Name, u.chain)
+}
+
+func (f *filters) forget(k chainKey) {
+	delete(f.unprintable, k)
+	delete(f.users, k)
+	delete(f.closed, k)
 }
 
 func (f *filters) setHooks(family rules.Family, id rules.ChainID, hooks []rules.Hook) {
@@ -86,16 +105,13 @@ func (f *filters) setHooks(family rules.Family, id rules.ChainID, hooks []rules.
 
 func (f *filters) remove(family rules.Family, id rules.ChainID) {
 	k := chainKey{family, id}
-	delete(f.unprintable, k)
-	delete(f.users, k)
+	f.forget(k)
 	f.table(k).Delete(id.Name)
 }
 
 func (f *filters) close(k chainKey) {
 	f.table(k).Set(k.Name, iptables.FailClosed(k.family, k.Table, k.Name))
 }
-
-func (f *filters) isClosed(sets []string) bool { return f.brokenOf(sets) != "" }
 
 // brokenOf is the first broken set of a list, or empty.
 func (f *filters) brokenOf(sets []string) string {
@@ -116,31 +132,13 @@ func (f *filters) closeBySets(broken map[string]string) (changed bool) {
 		return false
 	}
 	for k, u := range f.users {
-		if f.isClosed(u.sets) {
-			f.close(k)
-		} else {
-			f.table(k).Set(k.Name, u.chain)
-		}
+		f.setUser(k, u)
 	}
 	return true
 }
 
 func sameKeys(a, b map[string]string) bool {
 	return maps.EqualFunc(a, b, func(_, _ string) bool { return true })
-}
-
-// closedBySet lists the chains that are closed because of a set, with the set.
-func (f *filters) closedBySet() map[chainKey]string {
-	out := map[chainKey]string{}
-	if len(f.broken) == 0 {
-		return out
-	}
-	for k, u := range f.users {
-		if name := f.brokenOf(u.sets); name != "" {
-			out[k] = name
-		}
-	}
-	return out
 }
 
 // setsOf lists the sets that a chain's rules name.

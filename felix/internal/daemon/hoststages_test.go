@@ -174,3 +174,41 @@ func TestHostPolicyAfterDNAT(t *testing.T) {
 		g.expect("only the port before that is allowed", g.h.Space, to, 80, false)
 	})
 }
+
+// TestAPolicyThatChangesItsStageLeavesNothingBehind has one policy go through all stages, with
+// a selector, and then without it: its former chains are gone, and so is the set.
+func TestAPolicyThatChangesItsStageLeavesNothingBehind(t *testing.T) {
+	onVariants(t, func(t *testing.T, variant string) {
+		g := newGuarded(t, variant)
+		here := g.h.Addr(false)
+		none := model.Match{Selector: "role == 'nobody'"}
+		ingress := []string{model.PolicyTypeIngress}
+		allow, deny := model.Rule{Action: model.ActionAllow, Source: none}, tcpTo(model.ActionDeny, tcpPort)
+		for _, p := range []model.Policy{
+			{}, {DoNotTrack: true}, {}, {PreDNAT: true, ApplyOnForward: true}, {DoNotTrack: true}, {PreDNAT: true, ApplyOnForward: true}, {},
+		} {
+			p.Types, p.InboundRules = ingress, []model.Rule{allow, deny}
+			g.policy(&p)
+			g.expect(fmt.Sprintf("doNotTrack=%v preDNAT=%v: denied", p.DoNotTrack, p.PreDNAT), g.peer.Space, here, tcpPort, false)
+		}
+		g.policy(&model.Policy{Types: ingress, InboundRules: []model.Rule{{Action: model.ActionAllow}}})
+		g.expect("without the selector", g.peer.Space, here, tcpPort, true)
+		nettest.Eventually(t, patience, func() error {
+			if sets := g.h.Run("ipset", "list", "-n"); strings.Contains(sets, "s:") {
+				return fmt.Errorf("sets are %s", sets)
+			}
+			return nil
+		})
+		if err := g.h.wait(g.c, g.remove(model.NewPolicyKey("", "host")), patience); err != nil {
+			t.Error(err)
+		}
+		d := g.h.container("dddd", "open", "192.168.0.4")
+		g.canReach(g.c, d)
+		if rules := g.h.dump(); strings.Contains(rules, "cali-pi-default/host") {
+			t.Errorf("a chain of the policy is left: %s", rules)
+		}
+		if st, err := g.h.status(); err != nil || len(st.GetProblems()) > 0 {
+			t.Errorf("problems are %v, %v", st.GetProblems(), err)
+		}
+	})
+}

@@ -70,8 +70,11 @@ type loop struct {
 	// stale is set when problems have to be collected again.
 	stale bool
 	// owners are addresses of other hosts' endpoints that the dataplane has not been told.
-	owners    map[netip.Addr]struct{}
-	gateways  gateways
+	owners   map[netip.Addr]struct{}
+	gateways gateways
+	// faults are what was wrong with chains when endpoints were last looked at; lookAtAll has
+	// all of them looked at, not only those that changed.
+	faults    filterFaults
 	lookAtAll bool
 	// failures counts the passes in a row, since failing, that failed as a whole.
 	failures int

@@ -208,8 +208,8 @@ func (l *loop) post() {
 func (l *loop) lookAtEndpoints() {
 	w := l.dp.workloads
 	faults := l.dp.filterFaults()
-	all := faults != nil || l.lookAtAll
-	l.lookAtAll = faults != nil
+	all := l.lookAtAll || !faults.equal(l.faults)
+	l.lookAtAll, l.faults = false, faults
 	if !all && len(w.dirty) == 0 {
 		return
 	}
@@ -261,7 +261,7 @@ func (l *loop) problems() []statusapi.Problem {
 	for k, err := range l.dp.filters.unprintable {
 		out = append(out, statusapi.Problem{Object: "chain " + k.Name, Reason: err.Error() + "; it drops"})
 	}
-	for k, set := range l.dp.filters.closedBySet() {
+	for k, set := range l.dp.filters.closed {
 		out = append(out, statusapi.Problem{Object: "chain " + k.Name, Reason: "it drops, because set " + set + " is not as wanted: " + l.dp.filters.broken[set]})
 	}
 	for _, t := range l.state.Tables {

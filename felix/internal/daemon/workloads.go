@@ -214,9 +214,8 @@ func replaceIn[K comparable, V any](t *reconcile.Table[K, V], old []K, wanted ma
 	return keys
 }
 
-// state looks whether an endpoint is in force. faults are what is wrong with chains and
-// sets.
-func (w *workloads) state(one *workload, faults *filterFaults) statusapi.Endpoint {
+// state looks whether an endpoint is in force. faults are what is wrong with chains.
+func (w *workloads) state(one *workload, faults filterFaults) statusapi.Endpoint {
 	e := one.endpoint
 	out := statusapi.Endpoint{
 		Interface: e.Interface, Addresses: e.Nets, Profiles: e.Profiles, Up: e.Up,
@@ -242,9 +241,9 @@ func policyName(k model.PolicyKey) string {
 }
 
 // why names the first thing that is missing for an endpoint.
-func (w *workloads) why(one *workload, faults *filterFaults) string {
+func (w *workloads) why(one *workload, faults filterFaults) string {
 	e := one.endpoint
-	if why := faults.of(e); why != "" {
+	if why := faults.concerning(w.d, e); why != "" {
 		return why
 	}
 	link, exists := w.d.links.ByName(e.Interface)

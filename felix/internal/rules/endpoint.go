@@ -127,11 +127,10 @@ func (r *Renderer) deny(comment string) Rule {
 // Policy renders the chains of a policy in a family: one for each direction in which it
 // applies, in the table of its stage.
 func (r *Renderer) Policy(f Family, p *desired.Policy) []Chain {
-	var list []Chain
-	for _, d := range p.Directions {
-		c := Chain{ChainID: ChainID{tableOf(p.Stage), policyChain(d, p.Key)}}
-		c.add(r.ruleList(f, c.Table, p.Rules(d))...)
-		list = append(list, c)
+	list := make([]Chain, len(p.Directions))
+	for i, id := range PolicyChains(p) {
+		list[i].ChainID = id
+		list[i].add(r.ruleList(f, id.Table, p.Rules(p.Directions[i]))...)
 	}
 	return list
 }

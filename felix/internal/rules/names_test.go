@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"slices"
 	"strings"
 	"testing"
 
@@ -46,5 +47,31 @@ func TestNamesOfDifferentThingsDiffer(t *testing.T) {
 			t.Errorf("ids %q and %q: both have the name %q", id, other, name)
 		}
 		seen[name] = id
+	}
+}
+
+// TestChainsOfTheFrameAreToldFromThoseOfObjects renders one of everything.
+func TestChainsOfTheFrameAreToldFromThoseOfObjects(t *testing.T) {
+	tk := newTestTracker(t)
+	long := "a-name-that-is-too-long-for-a-chain"
+	k := model.PolicyKey{Tier: "default", Name: long}
+	p := &desired.Policy{Key: k, Directions: []desired.Direction{desired.Ingress, desired.Egress}, Stage: desired.Untracked}
+	e := testEndpoint("a", "cali1", long)
+	h := hostEndpoint("h", "eth0")
+	h.Untracked = []desired.Tier{tier("default", k)}
+	c := tk.Apply(desired.Changes{
+		Endpoints: []*desired.Endpoint{e, h}, Policies: []*desired.Policy{p}, Profiles: []*desired.Profile{{Name: long}},
+	})
+	objects := slices.Concat(EndpointChains(e), PolicyChains(p), ProfileChains(long))
+	for _, chain := range c.Set {
+		ofHost := strings.HasPrefix(chain.Name, "cali-fh-") || strings.HasPrefix(chain.Name, "cali-th-")
+		if of := ofHost || slices.Contains(objects, chain.ChainID); of == chain.OfFrame() {
+			t.Errorf("chain %s in table %s: of one object: %v, of the frame: %v", chain.Name, chain.Table, of, chain.OfFrame())
+		}
+	}
+	for _, id := range objects {
+		if !slices.ContainsFunc(c.Set, func(c Chain) bool { return c.ChainID == id }) {
+			t.Errorf("chain %v is not rendered", id)
+		}
 	}
 }

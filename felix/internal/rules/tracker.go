@@ -68,19 +68,19 @@ func (t *Tracker) Apply(c desired.Changes) ChainChanges {
 	}
 	for _, k := range c.PoliciesDeleted {
 		if p := t.policies[k]; p != nil {
-			t.drop(t.r.Policy(t.f, p)...)
+			t.drop(PolicyChains(p)...)
 			delete(t.policies, k)
 		}
 	}
 	for _, name := range c.ProfilesDeleted {
-		if p := t.profiles[name]; p != nil {
-			t.drop(t.r.Profile(t.f, p)...)
+		if t.profiles[name] != nil {
+			t.drop(ProfileChains(name)...)
 			delete(t.profiles, name)
 		}
 	}
 	for _, p := range c.Policies {
-		if old := t.policies[p.Key]; old != nil && !slices.Equal(old.Directions, p.Directions) {
-			t.drop(t.r.Policy(t.f, old)...)
+		if old := t.policies[p.Key]; old != nil {
+			t.drop(PolicyChains(old)...) // of which most are put again
 		}
 		t.policies[p.Key] = p
 		t.hostChanged = t.hostChanged || t.askedAfterDNAT(policyChain(desired.Egress, p.Key))
@@ -140,9 +140,9 @@ func (t *Tracker) renderHost() {
 			t.put(c)
 		}
 	}
-	for id, c := range before {
+	for id := range before {
 		if _, ok := t.host[id]; !ok {
-			t.drop(c)
+			t.drop(id)
 		}
 	}
 }
@@ -260,7 +260,7 @@ func (t *Tracker) removeEndpoint(k model.Key) {
 	t.hostChanged = t.hostChanged || !e.IsWorkload()
 	if b, ok := t.r.binOf(e.Interface); ok && e.IsWorkload() {
 		t.tree.remove(b, e.Interface)
-		t.drop(t.r.Endpoint(e)...)
+		t.drop(EndpointChains(e)...)
 	}
 }
 
@@ -274,7 +274,7 @@ func (t *Tracker) renderTree() {
 			if names := t.tree.names(suffix); len(names) > 0 {
 				t.put(t.r.dispatchChild(d, suffix, names))
 			} else {
-				t.drop(Chain{ChainID: ChainID{Filter, childChain(d, suffix)}})
+				t.drop(ChainID{Filter, childChain(d, suffix)})
 			}
 		}
 	}
@@ -288,10 +288,10 @@ func (t *Tracker) put(chains ...Chain) {
 	}
 }
 
-func (t *Tracker) drop(chains ...Chain) {
-	for _, c := range chains {
-		t.gone[c.ChainID] = struct{}{}
-		delete(t.set, c.ChainID)
+func (t *Tracker) drop(chains ...ChainID) {
+	for _, id := range chains {
+		t.gone[id] = struct{}{}
+		delete(t.set, id)
 	}
 }
 

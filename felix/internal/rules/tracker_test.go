@@ -141,7 +141,8 @@ func randomChange(rnd *rand.Rand, tk *Tracker) desired.Changes {
 		c.PoliciesDeleted = append(c.PoliciesDeleted, k)
 	} else {
 		p := &desired.Policy{Key: k, Directions: []desired.Direction{desired.Ingress}, Ingress: denyAll()}
-		if rnd.IntN(2) == 0 {
+		p.Stage = desired.Stage(rnd.IntN(3))
+		if p.Stage != desired.PreDNAT && rnd.IntN(2) == 0 { // which knows ingress only
 			p.Directions = append(p.Directions, desired.Egress)
 		}
 		c.Policies = append(c.Policies, p)
