@@ -16,7 +16,9 @@ type layout struct {
 	paths  func(Key) []string
 	encode func(Key, Resource) (map[string][]byte, error)
 	decode func(Key, map[string][]byte) (Resource, error)
-	check  func(*faults, Key, Resource)
+	// readable is [Readable] for this kind; nil when it has none.
+	readable func(Key, map[string][]byte) (Resource, []string)
+	check    func(*faults, Key, Resource)
 }
 
 // shape is one form that a path of a kind can have.
@@ -41,6 +43,7 @@ type spec[K Key, R any, P interface {
 	join      func(alternative int, ids []string) (K, bool)
 	encode    func(K, P) ([][]byte, error) // one value per path; nil = absent
 	decode    func(K, [][]byte, P) error   // one value per path; nil = absent
+	readable  func([][]byte) (P, []string) // nil = field by field, where decode is nil too
 	check     func(*faults, K, P)          // nil = nothing to check
 }
 
@@ -95,6 +98,26 @@ func (s spec[K, R, P]) layout() *layout {
 			return nil, err
 		}
 		return p, nil
+	}
+	readable := s.readable
+	if readable == nil && s.decode == nil {
+		readable = func(values [][]byte) (P, []string) {
+			p, unreadable := readFields[R](values[0])
+			return P(p), unreadable
+		}
+	}
+	if readable != nil {
+		l.readable = func(k Key, parts map[string][]byte) (Resource, []string) {
+			values, err := inOrder(l.paths(k), parts)
+			if err != nil {
+				return nil, nil
+			}
+			p, unreadable := readable(values)
+			if p == nil {
+				return nil, unreadable
+			}
+			return p, unreadable
+		}
 	}
 	l.check = func(f *faults, k Key, r Resource) {
 		p, ok := r.(P)
@@ -235,6 +258,7 @@ var layouts = []*layout{
 		join:      named(func(name string) ProfileKey { return ProfileKey{name} }),
 		encode:    encodeProfile,
 		decode:    decodeProfile,
+		readable:  readableProfile,
 		check:     checkProfile,
 	}.layout(),
 	spec[NetworkSetKey, NetworkSet, *NetworkSet]{

@@ -54,5 +54,7 @@ type Quarantined struct {
 	Path string
 	// Value is the resource as far as it could be decoded, or nil.
 	Value model.Resource
-	Err   error
+	// Unreadable names the fields of the value that could not be decoded.
+	Unreadable []string
+	Err        error
 }

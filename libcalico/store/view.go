@@ -18,8 +18,8 @@ import (
 type Options struct {
 	// Filter chooses the resources to hold; nil means all.
 	Filter func(model.Key) bool
-	// KeepLastGood makes a policy or profile whose stored value has become unusable
-	// keep its last usable one.
+	// KeepLastGood makes a resource of a kind that policy reads keep its last usable value
+	// when the stored one has become unusable.
 	KeepLastGood bool
 }
 
@@ -42,7 +42,7 @@ type View struct {
 	opts      Options
 	objects   map[model.Key]*object
 	badPaths  map[string]error
-	bad       map[model.Key]struct{}
+	bad       map[model.Key][]string // what cannot be read of resources that are not usable
 	revision  int64
 	inSync    bool
 	connected bool
@@ -83,7 +83,7 @@ func New(opts Options) *View {
 		opts:     opts,
 		objects:  map[model.Key]*object{},
 		badPaths: map[string]error{},
-		bad:      map[model.Key]struct{}{},
+		bad:      map[model.Key][]string{},
 	}
 }
 
@@ -112,9 +112,9 @@ func (v *View) Held() error { return v.held }
 // paths.
 func (v *View) Quarantined() []Quarantined {
 	list := make([]Quarantined, 0, len(v.bad)+len(v.badPaths))
-	for k := range v.bad {
+	for k, unreadable := range v.bad {
 		o := v.objects[k]
-		list = append(list, Quarantined{Key: k, Path: firstPath(o), Value: o.decoded, Err: o.err})
+		list = append(list, Quarantined{Key: k, Path: firstPath(o), Value: o.decoded, Unreadable: unreadable, Err: o.err})
 	}
 	for path, err := range v.badPaths {
 		list = append(list, Quarantined{Path: path, Err: err})
@@ -244,8 +244,9 @@ func (v *View) events(changed map[model.Key]struct{}, revision int64) []Event {
 
 // decoding is what the parts of a resource say.
 type decoding struct {
-	value model.Resource
-	err   error
+	value      model.Resource
+	unreadable []string
+	err        error
 }
 
 // manyKeys is the number of resources from which all processors decode, as after the
@@ -259,7 +260,7 @@ func (v *View) decode(keys []model.Key) []decoding {
 	some := func(from, to int) {
 		for i := from; i < to; i++ {
 			if o := v.objects[keys[i]]; len(o.parts) > 0 {
-				out[i].value, out[i].err = read(keys[i], o.parts)
+				out[i] = read(keys[i], o.parts)
 			}
 		}
 	}
@@ -295,7 +296,7 @@ func (v *View) refresh(k model.Key, d decoding, revision int64) (e Event, ok boo
 		o.value = nil
 	}
 	if o.err != nil {
-		v.bad[k] = struct{}{}
+		v.bad[k] = d.unreadable
 	}
 	if sameError(errBefore, o.err) && sameResource(before, o.value) {
 		return Event{}, false
@@ -304,7 +305,16 @@ func (v *View) refresh(k model.Key, d decoding, revision int64) (e Event, ok boo
 }
 
 func (v *View) keepsLastGood(k model.Key) bool {
-	return v.opts.KeepLastGood && (k.Kind() == model.KindPolicy || k.Kind() == model.KindProfile)
+	if !v.opts.KeepLastGood {
+		return false
+	}
+	switch k.Kind() {
+	case model.KindPolicy, model.KindProfile, model.KindTier, model.KindNetworkSet,
+		model.KindHostEndpoint, model.KindWorkloadEndpoint, model.KindIPPool:
+		return true
+	default:
+		return false
+	}
 }
 
 // forgetValue forgets the decoded value of a resource that has but one part.
@@ -321,14 +331,16 @@ func (o *object) revision() (highest int64) {
 	return highest
 }
 
-// read decodes and checks a resource. The resource is returned also when only the
-// check failed.
-func read(k model.Key, parts []part) (model.Resource, error) {
+// read decodes and checks a resource. Of one that is not usable it gives what can be read.
+func read(k model.Key, parts []part) (d decoding) {
 	values := make(map[string][]byte, len(parts))
 	for _, p := range parts {
 		values[p.path] = p.value
 	}
-	return Read(k, values)
+	if d.value, d.err = Read(k, values); d.err != nil && d.value == nil {
+		d.value, d.unreadable = model.Readable(k, values)
+	}
+	return d
 }
 
 // Read decodes a resource from its stored parts and checks it. When only the check

@@ -22,6 +22,8 @@ type endpoint struct {
 	rev    int64
 	given  *desired.Endpoint // as of the last flush
 	faults []string
+	// closed says that res stands in for a host endpoint that is not usable.
+	closed bool
 }
 
 // setEndpoint takes over an endpoint: as a source of addresses, and, when it is this
@@ -31,21 +33,26 @@ func (e *Engine) setEndpoint(k model.Key, node string, ev store.Event) {
 	if node != e.node {
 		return
 	}
+	e.guard(k, ev.Value, ev.Revision, false)
+}
+
+// guard takes over an endpoint of this host; nil when there is none.
+func (e *Engine) guard(k model.Key, value model.Resource, rev int64, closed bool) {
 	ep := e.endpoints[k]
 	switch {
-	case ev.Value == nil && ep == nil:
+	case value == nil && ep == nil:
 		return
 	case ep == nil:
 		ep = &endpoint{key: k}
 		e.endpoints[k] = ep
 	}
 	e.claim(ep, false)
-	ep.res, ep.rev = ev.Value, ev.Revision
-	if ev.Value == nil {
+	ep.res, ep.rev, ep.closed = value, rev, closed
+	if value == nil {
 		e.local.deleteItem(k)
 	} else {
 		e.claim(ep, true)
-		e.local.setItem(k, ev.Value)
+		e.local.setItem(k, value)
 	}
 	e.dirtyEndpoints[ep] = struct{}{}
 }
@@ -168,7 +175,10 @@ func (e *Engine) resolveHost(ep *endpoint, r *model.HostEndpoint) *desired.Endpo
 			return p.stage() == stage && !p.key.Namespaced() && (!forward || p.res.ApplyOnForward)
 		})
 	}
-	d.Tiers, d.Forward = of(desired.Normal, false), of(desired.Normal, true)
+	d.Forward = of(desired.Normal, true)
+	if !ep.closed {
+		d.Tiers = of(desired.Normal, false)
+	}
 	d.Untracked, d.PreDNAT = of(desired.Untracked, false), of(desired.PreDNAT, false)
 	return d
 }
@@ -230,6 +240,8 @@ func (e *Engine) tiersOf(ep *endpoint, want func(*policy) bool) []desired.Tier {
 }
 
 // passes reports whether a tier without a decision goes on to the next.
+//
+// A tier that is not usable does not: it has no entry here.
 func (e *Engine) passes(tier string) bool {
 	t := e.tiers[tier]
 	return t != nil && t.DefaultAction == model.TierPass
@@ -246,7 +258,15 @@ func (e *Engine) comparePolicies(a, b *policy) int {
 
 // tierOrder is the rank of a tier.
 func (e *Engine) tierOrder(name string) float64 {
-	switch t := e.tiers[name]; {
+	if r, unusable := e.rejectedTier(name); unusable {
+		return rejectedOrder(name, r)
+	}
+	return orderOf(name, e.tiers[name])
+}
+
+// orderOf is the rank that a tier has by what is stored; t may be nil.
+func orderOf(name string, t *model.Tier) float64 {
+	switch {
 	case t != nil && t.Order != nil:
 		return *t.Order
 	case name == model.DefaultTier:

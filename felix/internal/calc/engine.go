@@ -32,17 +32,14 @@ type Engine struct {
 	dirtyPolicies  map[*policy]struct{}
 	dirtyProfiles  map[*profile]struct{}
 
-	// rejected holds what unusable policies say, as far as they can be read.
-	rejected map[model.PolicyKey]*model.Policy
-	// unusable says of stored values that cannot be used why.
+	// unusable says of stored values that cannot be used why, rejected what can be read of
+	// those of which no older version is in force.
 	unusable map[model.Key]unusable
-}
-
-// unusable is a stored value that cannot be used.
-type unusable struct {
-	err error
-	// lastGood says that an older version is in force in its place.
-	lastGood bool
+	rejected map[model.Key]remnant
+	// doubtful are the endpoints and network sets whose addresses are not known.
+	doubtful map[model.Key]doubt
+	// masquerading are the pools that were masqueraded when felix started.
+	masquerading []netip.Prefix
 }
 
 // New makes the engine of a node. Workload endpoints of the node must have an interface
@@ -55,6 +52,7 @@ func New(node string, prefixes ...string) *Engine {
 		interfaces: claims[interfaceClaim]{}, nets: claims[netip.Prefix]{},
 		dirtyEndpoints: map[*endpoint]struct{}{}, dirtyPolicies: map[*policy]struct{}{},
 		dirtyProfiles: map[*profile]struct{}{}, unusable: map[model.Key]unusable{},
+		rejected: map[model.Key]remnant{}, doubtful: map[model.Key]doubt{},
 	}
 	matchChanged := func(_ *subscription, it *item) { e.dirtyEndpoints[e.endpoints[it.key]] = struct{}{} }
 	e.local = newIndex(matchChanged, matchChanged)
@@ -70,6 +68,7 @@ func (e *Engine) Apply(events []store.Event) {
 }
 
 func (e *Engine) apply(ev store.Event) {
+	e.withdraw(ev.Key)
 	switch k := ev.Key.(type) {
 	case model.WorkloadEndpointKey:
 		e.setEndpoint(k, k.Node, ev)
@@ -91,7 +90,7 @@ func (e *Engine) apply(ev store.Event) {
 	if ev.Err == nil {
 		delete(e.unusable, ev.Key)
 	} else {
-		e.unusable[ev.Key] = unusable{ev.Err, ev.Value != nil}
+		e.unusable[ev.Key] = unusable{ev.Err, ev.Revision, ev.Value != nil}
 	}
 }
 
@@ -99,49 +98,6 @@ func (e *Engine) apply(ev store.Event) {
 func value[T model.Resource](ev store.Event) T {
 	v, _ := ev.Value.(T)
 	return v
-}
-
-// ApplyQuarantine takes over the list of values that the store holds but cannot use. A
-// policy on it of which nothing is in force, but whose selector can be read, denies what
-// it selects. The list is the whole one; call this after Apply, when it may have changed.
-func (e *Engine) ApplyQuarantine(list []store.Quarantined) {
-	found := map[model.PolicyKey]*model.Policy{}
-	for _, q := range list {
-		k, ok := q.Key.(model.PolicyKey)
-		if p, readable := q.Value.(*model.Policy); ok && readable && p != nil {
-			found[k] = p
-		}
-	}
-	before := e.rejected
-	e.rejected = found
-	for k := range before {
-		if found[k] == nil {
-			e.reject(k, nil)
-		}
-	}
-	for k, p := range found {
-		if before[k] != p {
-			e.reject(k, p)
-		}
-	}
-}
-
-// consequence says what an unusable value leads to.
-func (e *Engine) consequence(k model.Key, u unusable) string {
-	if u.lastGood {
-		return "its last valid version stays in force"
-	}
-	switch k := k.(type) {
-	case model.WorkloadEndpointKey:
-		return "its traffic is dropped"
-	case model.ProfileKey:
-		return "it denies what reaches it"
-	case model.PolicyKey:
-		if p := e.policies[k]; p != nil && p.res != nil {
-			return "it denies what it selects"
-		}
-	}
-	return "it is not in force"
 }
 
 // setItem takes over an endpoint or network set of any host as a source of addresses.
@@ -160,11 +116,7 @@ func (e *Engine) setTier(name string, t *model.Tier) {
 	} else {
 		e.tiers[name] = t
 	}
-	for _, p := range e.policies {
-		if p.key.Tier == name {
-			e.touchMatches(p.sub)
-		}
-	}
+	e.touchTier(name)
 }
 
 // setPool takes over a pool's range for the sets with fixed ids.

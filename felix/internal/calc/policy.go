@@ -2,7 +2,6 @@ package calc
 
 import (
 	"fmt"
-	"math"
 	"reflect"
 	"slices"
 
@@ -15,11 +14,13 @@ import (
 // flush.
 type policy struct {
 	key model.PolicyKey
-	// stored is the usable version in the store, rejected what an unusable one says; nil
-	// when there is none.
-	stored, rejected *model.Policy
+	// stored is the usable version in the store; nil when there is none.
+	stored *model.Policy
 
-	res   *model.Policy // what is in force: stored, or a stand-in for rejected, or nil
+	res *model.Policy // what is in force: stored, or a stand-in, or nil
+	// tierClosed says that a stand-in is in force because the tier is not usable.
+	tierClosed bool
+
 	sub   *subscription // its selector, in the local index; nil when res is
 	refs  int           // endpoints of this host that have it
 	given *desired.Policy
@@ -69,20 +70,16 @@ func (e *Engine) setPolicy(k model.PolicyKey, res *model.Policy) {
 	e.renewInput(p)
 }
 
-// reject takes over what an unusable version of a policy says; nil when there is none.
-func (e *Engine) reject(k model.PolicyKey, rejected *model.Policy) {
-	p := e.policy(k)
-	p.rejected = rejected
-	e.renewInput(p)
-}
-
 // renewInput puts in force what is stored of a policy.
 func (e *Engine) renewInput(p *policy) {
 	e.dirtyPolicies[p] = struct{}{}
 	p.fault = ""
 	res := p.stored
-	if res == nil && p.rejected != nil {
-		res = standIn(p.rejected)
+	if r, ok := e.rejected[p.key]; ok {
+		res = standInPolicy(r)
+	}
+	if _, p.tierClosed = e.rejectedTier(p.key.Tier); p.tierClosed && res != nil {
+		res = denying(res)
 	}
 	var sel *selector.Selector
 	if res != nil {
@@ -111,27 +108,6 @@ func (e *Engine) renewInput(p *policy) {
 	if oldSub != p.sub || !sameRank(old, res) {
 		e.touchMatches(p.sub)
 	}
-}
-
-// standIn is a policy that denies what a rejected one selects, in the directions in which
-// it applies, as far as it says.
-func standIn(rejected *model.Policy) *model.Policy {
-	p := &model.Policy{
-		Order: rejected.Order, Selector: rejected.Selector,
-		DoNotTrack: rejected.DoNotTrack, PreDNAT: rejected.PreDNAT && !rejected.DoNotTrack,
-		ApplyOnForward: rejected.ApplyOnForward,
-		InboundRules:   []model.Rule{{Action: model.ActionDeny}},
-		OutboundRules:  []model.Rule{{Action: model.ActionDeny}},
-	}
-	if p.Order != nil && math.IsNaN(*p.Order) {
-		p.Order = nil
-	}
-	for _, t := range rejected.Types {
-		if t == model.PolicyTypeIngress || t == model.PolicyTypeEgress {
-			p.Types = append(p.Types, t)
-		}
-	}
-	return p
 }
 
 // leave ends a policy's use of its selector.
@@ -169,7 +145,7 @@ func (e *Engine) flushPolicies(c *desired.Changes) {
 		case old != nil:
 			p.given = old
 		}
-		if p.stored == nil && p.rejected == nil && p.refs == 0 {
+		if p.stored == nil && p.res == nil && p.refs == 0 {
 			delete(e.policies, p.key)
 		}
 	}
@@ -187,22 +163,17 @@ func (e *Engine) renew(p *policy) (*desired.Policy, []desired.SetID) {
 		return nil, nil
 	}
 	d := &desired.Policy{Key: p.key, Stage: p.stage()}
-	sc := scanner{sets: e.sets, owner: p.key}
-	if p.applies(desired.Ingress) {
-		d.Directions = append(d.Directions, desired.Ingress)
-		d.Ingress = sc.rules(desired.Ingress, p.res.InboundRules)
+	for _, dir := range []desired.Direction{desired.Ingress, desired.Egress} {
+		if p.applies(dir) {
+			d.Directions = append(d.Directions, dir)
+		}
 	}
-	if p.applies(desired.Egress) {
-		d.Directions = append(d.Directions, desired.Egress)
-		d.Egress = sc.rules(desired.Egress, p.res.OutboundRules)
+	t := e.translate(p.key, d.Directions, p.res.InboundRules, p.res.OutboundRules)
+	if t.fault != "" {
+		p.fault = t.fault + "; it denies what it selects"
 	}
-	if sc.err != nil {
-		p.fault = fmt.Sprintf("%v; it denies what it selects", sc.err)
-		e.releaseAll(sc.used)
-		d.Ingress, d.Egress = denyAll(p.key, d.Directions...)
-		return d, nil
-	}
-	return d, sc.used
+	d.Ingress, d.Egress = t.rules[desired.Ingress], t.rules[desired.Egress]
+	return d, t.used
 }
 
 func (e *Engine) releaseAll(ids []desired.SetID) {
@@ -211,16 +182,7 @@ func (e *Engine) releaseAll(ids []desired.SetID) {
 	}
 }
 
-// denyAll are the rules, in the directions asked for, of something that cannot be put in
-// force as written.
-func denyAll(owner model.Key, directions ...desired.Direction) (ingress, egress []desired.Rule) {
-	for _, d := range directions {
-		deny := []desired.Rule{{Origin: desired.Origin{Owner: owner, Direction: d}, Action: desired.Deny}}
-		if d == desired.Ingress {
-			ingress = deny
-		} else {
-			egress = deny
-		}
-	}
-	return ingress, egress
+// denyAll are the rules of a direction of something that cannot be put in force as written.
+func denyAll(owner model.Key, d desired.Direction) []desired.Rule {
+	return []desired.Rule{{Origin: desired.Origin{Owner: owner, Direction: d}, Action: desired.Deny}}
 }

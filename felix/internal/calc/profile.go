@@ -1,7 +1,6 @@
 package calc
 
 import (
-	"fmt"
 	"reflect"
 
 	"calico.internal/felix/internal/desired"
@@ -34,12 +33,20 @@ func (e *Engine) setProfile(k model.ProfileKey, res *model.Profile) {
 	p := e.profile(k.Name)
 	p.res = res
 	e.dirtyProfiles[p] = struct{}{}
+	e.setParent(k.Name, res)
+}
+
+// setParent takes over a profile as a source of labels; nil when there is none.
+func (e *Engine) setParent(name string, res *model.Profile) {
 	for _, x := range []*index{e.local, e.sets.index} {
 		if res == nil {
-			x.deleteParent(k.Name)
+			x.deleteParent(name)
 		} else {
-			x.setParent(k.Name, res.Labels, res.Tags)
+			x.setParent(name, res.Labels, res.Tags)
 		}
+	}
+	if len(e.doubtful) > 0 {
+		e.touchRules()
 	}
 }
 
@@ -74,19 +81,14 @@ func (e *Engine) renewProfile(p *profile) (*desired.Profile, []desired.SetID) {
 	case p.refs == 0:
 		return nil, nil
 	case p.res == nil:
-		d := &desired.Profile{Name: p.name, Missing: true}
-		d.Ingress, d.Egress = denyAll(key, desired.Ingress, desired.Egress)
-		return d, nil
+		return &desired.Profile{
+			Name: p.name, Missing: true,
+			Ingress: denyAll(key, desired.Ingress), Egress: denyAll(key, desired.Egress),
+		}, nil
 	}
-	d := &desired.Profile{Name: p.name}
-	sc := scanner{sets: e.sets, owner: key}
-	d.Ingress = sc.rules(desired.Ingress, p.res.InboundRules)
-	d.Egress = sc.rules(desired.Egress, p.res.OutboundRules)
-	if sc.err != nil {
-		p.fault = fmt.Sprintf("%v; it denies what reaches it", sc.err)
-		e.releaseAll(sc.used)
-		d.Ingress, d.Egress = denyAll(key, desired.Ingress, desired.Egress)
-		return d, nil
+	t := e.translate(key, []desired.Direction{desired.Ingress, desired.Egress}, p.res.InboundRules, p.res.OutboundRules)
+	if t.fault != "" {
+		p.fault = t.fault + "; it denies what reaches it"
 	}
-	return d, sc.used
+	return &desired.Profile{Name: p.name, Ingress: t.rules[desired.Ingress], Egress: t.rules[desired.Egress]}, t.used
 }

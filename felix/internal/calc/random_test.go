@@ -23,6 +23,8 @@ type generator struct {
 	*rand.Rand
 
 	revision int64
+	// rest is what can be read of the last event's value if that is not usable.
+	rest store.Quarantined
 }
 
 func pick[T any](g *generator, from ...T) T { return from[g.IntN(len(from))] }
@@ -142,8 +144,17 @@ func (g *generator) event() store.Event {
 	switch {
 	case g.maybe(25):
 		ev.Value = nil
-	case g.maybe(5):
-		ev.Value, ev.Err = nil, errors.New("cannot be read")
+	case g.maybe(10):
+		g.rest = store.Quarantined{Key: ev.Key, Value: ev.Value, Err: errors.New("cannot be read")}
+		for _, field := range []string{"order", "selector", "labels", "tags", "name", "masquerade", "types"} {
+			if g.maybe(20) {
+				g.rest.Unreadable = append(g.rest.Unreadable, field)
+			}
+		}
+		if g.maybe(30) {
+			g.rest.Value, g.rest.Unreadable = nil, nil
+		}
+		ev.Value, ev.Err = nil, g.rest.Err
 	case g.maybe(3):
 		ev.Err = errors.New("newer version cannot be read")
 	}
@@ -196,8 +207,11 @@ func TestTheOutcomeDoesNotDependOnTheWay(t *testing.T) {
 				ev := g.event()
 				last[ev.Key] = ev
 				delete(quarantine, ev.Key)
-				if ev.Err != nil && ev.Key.Kind() == model.KindPolicy {
-					quarantine[ev.Key] = store.Quarantined{Key: ev.Key, Value: g.policy(), Err: ev.Err}
+				if ev.Err != nil {
+					quarantine[ev.Key] = store.Quarantined{Key: ev.Key, Err: ev.Err}
+					if ev.Value == nil {
+						quarantine[ev.Key] = g.rest
+					}
 				}
 				e.Apply([]store.Event{ev})
 				e.ApplyQuarantine(slices.Collect(maps.Values(quarantine)))
@@ -273,21 +287,27 @@ func checkSets(t testing.TB, e *Engine, m *mirror) {
 }
 
 // plainLabels computes an item's labels in the plain way: tags first, then profile
-// labels from the last profile to the first, then its own.
+// labels from the last profile to the first, then its own. Of a profile that is not usable
+// count those that can be read.
 func plainLabels(e *Engine, it *item) selector.Map {
 	labels := selector.Map{}
 	names := profilesOf(it.res)
-	for _, name := range names {
+	readable := func(name string) *model.Profile {
+		if r, ok := e.rejected[model.ProfileKey{Name: name}].value.(*model.Profile); ok {
+			return r
+		}
 		if p := e.profiles[name]; p != nil && p.res != nil {
-			for _, t := range p.res.Tags {
-				labels[t] = ""
-			}
+			return p.res
+		}
+		return &model.Profile{}
+	}
+	for _, name := range names {
+		for _, t := range readable(name).Tags {
+			labels[t] = ""
 		}
 	}
 	for _, name := range slices.Backward(names) {
-		if p := e.profiles[name]; p != nil && p.res != nil {
-			maps.Copy(labels, p.res.Labels)
-		}
+		maps.Copy(labels, readable(name).Labels)
 	}
 	maps.Copy(labels, labelsOf(it.res))
 	return labels

@@ -10,6 +10,45 @@ import (
 	"calico.internal/libcalico/selector"
 )
 
+// translation is what became of the rules of a policy or profile.
+type translation struct {
+	rules map[desired.Direction][]desired.Rule
+	used  []desired.SetID
+	// fault says why rules that deny stand in the place of those that are stored.
+	fault string
+}
+
+// translate turns rules into rules with set ids, in the directions asked for. When one
+// cannot be translated all is denied; when what one lacks would open something, all of its
+// direction.
+func (e *Engine) translate(owner model.Key, directions []desired.Direction, inbound, outbound []model.Rule) translation {
+	t := translation{rules: map[desired.Direction][]desired.Rule{}}
+	for _, dir := range directions {
+		rules := inbound
+		if dir == desired.Egress {
+			rules = outbound
+		}
+		sc := scanner{sets: e.sets, owner: owner}
+		t.rules[dir] = sc.rules(dir, rules)
+		if sc.err != nil {
+			e.releaseAll(append(t.used, sc.used...))
+			for _, d := range directions {
+				t.rules[d] = denyAll(owner, d)
+			}
+			t.used, t.fault = nil, sc.err.Error()
+			return t
+		}
+		if k := e.opens(t.rules[dir]); k != nil {
+			e.releaseAll(sc.used)
+			t.rules[dir] = denyAll(owner, dir)
+			t.fault = fmt.Sprintf("%s rules may be meant for addresses of %s, which are not known", dir, k)
+			continue
+		}
+		t.used = append(t.used, sc.used...)
+	}
+	return t
+}
+
 // scanner turns the rules of one policy or profile into rules with set ids, and counts
 // the sets that they use. The first fault stops it.
 type scanner struct {
