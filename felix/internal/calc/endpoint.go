@@ -239,9 +239,8 @@ func (e *Engine) tiersOf(ep *endpoint, want func(*policy) bool) []desired.Tier {
 	return tiers
 }
 
-// passes reports whether a tier without a decision goes on to the next.
-//
-// A tier that is not usable does not: it has no entry here.
+// passes reports whether a tier without a decision goes on to the next. One that is not
+// usable does not.
 func (e *Engine) passes(tier string) bool {
 	t := e.tiers[tier]
 	return t != nil && t.DefaultAction == model.TierPass

@@ -12,7 +12,7 @@ import (
 
 // translation is what became of the rules of a policy or profile.
 type translation struct {
-	rules map[desired.Direction][]desired.Rule
+	rules [2][]desired.Rule // by direction
 	used  []desired.SetID
 	// fault says why rules that deny stand in the place of those that are stored.
 	fault string
@@ -22,7 +22,7 @@ type translation struct {
 // cannot be translated all is denied; when what one lacks would open something, all of its
 // direction.
 func (e *Engine) translate(owner model.Key, directions []desired.Direction, inbound, outbound []model.Rule) translation {
-	t := translation{rules: map[desired.Direction][]desired.Rule{}}
+	var t translation
 	for _, dir := range directions {
 		rules := inbound
 		if dir == desired.Egress {

@@ -34,6 +34,9 @@ func (l *loop) work(ctx context.Context) error {
 		}
 		l.state.Dataplane = dp.backend.String()
 		l.takeAddresses(nil)
+		if err := l.adoptMasquerading(ctx); err != nil {
+			return err
+		}
 	}
 	changes := l.engine.Flush()
 	if !changes.IsEmpty() {
@@ -194,6 +197,7 @@ func (l *loop) logPass(ctx context.Context, took time.Duration) (changes int) {
 // look at all objects takes long where there are many.
 func (l *loop) post() {
 	l.state.Connected, l.state.Seen = l.view.Connected(), l.view.Revision()
+	l.state.Degraded = l.notInForce()
 	if l.dp != nil {
 		l.state.Tables = l.dp.statuses()
 		l.lookAtEndpoints()

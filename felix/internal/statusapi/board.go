@@ -28,7 +28,10 @@ type State struct {
 	// Connected says whether the store answers.
 	Connected bool
 	// Fault is why the latest pass failed as a whole; empty when it did not.
-	Fault    string
+	Fault string
+	// Degraded names policies that the store holds and that are not in force; empty when
+	// there are none.
+	Degraded string
 	Tables   []reconcile.Status
 	Problems []Problem
 	// Endpoints are the workload endpoints of this host; NotInForce counts those of which
@@ -50,7 +53,9 @@ func (s *State) Table(name string) reconcile.Status {
 }
 
 // Ready reports whether felix does all of its work.
-func (s *State) Ready() bool { return s.InSync && s.Connected && s.Fault == "" }
+func (s *State) Ready() bool {
+	return s.InSync && s.Connected && s.Fault == "" && s.Degraded == ""
+}
 
 // Problem is an object that is not as wanted.
 type Problem struct{ Object, Reason string }

@@ -153,6 +153,7 @@ func TestReady(t *testing.T) {
 		{State{InSync: true}, false},
 		{State{Connected: true}, false},
 		{State{InSync: true, Connected: true, Fault: "x"}, false},
+		{State{InSync: true, Connected: true, Degraded: "x"}, false},
 	} {
 		if got := c.state.Ready(); got != c.want {
 			t.Errorf("%+v: ready is %v", c.state, got)
