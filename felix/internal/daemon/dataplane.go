@@ -40,6 +40,8 @@ type dataplane struct {
 	// ipv6 says whether IPv6 is handled besides IPv4; families lists what is.
 	ipv6     bool
 	families []rules.Family
+	// lost is why IPv6 is not handled although it should be.
+	lost     string
 	renderer *rules.Renderer
 	trackers map[rules.Family]*rules.Tracker
 	links    *ifmonitor.Links
@@ -60,6 +62,7 @@ type dataplane struct {
 	routes     *reconcile.Table[routes.Key, routes.Route]
 	// held is the tables of chains as they stand in order.
 	held  *heldChains
+	guard *guard
 	order reconcile.Ordered
 
 	gateways    hostGateways
@@ -140,17 +143,21 @@ func (d *dataplane) open(ctx context.Context) error {
 		d.log.Error("connections of addresses that changed hands could not be removed", logattr.Err, err)
 	})
 
+	d.guard = &guard{Target: d.handover, blocked: d.chains.blocked}
+
 	d.sets = reconcile.NewTable(d.ipsets.Sets(), options[string, ipsets.Spec](setsTable, compareStrings))
 	d.members = reconcile.NewTable(d.ipsets.Members(), d.memberOptions())
 	d.addresses = reconcile.NewTable(d.netlink.Addresses(d.gatewayAddresses()), alone(options[routes.AddrKey, struct{}]("gateways", routes.AddrKey.Compare)))
 	d.sysctls = reconcile.NewTable(d.settings, alone(options[sysctls.Key, string]("settings", sysctls.Key.Compare)))
 	d.neighbours = reconcile.NewTable(d.netlink.Neighbours(), alone(options[routes.NeighKey, routes.MAC]("neighbours", routes.NeighKey.Compare)))
-	d.routes = reconcile.NewTable(d.handover, alone(options[routes.Key, routes.Route]("routes", routes.Key.Compare)))
+	d.routes = reconcile.NewTable(d.guard, alone(options[routes.Key, routes.Route]("routes", routes.Key.Compare)))
 	d.held = &heldChains{chains: d.chains}
 	d.order = reconcile.Ordered{
 		d.sets, d.members,
 		reconcile.Step(func(context.Context) error { d.closeBrokenSets(); return nil }),
-		d.held, d.sysctls, d.addresses, d.neighbours, d.routes,
+		d.held,
+		reconcile.Step(func(context.Context) error { d.release(); return nil }),
+		d.sysctls, d.addresses, d.neighbours, d.routes,
 	}
 	return nil
 }
@@ -199,19 +206,47 @@ func (d *dataplane) openChains(ctx context.Context) error {
 	}
 	targets := map[rules.Family]map[rules.Table]*iptables.Target{}
 	for _, f := range d.families {
-		targets[f] = map[rules.Table]*iptables.Target{}
-		for _, t := range rules.Tables {
-			if targets[f][t], err = d.iptables.Target(f, t); err != nil {
-				return fmt.Errorf("IPv%d table %s of iptables cannot be used: %w", f, t, err)
-			}
+		targets[f], err = d.openFamily(f)
+		switch {
+		case err == nil:
+		case f == rules.V6:
+			delete(targets, f)
+			d.loseIPv6(err)
+		default:
+			return err
 		}
 	}
 	d.chains = newChains(targets)
-	err = d.chains.read(ctx)
-	if err != nil {
-		return fmt.Errorf("iptables cannot be used: %w", err)
+	d.chains.read(ctx)
+	if err := d.chains.blocked(rules.V6); err != nil && !iptables.IsBusy(err) {
+		d.chains.drop(rules.V6)
+		d.loseIPv6(err)
 	}
 	return nil
+}
+
+func (d *dataplane) openFamily(f rules.Family) (map[rules.Table]*iptables.Target, error) {
+	out := map[rules.Table]*iptables.Target{}
+	for _, t := range rules.Tables {
+		target, err := d.iptables.Target(f, t)
+		if err != nil {
+			for _, opened := range out {
+				opened.Close()
+			}
+			return nil, fmt.Errorf("table %s: %w", t, err)
+		}
+		out[t] = target
+	}
+	return out, nil
+}
+
+// loseIPv6 goes on with IPv4 alone on a host that cannot filter IPv6. What cannot be filtered
+// is not routed.
+func (d *dataplane) loseIPv6(err error) {
+	d.ipv6, d.families = false, []rules.Family{rules.V4}
+	d.lost = "IPv6 cannot be filtered on this host, so that no endpoint gets IPv6 routes and host endpoints are not guarded for IPv6: " + err.Error() +
+		"; mend that and restart felix, or set IPv6Support to false"
+	d.log.Error("only IPv4 is handled", logattr.Err, err)
 }
 
 // close ends the connections to the kernel and leaves everything that is in it.

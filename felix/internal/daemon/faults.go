@@ -21,7 +21,11 @@ func (d *dataplane) filterFaults() filterFaults {
 	for _, byTable := range d.chains.tables {
 		for t, table := range byTable {
 			for _, failed := range table.Status().Failed {
-				f[rules.ChainID{Table: t, Name: failed.Key}] = failed.Err.Error()
+				// What is missing in nat opens nothing, and a chain that another program keeps
+				// from being deleted decides about nothing.
+				if _, wanted := table.Desired(failed.Key); wanted && t != rules.NAT {
+					f[rules.ChainID{Table: t, Name: failed.Key}] = failed.Err.Error()
+				}
 			}
 		}
 	}

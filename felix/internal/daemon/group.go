@@ -3,11 +3,14 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
 	"calico.internal/felix/internal/iptables"
 	"calico.internal/felix/internal/rules"
+	"calico.internal/felix/internal/statusapi"
 	"calico.internal/libcalico/reconcile"
 )
 
@@ -15,6 +18,10 @@ type chainTable = reconcile.Table[string, iptables.Chain]
 
 // chains are all tables of chains as one [reconcile.Reconciler]. Within a family the
 // tables are written one after the other, in the order in which a packet meets them.
+//
+// A table that fails as a whole holds up no other one. Whether that stops the pass is for
+// verdict to say: while the tables that filter work for one family, the routes of that family
+// go on, and [guard] holds those of the other.
 //
 // The families are written one after the other too, since the kernel takes one write at a
 // time, and an iptables-restore that finds the ruleset changed under it starts again. Only
@@ -26,11 +33,32 @@ type chainTable = reconcile.Table[string, iptables.Chain]
 type chains struct {
 	tables  map[rules.Family]map[rules.Table]*chainTable
 	targets map[rules.Family]map[rules.Table]*iptables.Target
+	// faults are the tables that failed as a whole in the latest try.
+	faults map[rules.Family]map[rules.Table]*tableFault
+	// stuck says that the latest pass failed as a whole.
+	stuck bool
+	// told is what news last compared.
+	told []statusapi.Problem
+}
+
+// tableFault is why a table could not be read or written at all.
+type tableFault struct {
+	err     error
+	tries   int
+	retryAt time.Time
+	// logged says that the error was returned once. What stays so is a problem in the status.
+	logged bool
+	// never says that the table has not been read once: nothing of felix's is in it.
+	never bool
 }
 
 func newChains(targets map[rules.Family]map[rules.Table]*iptables.Target) *chains {
-	c := &chains{targets: targets, tables: map[rules.Family]map[rules.Table]*chainTable{}}
+	c := &chains{
+		targets: targets, tables: map[rules.Family]map[rules.Table]*chainTable{},
+		faults: map[rules.Family]map[rules.Table]*tableFault{},
+	}
 	for f, byTable := range targets {
+		c.faults[f] = map[rules.Table]*tableFault{}
 		c.tables[f] = map[rules.Table]*chainTable{}
 		for t, target := range byTable {
 			c.tables[f][t] = reconcile.NewTable(target, reconcile.Options[string, iptables.Chain]{
@@ -61,7 +89,7 @@ func (c *chains) Name() string { return "chains" }
 func (c *chains) ApplySets(ctx context.Context) error {
 	write := func(f rules.Family) error { return c.applyFamily(ctx, f) }
 	if c.Status().Pending >= manyChains {
-		return c.eachFamily(write)
+		return errors.Join(c.eachFamily(write), c.verdict())
 	}
 	var errs []error
 	for _, f := range rules.Families {
@@ -69,7 +97,7 @@ func (c *chains) ApplySets(ctx context.Context) error {
 			errs = append(errs, write(f))
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.verdict())...)
 }
 
 // manyChains is the number of chains to write from which the families are written at the
@@ -77,13 +105,12 @@ func (c *chains) ApplySets(ctx context.Context) error {
 const manyChains = 200
 
 // read reads the tables, before anything is desired.
-func (c *chains) read(ctx context.Context) error {
-	return c.eachFamily(func(f rules.Family) error {
-		var errs []error
+func (c *chains) read(ctx context.Context) {
+	_ = c.eachFamily(func(f rules.Family) error {
 		for _, t := range rules.Tables {
-			errs = append(errs, c.tables[f][t].ApplySets(ctx))
+			_ = c.try(ctx, f, t, c.tables[f][t].ApplySets)
 		}
-		return errors.Join(errs...)
+		return nil
 	})
 }
 
@@ -108,17 +135,151 @@ func (c *chains) eachFamily(do func(rules.Family) error) error {
 	return errors.Join(errs...)
 }
 
-// applyFamily stops at a table that fails as a whole.
+// applyFamily writes the tables of a family. Its error is about single chains.
 func (c *chains) applyFamily(ctx context.Context, f rules.Family) error {
 	var errs []error
 	for _, t := range rules.Tables {
-		err := c.tables[f][t].Apply(ctx)
-		errs = append(errs, err)
-		if err != nil && !reconcile.IsPartial(err) {
-			break
+		if fault := c.faults[f][t]; fault != nil && !c.stuck && time.Now().Before(fault.retryAt) {
+			continue
+		}
+		errs = append(errs, c.try(ctx, f, t, c.tables[f][t].Apply))
+		if fault := c.faults[f][t]; ctx.Err() != nil || fault != nil && iptables.IsLocked(fault.err) {
+			break // all tables need the lock
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// try notes a failure of a table as a whole; the error is about single chains.
+func (c *chains) try(ctx context.Context, f rules.Family, t rules.Table, apply func(context.Context) error) error {
+	err := apply(ctx)
+	if err == nil || reconcile.IsPartial(err) {
+		delete(c.faults[f], t)
+		return err
+	}
+	fault := c.faults[f][t]
+	if fault == nil {
+		fault = &tableFault{never: c.tables[f][t].Status().Desired == 0}
+		c.faults[f][t] = fault
+	}
+	if fault.err == nil || fault.err.Error() != err.Error() {
+		fault.logged = false
+	}
+	fault.err = err
+	fault.retryAt = time.Now().Add(min(minRetry<<min(fault.tries, 16), maxRetry))
+	fault.tries++
+	return nil
+}
+
+// minRetry is the wait before a table that failed as a whole is tried again.
+const minRetry = 500 * time.Millisecond
+
+// blocked says why a family's packets are not known to be filtered as wanted; nil when they
+// are.
+func (c *chains) blocked(f rules.Family) error {
+	for _, t := range []rules.Table{rules.Raw, rules.Filter} {
+		if fault := c.faults[f][t]; fault != nil {
+			return fault.err
+		}
+	}
+	return nil
+}
+
+// verdict makes an error of the tables that failed as a whole. It stops the pass when no
+// family is filtered, and when another program holds the lock, which soon will be over.
+// Otherwise it is told once and concerns single objects.
+func (c *chains) verdict() error {
+	var all, fresh []error
+	c.stuck = true
+	locked := false
+	for _, f := range rules.Families {
+		if c.tables[f] == nil {
+			continue
+		}
+		c.stuck = c.stuck && c.blocked(f) != nil
+		for _, t := range rules.Tables {
+			fault := c.faults[f][t]
+			if fault == nil {
+				continue
+			}
+			all = append(all, fault.err)
+			locked = locked || iptables.IsLocked(fault.err)
+			if !fault.logged {
+				fresh = append(fresh, fault.err)
+			}
+			fault.logged = true
+		}
+	}
+	c.stuck = c.stuck || locked
+	if c.stuck {
+		return errors.Join(all...)
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	return lesser{errors.Join(fresh...)}
+}
+
+// lesser is an error of whole tables that stops nothing else.
+type lesser struct{ error }
+
+// Is makes the error match [reconcile.ErrPartial].
+func (lesser) Is(target error) bool { return target == reconcile.ErrPartial }
+
+// Unwrap gives the error itself.
+func (l lesser) Unwrap() error { return l.error }
+
+// drop forgets a family.
+func (c *chains) drop(f rules.Family) {
+	for _, target := range c.targets[f] {
+		target.Close()
+	}
+	delete(c.targets, f)
+	delete(c.tables, f)
+	delete(c.faults, f)
+}
+
+// problems tells of tables that are not to be had, and of rules in them at which the tools of
+// others fail.
+func (c *chains) problems() []statusapi.Problem {
+	var out []statusapi.Problem
+	for _, f := range rules.Families {
+		for _, t := range rules.Tables {
+			if fault := c.faults[f][t]; fault != nil && !c.stuck { // of which the state tells
+				out = append(out, statusapi.Problem{Object: chainTableName(f, t), Reason: fault.err.Error() + costs[t]})
+			}
+			if target := c.targets[f][t]; target != nil && target.Native() != "" {
+				out = append(out, statusapi.Problem{Object: chainTableName(f, t), Reason: fmt.Sprintf("another program's rule (%s) is one that only nft understands: "+
+					"felix works beside it, but iptables' own tools, which Docker uses, give this table up; move it to a table of its own, and delete it here with \"nft delete rule %s %s\"",
+					target.Native(), ipNames[f], t)})
+			}
+		}
+	}
+	return out
+}
+
+// costs says what it means that a table is not to be had.
+var costs = map[rules.Table]string{
+	rules.Raw:    "; until it can be written, endpoints get no new routes of this family",
+	rules.Mangle: "; until it can be written, preDNAT policy of host endpoints is not in force for this family",
+	rules.NAT:    "; until it can be written, outgoing NAT and floating addresses are not in force for this family",
+	rules.Filter: "; until it can be written, endpoints get no new routes of this family",
+}
+
+// ipNames are nft's names of the families.
+var ipNames = map[rules.Family]string{rules.V4: "ip", rules.V6: "ip6"}
+
+// news gives the problems that were none at the last call, and says whether any came or went.
+func (c *chains) news() (fresh []statusapi.Problem, changed bool) {
+	now := c.problems()
+	for _, p := range now {
+		if !slices.Contains(c.told, p) {
+			fresh = append(fresh, p)
+		}
+	}
+	changed = len(fresh) > 0 || len(now) != len(c.told)
+	c.told = now
+	return fresh, changed
 }
 
 // ApplyDeletes has nothing left to do after ApplySets.
@@ -152,19 +313,34 @@ func (c *chains) Status() reconcile.Status {
 
 // Outstanding reports whether any table is.
 func (c *chains) Outstanding() bool {
-	for t := range c.all() {
-		if t.Outstanding() {
-			return true
+	for f, byTable := range c.tables {
+		for name, t := range byTable {
+			if fault := c.faults[f][name]; (fault == nil || !fault.never) && t.Outstanding() {
+				return true
+			}
 		}
 	}
 	return false
 }
 
-// NextRetry is the earliest of the tables'.
+// NextRetry is the earliest of the tables'. When the latest pass failed as a whole, the next
+// try of it is for the loop to choose.
 func (c *chains) NextRetry() (at time.Time, ok bool) {
-	for t := range c.all() {
-		if next, has := t.NextRetry(); has && (!ok || next.Before(at)) {
+	earliest := func(next time.Time) {
+		if !ok || next.Before(at) {
 			at, ok = next, true
+		}
+	}
+	for t := range c.all() {
+		if next, has := t.NextRetry(); has {
+			earliest(next)
+		}
+	}
+	for _, byTable := range c.faults {
+		for _, fault := range byTable {
+			if !c.stuck {
+				earliest(fault.retryAt)
+			}
 		}
 	}
 	return at, ok

@@ -90,7 +90,9 @@ type host struct {
 	// etcd is felix's way to the datastore.
 	etcd *nettest.Relay
 	// shims, when not empty, is a directory that felix looks into first for programs.
-	shims  string
+	shims string
+	// bare is set when felix finds no other programs than those.
+	bare   bool
 	felix  *nettest.Process
 	client felixv1.FelixClient
 }
@@ -121,7 +123,10 @@ func (h *host) command(args ...string) *exec.Cmd {
 		"--etcd-endpoints=http://127.0.0.1:2379", "--node-name="+h.Name)
 	cmd := h.Command(context.Background(), binary, args...)
 	cmd.Env = append(os.Environ(), "FELIX_IPTABLESBACKEND="+h.variant)
-	if h.shims != "" {
+	switch {
+	case h.bare:
+		cmd.Env = append(cmd.Env, "PATH="+h.shims)
+	case h.shims != "":
 		cmd.Env = append(cmd.Env, "PATH="+h.shims+":"+os.Getenv("PATH"))
 	}
 	return cmd

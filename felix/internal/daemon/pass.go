@@ -83,6 +83,12 @@ func (l *loop) pass(ctx context.Context) {
 	if ctx.Err() != nil {
 		return
 	}
+	if fresh, changed := l.dp.chains.news(); changed {
+		for _, p := range fresh {
+			l.log.Warn("a table of iptables is not as it should be", "table", p.Object, "why", p.Reason)
+		}
+		l.stale, l.lookAtAll = true, true
+	}
 	whole := err != nil && !reconcile.IsPartial(err)
 	if !whole { // otherwise tables would tell of their last pass
 		if l.logPass(ctx, took) >= manyObjects {
@@ -199,13 +205,23 @@ func (l *loop) post() {
 	l.state.Connected, l.state.Seen = l.view.Connected(), l.view.Revision()
 	l.state.Degraded = l.notInForce()
 	if l.dp != nil {
-		l.state.Tables = l.dp.statuses()
+		tables := l.dp.statuses()
+		l.stale = l.stale || failures(tables) != failures(l.state.Tables)
+		l.state.Tables = tables
 		l.lookAtEndpoints()
 		l.state.NotInForce = len(l.dp.workloads.dirty)
 		l.state.Policies, l.state.Profiles = len(l.dp.policies), len(l.dp.profiles)
 	}
 	next := l.state
 	l.board.Post(&next)
+}
+
+// failures counts the objects that are at fault.
+func failures(tables []reconcile.Status) (n int) {
+	for _, t := range tables {
+		n += len(t.Failed)
+	}
+	return n
 }
 
 // lookAtEndpoints renews the states of the endpoints that may have changed.
@@ -272,6 +288,10 @@ func (l *loop) problems() []statusapi.Problem {
 		for _, f := range t.Failed {
 			out = append(out, statusapi.Problem{Object: t.Name + ": " + f.Key, Reason: f.Err.Error()})
 		}
+	}
+	out = append(out, l.dp.chains.problems()...)
+	if l.dp.lost != "" {
+		out = append(out, statusapi.Problem{Object: "IPv6", Reason: l.dp.lost})
 	}
 	out = append(out, l.dp.unboundHosts()...)
 	return append(out, l.dp.host.problems...)

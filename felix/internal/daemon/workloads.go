@@ -246,6 +246,9 @@ func (w *workloads) why(one *workload, faults filterFaults) string {
 	if why := faults.concerning(w.d, e); why != "" {
 		return why
 	}
+	if why := w.d.unfiltered(e); why != "" {
+		return why
+	}
 	link, exists := w.d.links.ByName(e.Interface)
 	switch {
 	case !exists:

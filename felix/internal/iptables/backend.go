@@ -101,15 +101,15 @@ func backendOf(variant string) (Backend, error) {
 	b := Backend{Variant: variant, programs: map[rules.Family]programs{}}
 	for f, name := range map[rules.Family]string{rules.V4: "iptables-", rules.V6: "ip6tables-"} {
 		p := programs{name + variant + "-save", name + variant + "-restore"}
-		for _, program := range []string{p.saveName, p.restoreName} {
-			if _, err := exec.LookPath(program); err != nil {
-				if f == rules.V6 {
-					continue
-				}
-				return Backend{}, err
-			}
+		_, saveErr := exec.LookPath(p.saveName)
+		_, restoreErr := exec.LookPath(p.restoreName)
+		err := errors.Join(saveErr, restoreErr)
+		switch {
+		case err == nil:
+			b.programs[f] = p
+		case f == rules.V4:
+			return Backend{}, err
 		}
-		b.programs[f] = p
 	}
 	return b, nil
 }

@@ -1,0 +1,280 @@
+package daemon_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"calico.internal/felix/internal/iptables"
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/nettest"
+)
+
+// denying puts a policy in force by which nobody reaches the endpoints of a profile.
+func (w *world) denying(name, profile string) int64 {
+	w.Helper()
+	return w.put(model.NewPolicyKey("", name), &model.Policy{
+		Selector: fmt.Sprintf("has(%s)", profile), Types: []string{model.PolicyTypeIngress},
+		InboundRules: []model.Rule{{Action: model.ActionDeny}},
+	})
+}
+
+// problemOf is the reason of a problem of an object, if there is one.
+func (h *host) problemOf(object string) (reason string, err error) {
+	st, err := h.status()
+	if err != nil {
+		return "", err
+	}
+	for _, p := range st.GetProblems() {
+		if strings.HasPrefix(p.GetObject(), object) {
+			return p.GetReason(), nil
+		}
+	}
+	return "", fmt.Errorf("no problem of %s: %v", object, st.GetProblems())
+}
+
+func (h *host) awaitProblemOf(object, text string) {
+	h.w.Helper()
+	nettest.Eventually(h.w, patience, func() error {
+		reason, err := h.problemOf(object)
+		if err == nil && !strings.Contains(reason, text) {
+			err = fmt.Errorf("the problem of %s is %q", object, reason)
+		}
+		return err
+	})
+}
+
+func (h *host) awaitNoProblems() {
+	h.w.Helper()
+	nettest.Eventually(h.w, patience, func() error {
+		st, err := h.status()
+		if err == nil && len(st.GetProblems()) > 0 {
+			err = fmt.Errorf("problems are %v", st.GetProblems())
+		}
+		return err
+	})
+}
+
+// TestANativeRuleOfAnotherStopsNothing has rules that only nft understands stand in all tables
+// of iptables, while felix runs and when it starts.
+func TestANativeRuleOfAnotherStopsNothing(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.NFT)
+	w.network("net1")
+	w.network("net2")
+	w.network("net3")
+	h.startInSync()
+	a := h.container("aaaa", "net1", "192.168.0.1")
+	b := h.container("bbbb", "net1", "192.168.0.2")
+	c := h.container("cccc", "net2", "192.168.0.3")
+	w.canReach(a, b)
+	chains := map[string]string{"raw": "OUTPUT", "mangle": "POSTROUTING", "nat": "PREROUTING", "filter": "FORWARD"}
+	for _, family := range []string{"ip", "ip6"} {
+		for table, chain := range chains {
+			h.Run("nft", "add", "rule", family, table, chain, "ct", "state", "invalid", "counter")
+		}
+	}
+	for _, object := range []string{"IPv4 chains of raw", "IPv4 chains of nat", "IPv6 chains of mangle", "IPv6 chains of filter"} {
+		h.awaitProblemOf(object, "nft delete rule ip")
+	}
+	h.expectLittleWork(idle, a, b)
+	expect := func(when string, n int) {
+		t.Helper()
+		opened := w.opening()
+		if err := h.wait(a, opened, recovery); err != nil {
+			t.Errorf("%s: %v", when, err)
+		}
+		w.canReach(a, c)
+		if err := h.wait(a, w.denying("no", "net2"), recovery); err != nil {
+			t.Errorf("%s: %v", when, err)
+		}
+		w.cannotReach(a, c)
+		d := h.container(fmt.Sprintf("d%03d", n), "net1", fmt.Sprintf("192.168.0.%d", n))
+		w.canReach(a, d)
+		w.remove(model.NewPolicyKey("", "no"))
+	}
+	expect("while felix runs", 4)
+	h.felix.Kill()
+	h.startInSync()
+	expect("after a restart", 5)
+	h.Run("iptables-nft", "-w", "-I", "FORWARD", "-m", "comment", "--comment", "before the hook", "-j", "RETURN")
+	nettest.Eventually(t, time.Second, func() error {
+		_, list, _ := strings.Cut(h.Run("nft", "list", "chain", "ip", "filter", "FORWARD"), "policy accept;")
+		if first, _, _ := strings.Cut(strings.TrimSpace(list), "\n"); !strings.Contains(first, "cali-FORWARD") {
+			return fmt.Errorf("the first rule is %s", first)
+		}
+		return nil
+	})
+	h.Run("nft", "flush", "ruleset")
+	h.awaitNoProblems()
+	w.cannotReach(c, a)
+}
+
+// TestAChainThatAnotherUsesHoldsUpNothingElse has a rule of somebody else lead to the chain of
+// a policy that is deleted, which only the kernel refuses.
+func TestAChainThatAnotherUsesHoldsUpNothingElse(t *testing.T) {
+	onVariants(t, func(t *testing.T, variant string) {
+		w := newWorld(t, nil)
+		h := w.addHost(0, variant)
+		w.network("net1")
+		w.network("net2")
+		old := model.NewPolicyKey("", "old")
+		w.put(old, &model.Policy{Selector: "has(net1)", Types: []string{model.PolicyTypeIngress}, InboundRules: []model.Rule{{Action: model.ActionAllow}}})
+		h.startInSync()
+		a := h.container("aaaa", "net1", "192.168.0.1")
+		c := h.container("cccc", "net2", "192.168.0.3")
+		w.cannotReach(a, c)
+		h.Run("iptables-"+variant, "-w", "-N", "others")
+		h.Run("iptables-"+variant, "-w", "-A", "others", "-j", "cali-pi-default/old")
+		w.remove(old)
+		opened := w.opening()
+		if err := h.wait(a, opened, recovery); err != nil {
+			t.Error(err)
+		}
+		w.canReach(a, c)
+		h.awaitProblemOf("IPv4 chains of filter: cali-pi-default/old", "")
+		d := h.container("dddd", "net1", "192.168.0.4")
+		w.canReach(a, d)
+		h.Run("iptables-"+variant, "-w", "-F", "others")
+		h.awaitNoProblems()
+	})
+}
+
+// links has felix find no other programs than those of the variant, of one family or both.
+func (h *host) links(names ...string) {
+	h.w.Helper()
+	h.shims, h.bare = h.w.TempDir(), true
+	for _, name := range names {
+		program, err := exec.LookPath(name)
+		if err == nil {
+			err = os.Symlink(program, filepath.Join(h.shims, name))
+		}
+		if err != nil {
+			h.w.Fatal(err)
+		}
+	}
+}
+
+// TestWithoutIP6TablesIPv4Works starts felix where there is no ip6tables.
+func TestWithoutIP6TablesIPv4Works(t *testing.T) {
+	onVariants(t, func(t *testing.T, variant string) {
+		w := newWorld(t, nil)
+		h := w.addHost(0, variant)
+		w.network("net1")
+		w.network("net2")
+		h.links("iptables-"+variant+"-save", "iptables-"+variant+"-restore")
+		h.startInSync()
+		a := h.container("aaaa", "net1", "192.168.0.1")
+		b := h.container("bbbb", "net1", "192.168.0.2")
+		c := h.container("cccc", "net2", "192.168.0.3")
+		if _, err := a.Ping(b.addr, answer); err != nil {
+			t.Error(err)
+		}
+		w.cannotReach(a, c)
+		if got := h.Run("ip", "-6", "route"); strings.Contains(got, "fd00:80::") {
+			t.Errorf("IPv6 is routed and not filtered: %s", got)
+		}
+		h.awaitProblemOf("IPv6", "ip6tables is not installed")
+		only6 := h.attach("eeee", "net1", "192.168.0.5")
+		only6.value.IPv4Nets = nil
+		rev := w.put(only6.key, only6.value)
+		if err := h.wait(only6, rev, time.Second); err == nil || !strings.Contains(err.Error(), "ip6tables is not installed") {
+			t.Errorf("an endpoint with IPv6 alone: %v", err)
+		}
+	})
+}
+
+// refuseTable has iptables-restore refuse one table of IPv6 for as long as a file exists.
+func (h *host) refuseTable(table string) (refuse, allow func()) {
+	h.w.Helper()
+	dir := h.w.TempDir()
+	file, input := filepath.Join(dir, "refuse"), filepath.Join(dir, "input")
+	h.shimRestore(fmt.Sprintf(`t=$(mktemp %s.XXXXXX); cat > $t
+case $0 in *ip6tables*) if [ -e %s ] && grep -q '^\*%s' $t; then echo "can't initialize the table: do you need to insmod?" >&2; exit 3; fi;; esac
+exec < $t; rm $t`, input, file, table))
+	refuse = func() {
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			h.w.Fatal(err)
+		}
+	}
+	return refuse, func() {
+		if err := os.Remove(file); err != nil {
+			h.w.Fatal(err)
+		}
+	}
+}
+
+// TestATableThatCannotBeHadStopsOnlyWhatDependsOnIt has one table of IPv6 refuse everything
+// from the start on.
+func TestATableThatCannotBeHadStopsOnlyWhatDependsOnIt(t *testing.T) {
+	for _, table := range []string{"nat", "mangle"} {
+		t.Run(table, func(t *testing.T) {
+			onVariants(t, func(t *testing.T, variant string) {
+				w := newWorld(t, nil)
+				h := w.addHost(0, variant)
+				w.network("net1")
+				w.network("net2")
+				refuse, allow := h.refuseTable(table)
+				refuse()
+				h.startInSync()
+				a := h.container("aaaa", "net1", "192.168.0.1")
+				b := h.container("bbbb", "net1", "192.168.0.2")
+				c := h.container("cccc", "net2", "192.168.0.3")
+				w.canReach(a, b)
+				w.cannotReach(a, c)
+				h.awaitProblemOf("IPv6 chains of "+table, "not in force for this family")
+				if err := h.wait(c, w.opening(), recovery); err != nil {
+					t.Error(err)
+				}
+				w.canReach(a, c)
+				h.expectLittleWork(idle, a, b)
+				allow()
+				h.awaitNoProblems()
+			})
+		})
+	}
+}
+
+// TestWhatIsNotFilteredIsNotRouted has IPv6's filter table refuse everything for a while.
+func TestWhatIsNotFilteredIsNotRouted(t *testing.T) {
+	onVariants(t, func(t *testing.T, variant string) {
+		w := newWorld(t, nil)
+		h := w.addHost(0, variant)
+		w.network("net1")
+		refuse, allow := h.refuseTable("filter")
+		h.startInSync()
+		a := h.container("aaaa", "net1", "192.168.0.1")
+		b := h.container("bbbb", "net1", "192.168.0.2")
+		refuse()
+		only4 := h.attach("dddd", "net1", "192.168.0.4")
+		only4.value.IPv6Nets = nil
+		if err := h.wait(only4, w.put(only4.key, only4.value), patience); err != nil {
+			t.Errorf("an endpoint with IPv4 alone: %v", err)
+		}
+		both := h.attach("eeee", "net1", "192.168.0.5")
+		rev := w.put(both.key, both.value)
+		if err := h.wait(both, rev, time.Second); err == nil || !strings.Contains(err.Error(), "IPv6 chains of filter") {
+			t.Errorf("an endpoint with IPv6: %v", err)
+		}
+		h.awaitProblemOf("IPv6 chains of filter", "no new routes")
+		if _, err := a.Ping(both.addr, answer); err != nil {
+			t.Errorf("IPv4 of it: %v", err)
+		}
+		if got := h.Run("ip", "-6", "route"); strings.Contains(got, both.addr6.String()) || !strings.Contains(got, b.addr6.String()) {
+			t.Errorf("IPv6 routes are %s", got)
+		}
+		w.canReach(a, b)
+		allow()
+		start := time.Now()
+		if err := h.wait(both, rev, patience); err != nil {
+			t.Error(err)
+		}
+		t.Logf("in force %v after the table can be written", time.Since(start))
+		w.canReach(a, both)
+		h.awaitNoProblems()
+	})
+}
