@@ -140,7 +140,8 @@ func (g *Guard) fence(ctx context.Context) (trust.Verdict, error) {
 }
 
 // Watch is [Client.Watch] of a store that is followed. Of one that is not, a batch with
-// Held says why, and a snapshot follows when it is followed again. A batch that takes
+// Held says why, and a snapshot follows when it is followed again, which is that of a
+// restored store: nobody saw what it lacks deleted. A batch that takes
 // anything away is only passed on when the store, as of that batch or later, is right.
 func (g *Guard) Watch(ctx context.Context, prefixes []string, opts WatchOptions) <-chan Batch {
 	if len(prefixes) == 0 {
@@ -167,6 +168,8 @@ type guardedWatch struct {
 	// Where it does not, they are read again before anything is taken away.
 	inside bool
 	stored trust.Stored
+	// passed says that a snapshot was passed on, interrupted that the store was held since.
+	passed, interrupted bool
 }
 
 func (w *guardedWatch) run(ctx context.Context) {
@@ -175,6 +178,7 @@ func (w *guardedWatch) run(ctx context.Context) {
 	}
 	for ctx.Err() == nil {
 		w.follow(ctx)
+		w.interrupted = w.passed
 		w.hold(ctx)
 	}
 }
@@ -206,6 +210,10 @@ func (w *guardedWatch) pass(ctx context.Context, b Batch) (ok bool) {
 		if !known || v.State == trust.Held {
 			return false
 		}
+	}
+	if b.Snapshot {
+		b.Restored = b.Restored || w.interrupted
+		w.passed, w.interrupted = true, false
 	}
 	return w.send(ctx, b)
 }

@@ -90,6 +90,9 @@ func TestAnEmptiedStoreIsHeld(t *testing.T) {
 			value := fmt.Sprint(i)
 			put(t, raw, readyPath, "true", guidPath, etcdtest.GUID, g.path, value)
 			g.until("the restored value", soon, func() bool { return g.state[g.path] == value && g.last.Held == nil })
+			if g.restored != i+1 {
+				t.Errorf("%d snapshots of a restored store after %d holds", g.restored, i+1)
+			}
 			if _, kept := g.state[g.path+"y"]; kept || g.snapshots == snapshots {
 				t.Errorf("after the hold %v is known, by %d snapshots", g.state, g.snapshots-snapshots)
 			}

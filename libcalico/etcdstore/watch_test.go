@@ -27,7 +27,7 @@ type follower struct {
 	state   map[string]string
 	last    etcdstore.Batch
 	// counts of what came
-	snapshots, changes, losses, holds int
+	snapshots, restored, changes, losses, holds int
 }
 
 func follow(tb testing.TB, c *etcdstore.Client, opts etcdstore.WatchOptions, prefixes ...string) *follower {
@@ -71,6 +71,9 @@ func (f *follower) take(b etcdstore.Batch) {
 		return
 	case b.Snapshot:
 		f.snapshots++
+		if b.Restored {
+			f.restored++
+		}
 		clear(f.state)
 	default:
 		f.changes++

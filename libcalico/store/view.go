@@ -21,6 +21,11 @@ type Options struct {
 	// KeepLastGood makes a resource of a kind that policy reads keep its last usable value
 	// when the stored one has become unusable.
 	KeepLastGood bool
+	// Facts are the kinds that tell what is, such as which containers run, and not what
+	// somebody wants. A store that was restored to an older state lacks some without anybody
+	// having deleted them: the view keeps those, with their last value, until they are there
+	// again, are deleted, or are released.
+	Facts []model.Kind
 }
 
 // Event says that a resource changed.
@@ -43,6 +48,7 @@ type View struct {
 	objects   map[model.Key]*object
 	badPaths  map[string]error
 	bad       map[model.Key][]string // what cannot be read of resources that are not usable
+	kept      map[model.Key]struct{}
 	revision  int64
 	inSync    bool
 	connected bool
@@ -57,6 +63,8 @@ type object struct {
 	// the view holds: the same, or the last good one, or nil.
 	decoded, value model.Resource
 	err            error
+	// kept says that the datastore lacks the resource.
+	kept bool
 }
 
 // part is what is stored at one path of a resource.
@@ -84,6 +92,7 @@ func New(opts Options) *View {
 		objects:  map[model.Key]*object{},
 		badPaths: map[string]error{},
 		bad:      map[model.Key][]string{},
+		kept:     map[model.Key]struct{}{},
 	}
 }
 
@@ -140,7 +149,7 @@ func (v *View) Apply(b Batch) []Event {
 	}
 	changed := map[model.Key]struct{}{}
 	if b.Snapshot {
-		v.dropMissing(b.Puts, changed)
+		v.dropMissing(b.Puts, b.Restored, changed)
 	}
 	for _, path := range b.Deletes {
 		v.deletePart(path, changed)
@@ -153,23 +162,27 @@ func (v *View) Apply(b Batch) []Event {
 	return v.events(changed, b.Revision)
 }
 
-// dropMissing deletes what a snapshot does not hold.
-func (v *View) dropMissing(puts []KV, changed map[model.Key]struct{}) {
-	kept := make(map[string]struct{}, len(puts))
+// dropMissing deletes what a snapshot does not hold, but for what is kept.
+func (v *View) dropMissing(puts []KV, restored bool, changed map[model.Key]struct{}) {
+	held := make(map[string]struct{}, len(puts))
 	for _, kv := range puts {
-		kept[kv.Path] = struct{}{}
+		held[kv.Path] = struct{}{}
 	}
 	for path := range v.badPaths {
-		if _, ok := kept[path]; !ok {
+		if _, ok := held[path]; !ok {
 			delete(v.badPaths, path)
 		}
 	}
+	missing := func(p part) bool { _, ok := held[p.path]; return !ok }
 	for k, o := range v.objects {
+		if restored && v.isFact(k) && o.value != nil && !slices.ContainsFunc(o.parts, func(p part) bool { return !missing(p) }) {
+			v.keep(k, o)
+		}
+		if o.kept {
+			continue
+		}
 		before := len(o.parts)
-		o.parts = slices.DeleteFunc(o.parts, func(p part) bool {
-			_, ok := kept[p.path]
-			return !ok
-		})
+		o.parts = slices.DeleteFunc(o.parts, missing)
 		if len(o.parts) < before {
 			changed[k] = struct{}{}
 		}
@@ -186,6 +199,7 @@ func (v *View) deletePart(path string, changed map[model.Key]struct{}) {
 	if o == nil {
 		return
 	}
+	v.unkeep(k, o)
 	if i := o.part(path); i >= 0 {
 		o.parts = slices.Delete(o.parts, i, i+1)
 		changed[k] = struct{}{}
@@ -208,6 +222,7 @@ func (v *View) putPart(kv KV, changed map[model.Key]struct{}) {
 		o = &object{}
 		v.objects[k] = o
 	}
+	v.unkeep(k, o)
 	p := part{path: kv.Path, value: kv.Value, sum: maphash.Bytes(seed, kv.Value), revision: kv.ModRevision}
 	i := o.part(kv.Path)
 	if i < 0 {

@@ -1,0 +1,47 @@
+package store
+
+import (
+	"slices"
+
+	"calico.internal/libcalico/model"
+)
+
+func (v *View) isFact(k model.Key) bool { return slices.Contains(v.opts.Facts, k.Kind()) }
+
+// keep leaves a resource as it is, although the datastore lacks it.
+func (v *View) keep(k model.Key, o *object) {
+	o.kept = true
+	v.kept[k] = struct{}{}
+}
+
+// unkeep makes a resource follow the datastore again.
+func (v *View) unkeep(k model.Key, o *object) {
+	if o.kept {
+		o.kept = false
+		delete(v.kept, k)
+	}
+}
+
+// Kept lists the facts that the view holds although the datastore lacks them (see
+// [Options]), in the order of their keys.
+func (v *View) Kept() []model.Key {
+	if len(v.kept) == 0 {
+		return nil
+	}
+	return sortKeys(v.kept)
+}
+
+// Release gives up the kept facts for which match says that they are no more, and tells
+// about them as [View.Apply] does.
+func (v *View) Release(match func(model.Key) bool) []Event {
+	released := map[model.Key]struct{}{}
+	for k := range v.kept {
+		if match(k) {
+			o := v.objects[k]
+			v.unkeep(k, o)
+			o.parts = nil
+			released[k] = struct{}{}
+		}
+	}
+	return v.events(released, v.revision)
+}
