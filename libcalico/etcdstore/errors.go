@@ -21,6 +21,8 @@ var (
 	ErrNotFound = errors.New("resource does not exist")
 	// ErrExists says that the resource exists already.
 	ErrExists = errors.New("resource already exists")
+	// ErrUnreadable says that there is a value which cannot be decoded.
+	ErrUnreadable = errors.New("stored value cannot be read")
 	// ErrConflict says that the resource changed since the caller read it.
 	ErrConflict = errors.New("update conflict")
 	// ErrUnavailable says that etcd could not be reached or did not answer. A write may

@@ -44,7 +44,7 @@ func (c *Client) Get(ctx context.Context, k model.Key) (Entry, error) {
 	}
 	r, err := model.Decode(k, stored[0].values())
 	if err != nil {
-		return Entry{}, err
+		return Entry{}, &explained{text: err.Error(), class: ErrUnreadable, causes: []error{err}}
 	}
 	return Entry{Key: k, Value: r, Revision: stored[0].revision()}, nil
 }

@@ -322,6 +322,13 @@ func checkDockerNetwork(f *faults, k DockerNetworkKey, n *DockerNetwork) {
 	}
 }
 
+func checkHistory(f *faults, k HistoryKey, h *History) {
+	f.name("metadata.node", k.Node)
+	if h.Count < 0 {
+		f.add("count", h.Count, "must not be negative")
+	}
+}
+
 func checkLiveness(f *faults, k LivenessKey, _ *Liveness) {
 	f.name("metadata.node", k.Node)
 	f.name("metadata.name", k.Program)

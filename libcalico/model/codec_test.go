@@ -246,6 +246,18 @@ var stored = []struct {
 		map[string]string{"/calico/v1/felixconfigurations/default": `{"uid":"u"}`},
 	},
 	{
+		"a host's account of the history",
+		model.HistoryKey{Node: "n"},
+		&model.History{Count: 12, Restored: 1},
+		map[string]string{"/calico/status/v1/host/n/history": `{"count":12,"restored":1}`},
+	},
+	{
+		"what a host has written back",
+		model.HistoryKey{Node: "n", WrittenBack: true},
+		&model.History{Count: 12},
+		map[string]string{"/calico/status/v1/host/n/written_back": `{"count":12}`},
+	},
+	{
 		"liveness",
 		model.LivenessKey{Node: "n", Program: "felix"},
 		&model.Liveness{Version: "v1", Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Ready: true},

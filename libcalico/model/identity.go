@@ -69,6 +69,9 @@ func (IPAMConfigKey) Kind() Kind { return KindIPAMConfig }
 func (DockerNetworkKey) Kind() Kind { return KindDockerNetwork }
 
 // Kind is the kind of the resource that the key names.
+func (HistoryKey) Kind() Kind { return KindHistory }
+
+// Kind is the kind of the resource that the key names.
 func (LivenessKey) Kind() Kind { return KindLiveness }
 
 // Kind is the kind of the resource that the key names.
@@ -148,6 +151,14 @@ func (k IPAMConfigKey) String() string { return text(k.Kind()) }
 
 // String is the key as messages show it.
 func (k DockerNetworkKey) String() string { return text(k.Kind(), "name", k.Name) }
+
+// String is the key as messages show it.
+func (k HistoryKey) String() string {
+	if k.WrittenBack {
+		return text(k.Kind(), "node", k.Node, "of", "written_back")
+	}
+	return text(k.Kind(), "node", k.Node)
+}
 
 // String is the key as messages show it.
 func (k LivenessKey) String() string { return text(k.Kind(), "node", k.Node, "program", k.Program) }
@@ -240,6 +251,9 @@ func (*IPAMConfig) Kind() Kind { return KindIPAMConfig }
 
 // Kind is the kind of the key that the resource belongs to.
 func (*DockerNetwork) Kind() Kind { return KindDockerNetwork }
+
+// Kind is the kind of the key that the resource belongs to.
+func (*History) Kind() Kind { return KindHistory }
 
 // Kind is the kind of the key that the resource belongs to.
 func (*Liveness) Kind() Kind { return KindLiveness }

@@ -32,6 +32,7 @@ const (
 	KindHandle           Kind = "ipamHandle"
 	KindIPAMConfig       Kind = "ipamConfig"
 	KindDockerNetwork    Kind = "dockerNetwork"
+	KindHistory          Kind = "history"
 	KindLiveness         Kind = "liveness"
 	KindFelixStatus      Kind = "felixStatus"
 	KindEndpointStatus   Kind = "endpointStatus"
@@ -189,6 +190,15 @@ type IPAMConfigKey struct{}
 // Path: /calico/docker/v1/network/<name>.
 type DockerNetworkKey struct {
 	Name string
+}
+
+// HistoryKey is a host's account of the store's history: how far it has counted or, for
+// WrittenBack, the count up to which it has written back what a store that was restored to
+// an older state had lost of it. It has no lease.
+// Paths: /calico/status/v1/host/<node>/{history,written_back}.
+type HistoryKey struct {
+	Node        string
+	WrittenBack bool
 }
 
 // LivenessKey is the leased key by which a program on a node shows that it lives.

@@ -429,6 +429,21 @@ var layouts = []*layout{
 		join:     named(func(name string) DockerNetworkKey { return DockerNetworkKey{name} }),
 		check:    checkDockerNetwork,
 	}.layout(),
+	spec[HistoryKey, History, *History]{
+		kind:     KindHistory,
+		prefixes: []string{PrefixStatus + "host/"},
+		patterns: []string{PrefixStatus + "host/{}/history", PrefixStatus + "host/{}/written_back"},
+		split: func(k HistoryKey) (int, []string) {
+			if k.WrittenBack {
+				return 1, []string{k.Node}
+			}
+			return 0, []string{k.Node}
+		},
+		join: func(alternative int, ids []string) (HistoryKey, bool) {
+			return HistoryKey{Node: ids[0], WrittenBack: alternative == 1}, true
+		},
+		check: checkHistory,
+	}.layout(),
 	spec[LivenessKey, Liveness, *Liveness]{
 		kind:     KindLiveness,
 		prefixes: []string{PrefixStatus + "host/"},

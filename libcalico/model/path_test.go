@@ -139,6 +139,12 @@ var pathsOf = []struct {
 	},
 	{model.HandleKey{ID: "net1 4e5e"}, "ipamHandle(id=net1 4e5e)", []string{"/calico/ipam/v2/handle/net1 4e5e"}},
 	{model.DockerNetworkKey{Name: "net1"}, "dockerNetwork(name=net1)", []string{"/calico/docker/v1/network/net1"}},
+	{model.HistoryKey{Node: "node00"}, "history(node=node00)", []string{"/calico/status/v1/host/node00/history"}},
+	{
+		model.HistoryKey{Node: "node00", WrittenBack: true},
+		"history(node=node00, of=written_back)",
+		[]string{"/calico/status/v1/host/node00/written_back"},
+	},
 	{
 		model.LivenessKey{Node: "node00", Program: "felix"},
 		"liveness(node=node00, program=felix)",
@@ -196,7 +202,7 @@ func TestEveryKindIsInThePathTable(t *testing.T) {
 			t.Errorf("no path of kind %s is tested", kind)
 		}
 	}
-	if len(model.Kinds()) != 24 {
+	if len(model.Kinds()) != 25 {
 		t.Errorf("%d kinds", len(model.Kinds()))
 	}
 }

@@ -320,6 +320,14 @@ type DockerNetwork struct {
 	Scope    string            `json:"scope,omitempty"`
 }
 
+// History is the value of [HistoryKey].
+type History struct {
+	// Count only ever grows: whoever reads a lower one than before has another history.
+	Count int64 `json:"count"`
+	// Restored counts how often the host has found that.
+	Restored int64 `json:"restored,omitempty"`
+}
+
 // Liveness is the value of [LivenessKey].
 type Liveness struct {
 	Version string    `json:"version"`

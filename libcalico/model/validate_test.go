@@ -291,6 +291,7 @@ func TestValidateResources(t *testing.T) {
 		{"block: huge", model.BlockKey{CIDR: prefix("fd00::/64")}, &model.Block{CIDR: prefix("fd00::/64")}, []string{"allocations"}},
 
 		{"network: bad node", model.DockerNetworkKey{Name: "net1"}, &model.DockerNetwork{IDs: map[string]string{"a b": "x"}}, []string{"spec.ids"}},
+		{"history: bad node", model.HistoryKey{Node: "a/b"}, &model.History{Count: -1}, []string{"metadata.node", "count"}},
 		{"liveness: bad program", model.LivenessKey{Node: "n", Program: "a/b"}, &model.Liveness{}, []string{"metadata.name"}},
 		{"endpoint status: unknown", model.EndpointStatusKey{Node: "n"}, &model.EndpointStatus{Status: "fine"}, []string{"status"}},
 	} {

@@ -202,7 +202,7 @@ func (s *Store) deleteScoped(ctx context.Context, node string, still []etcdstore
 	var writes []etcdstore.Write
 	for _, kind := range []model.Kind{
 		model.KindHostEndpoint, model.KindBGPPeer, model.KindFelixConfig, model.KindBGPConfig,
-		model.KindConfiguration, model.KindFelixStatus, model.KindEndpointStatus,
+		model.KindConfiguration, model.KindFelixStatus, model.KindEndpointStatus, model.KindHistory,
 	} {
 		entries, _, bad, err := s.etcd.List(ctx, kind, func(k model.Key) bool { return scopeOf(k) == node })
 		if err != nil {
@@ -249,6 +249,8 @@ func scopeOf(k model.Key) string {
 			return node
 		}
 	case model.FelixStatusKey:
+		return k.Node
+	case model.HistoryKey:
 		return k.Node
 	case model.EndpointStatusKey:
 		return k.Node

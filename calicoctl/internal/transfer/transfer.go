@@ -70,7 +70,7 @@ type Count struct {
 }
 
 // reports are the kinds that running programs write anew by themselves.
-var reports = []model.Kind{model.KindLiveness, model.KindFelixStatus, model.KindEndpointStatus}
+var reports = []model.Kind{model.KindHistory, model.KindLiveness, model.KindFelixStatus, model.KindEndpointStatus}
 
 // Read makes resources of a dump. What is wrong with it is in the plan.
 func Read(d Dump) Plan {

@@ -1,0 +1,190 @@
+package history_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/etcdtest"
+	"calico.internal/libcalico/history"
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/nettest"
+)
+
+func TestMain(m *testing.M) { os.Exit(etcdtest.Main(m)) }
+
+const (
+	node = "node00"
+	soon = 20 * time.Second
+)
+
+func newClient(t *testing.T, s *etcdtest.Server) *etcdstore.Client {
+	t.Helper()
+	c, err := etcdstore.New(etcdstore.Config{Endpoints: s.Endpoints()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// run lets a counter count until the test, or what is returned, ends it.
+func run(t *testing.T, c *history.Counter, gap time.Duration) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- c.Run(ctx, gap, func(error) {}) }()
+	stopped := false
+	stop = func() {
+		if cancel(); !stopped {
+			stopped = true
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+// stored reads the count; negative when there is none that can be read.
+func stored(t *testing.T, c *etcdstore.Client) model.History {
+	t.Helper()
+	e, err := c.Get(context.Background(), model.HistoryKey{Node: node})
+	if err != nil {
+		return model.History{Count: -1}
+	}
+	return *e.Value.(*model.History)
+}
+
+func await(t *testing.T, c *etcdstore.Client, want model.History) {
+	t.Helper()
+	nettest.Eventually(t, soon, func() error {
+		if got := stored(t, c); got != want {
+			return fmt.Errorf("the account is %+v, want %+v", got, want)
+		}
+		return nil
+	})
+}
+
+func wentBack(t *testing.T, c *history.Counter, want bool) {
+	t.Helper()
+	if got, err := c.WentBack(context.Background()); err != nil || got != want {
+		t.Errorf("went back: %v, %v; want %v", got, err, want)
+	}
+}
+
+// put writes an account, as a restored store has it.
+func put(t *testing.T, c *etcdstore.Client, k model.HistoryKey, h model.History) {
+	t.Helper()
+	write, err := etcdstore.PutWrite(k, &h)
+	if err == nil {
+		_, err = c.Commit(context.Background(), write)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestARestoredBackupIsFound(t *testing.T) {
+	s := etcdtest.Start(t)
+	client := newClient(t, s)
+	counting, following := history.New(client, node), history.New(client, node)
+	wentBack(t, following, false) // nothing is known
+	run(t, counting, 50*time.Millisecond)
+	await(t, client, model.History{Count: 1})
+	if err := s.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	counting.Changed()
+	await(t, client, model.History{Count: 2})
+	wentBack(t, counting, false)
+	wentBack(t, following, false)
+	wentBack(t, following, false)
+	if err := errors.Join(s.Rewind(), s.Restart()); err != nil {
+		t.Fatal(err)
+	}
+	wentBack(t, following, true)
+	wentBack(t, counting, true)
+	wentBack(t, counting, true) // as long as it has not counted
+	counting.Restored()
+	await(t, client, model.History{Count: 3, Restored: 1})
+	wentBack(t, counting, false)
+	// One that comes late hears it from the one who counts.
+	wentBack(t, following, true)
+	wentBack(t, following, false)
+}
+
+// A host of which nothing changes writes nothing, so that an idle cluster is idle.
+func TestNothingIsCountedWithoutAChange(t *testing.T) {
+	s := etcdtest.Shared(t)
+	client := newClient(t, s)
+	c := history.New(client, node)
+	run(t, c, 20*time.Millisecond)
+	await(t, client, model.History{Count: 1})
+	before := stored(t, client)
+	end := time.After(500 * time.Millisecond)
+	<-end
+	wentBack(t, c, false)
+	if now := stored(t, client); now != before {
+		t.Errorf("the account was %+v and is %+v", before, now)
+	}
+	for range 5 {
+		c.Changed()
+	}
+	await(t, client, model.History{Count: 2})
+}
+
+// While etcd is away, or its value is damaged, counting goes on as soon as it can.
+func TestCountingSurvives(t *testing.T) {
+	s := etcdtest.Start(t)
+	client := newClient(t, s)
+	s.Stop()
+	c := history.New(client, node)
+	stop := run(t, c, time.Hour)
+	if err := s.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	await(t, client, model.History{Count: 1})
+	stop()
+	if _, err := s.Client(t).Put(context.Background(), model.Paths(model.HistoryKey{Node: node})[0], "{"); err != nil {
+		t.Fatal(err)
+	}
+	wentBack(t, c, true)
+	run(t, c, time.Hour)
+	await(t, client, model.History{Count: 2})
+	// Another felix of the host goes on where the first was.
+	run(t, history.New(client, node), time.Hour)
+	await(t, client, model.History{Count: 3})
+}
+
+// A backup must not say that a host has written back, since after its restoration the host
+// has not.
+func TestAfterWritingBackItIsCountedAgain(t *testing.T) {
+	s := etcdtest.Shared(t)
+	client, ctx := newClient(t, s), context.Background()
+	c := history.New(client, node)
+	run(t, c, 20*time.Millisecond)
+	await(t, client, model.History{Count: 1})
+	if n, err := history.ReadNode(ctx, client, node); err != nil || n.WrittenBack() || n.Exists {
+		t.Errorf("got %+v, %v", n, err)
+	}
+	c.Restored()
+	await(t, client, model.History{Count: 2, Restored: 1})
+	put(t, client, model.HistoryKey{Node: node, WrittenBack: true}, model.History{Count: 1})
+	if err := history.WriteBack(ctx, client, node); err != nil {
+		t.Fatal(err)
+	}
+	await(t, client, model.History{Count: 3, Restored: 1})
+	if n, err := history.ReadNode(ctx, client, node); err != nil || n.WrittenBack() || n.Written != 2 {
+		t.Errorf("got %+v, %v", n, err)
+	}
+	put(t, client, model.HistoryKey{Node: node, WrittenBack: true}, model.History{Count: 3})
+	if n, err := history.ReadNode(ctx, client, node); err != nil || !n.WrittenBack() {
+		t.Errorf("got %+v, %v", n, err)
+	}
+}
