@@ -11,6 +11,8 @@ type Status struct {
 	Name string
 	// Listed says that Actual is known.
 	Listed bool
+	// Lists is how often the target was listed.
+	Lists int
 	// Desired and Actual count objects; Pending counts those that are not as desired.
 	Desired, Actual, Pending int
 	// Failed lists the objects that the target refused, by key.
@@ -52,6 +54,7 @@ func (t *Table[K, V]) Status() Status {
 	s := Status{
 		Name:    t.opts.Name,
 		Listed:  t.listed,
+		Lists:   t.lists,
 		Desired: len(t.desired),
 		Actual:  t.actual(),
 		Pending: t.pending(),

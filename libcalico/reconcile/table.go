@@ -45,6 +45,7 @@ type Table[K comparable, V any] struct {
 	target  Target[K, V]
 	desired map[K]V
 	listed  bool
+	lists   int
 	// differs tells, once listed, what is there of each object that is not as desired, or not
 	// known to be. All other objects are as desired.
 	differs map[K]outside[V]
@@ -265,6 +266,7 @@ func (t *Table[K, V]) list(ctx context.Context) error {
 	if t.listed {
 		return nil
 	}
+	t.lists++
 	actual, err := t.target.List(ctx)
 	if err != nil {
 		return fmt.Errorf("list: %w", err)

@@ -17,19 +17,7 @@ func (d *dataplane) interfacesChanged(e ifmonitor.Event, changed []ifmonitor.Lin
 		due = true
 	}
 	for _, l := range changed {
-		if d.workloads.byIface[l.Name] == nil {
-			continue
-		}
-		if l.Gone || !l.Up {
-			// The kernel took routes and neighbour entries without a word.
-			d.routes.Resync()
-			d.neighbours.Resync()
-		}
-		if l.Gone && len(d.workloads.byIface[l.Name].addresses) > 0 {
-			d.addresses.Resync()
-		}
-		d.workloads.linkChanged(l)
-		due = true
+		due = d.workloads.linkChanged(l) || due
 	}
 	due = d.hostAddrsChanged(e, changed) || due
 	for _, r := range e.Routes {
@@ -53,20 +41,24 @@ func (d *dataplane) resyncRoutes() {
 	d.addresses.Resync()
 }
 
-// routeChanged has the routes read again when one of felix's was deleted or replaced, or
-// somebody put another one on a workload's interface.
+// routeChanged has a route of felix's written again that was deleted or replaced, and the
+// routes read again when somebody put another one on a workload's interface.
 func (d *dataplane) routeChanged(r ifmonitor.Route) bool {
-	want, wanted := d.routes.Desired(routes.Key{Table: routes.MainTable, Prefix: r.Prefix})
+	key := routes.Key{Table: routes.MainTable, Prefix: r.Prefix}
+	want, wanted := d.routes.Desired(key)
 	link, known := d.links.ByIndex(r.Index)
 	mine := wanted && known && link.Name == want.Interface
 	foreign := !r.Gone && known && d.workloads.byIface[link.Name] != nil && !r.Prefix.Addr().IsLinkLocalUnicast() && !r.Prefix.Addr().IsMulticast()
 	switch {
-	case mine && r.Gone, wanted && !mine && !r.Gone, !wanted && foreign:
-		d.log.Debug("route changed", logattr.Prefix, r.Prefix.String())
+	case mine && r.Gone, wanted && !mine && !r.Gone:
+		d.routes.Forget(key)
+	case !wanted && foreign:
 		d.routes.Resync()
-		return true
+	default:
+		return false
 	}
-	return false
+	d.log.Debug("route changed", logattr.Prefix, r.Prefix.String())
+	return true
 }
 
 func (d *dataplane) neighChanged(n ifmonitor.Neigh) bool {
@@ -74,11 +66,12 @@ func (d *dataplane) neighChanged(n ifmonitor.Neigh) bool {
 	if !known {
 		return false
 	}
-	_, wanted := d.neighbours.Desired(routes.NeighKey{Interface: link.Name, Addr: n.Addr})
+	key := routes.NeighKey{Interface: link.Name, Addr: n.Addr}
+	_, wanted := d.neighbours.Desired(key)
 	if !wanted || (!n.Gone && n.Permanent && !d.neighbourDiffers(link.Name, n)) {
 		return false
 	}
-	d.neighbours.Resync()
+	d.neighbours.Forget(key)
 	return true
 }
 
@@ -109,7 +102,7 @@ func (d *dataplane) addrChanged(a ifmonitor.Addr) bool {
 }
 
 // settingChanged looks at the settings of one interface.
-func (d *dataplane) settingChanged(index int) bool {
+func (d *dataplane) settingChanged(index int) (due bool) {
 	wanted := map[sysctls.Key]string{}
 	if index == ifmonitor.AllInterfaces {
 		for _, key := range []sysctls.Key{sysctls.ForwardIPv4, sysctls.ForwardIPv6} {
@@ -124,11 +117,11 @@ func (d *dataplane) settingChanged(index int) bool {
 	}
 	for key, want := range wanted {
 		if have, err := d.settings.Read(key); err == nil && have != want && d.sysctls.InForce(key) {
-			d.sysctls.Resync()
-			return true
+			d.sysctls.Forget(key)
+			due = true
 		}
 	}
-	return false
+	return due
 }
 
 // audit looks cheaply whether others wrote to what does not notify, and has that read

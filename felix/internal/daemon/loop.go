@@ -32,6 +32,8 @@ const (
 	settingsRefresh = 10
 	// drainBatches bounds the batches that are taken in before the kernel is written.
 	drainBatches = 256
+	// drainEvents does the same for events of the host's interfaces.
+	drainEvents = 256
 	// failureDelay is the wait after a pass that failed as a whole, and maxFailureDelay
 	// what it grows to; maxBusyDelay where iptables was only busy.
 	failureDelay    = 100 * time.Millisecond
@@ -88,6 +90,8 @@ type loop struct {
 	refreshed   map[string]time.Time
 	// lookedAtHost is when the host's own settings were last looked at.
 	lookedAtHost time.Time
+	// hostChanged is set when they may be others since.
+	hostChanged bool
 	// trimAt is when memory that a large pass took is given back; zero when none is.
 	trimAt     time.Time
 	wantPass   bool
@@ -146,9 +150,12 @@ func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-cha
 			if !ok {
 				return nil
 			}
-			err = l.takeBatches(b, batches)
+			err = drain(b, batches, drainBatches, l.takeBatch)
 		case e := <-events:
-			l.takeEvent(e)
+			err = drain(e, events, drainEvents, l.takeEvent)
+			if l.hostChanged {
+				l.lookAtHost(time.Now())
+			}
 		case <-l.unlocked:
 			l.awaiting, l.retryAt = false, time.Time{}
 		case now := <-timer.C:
@@ -183,23 +190,24 @@ func (l *loop) hurry() bool {
 	return ok && time.Until(at) < auditInterval
 }
 
-// takeBatches takes over a batch of the store, and those that wait behind it.
-func (l *loop) takeBatches(b store.Batch, more <-chan store.Batch) error {
-	for range drainBatches {
-		if err := l.takeBatch(b); err != nil {
-			return err
+// drain hands first to take, and what waits behind it, up to so many in all.
+func drain[T any](first T, more <-chan T, most int, take func(T) error) error {
+	err := take(first)
+	for range most - 1 {
+		if err != nil {
+			break
 		}
 		select {
 		case next, ok := <-more:
 			if !ok {
 				return nil
 			}
-			b = next
+			err = take(next)
 		default:
 			return nil
 		}
 	}
-	return nil
+	return err
 }
 
 func (l *loop) takeBatch(b store.Batch) error {
@@ -267,23 +275,19 @@ func (l *loop) takeQuarantine(events []store.Event) {
 }
 
 // takeEvent follows the host's interfaces, and has repaired what others changed on them.
-func (l *loop) takeEvent(e ifmonitor.Event) {
+func (l *loop) takeEvent(e ifmonitor.Event) error {
 	changed := l.links.Apply(e)
 	l.haveLinks = l.haveLinks || e.Snapshot
-	if l.dp == nil {
-		return
+	if l.dp != nil {
+		l.wantPass = l.dp.interfacesChanged(e, changed) || l.wantPass
+		l.hostChanged = l.dp.concernsHost(e, changed) || l.hostChanged
 	}
-	if l.dp.interfacesChanged(e, changed) {
-		l.wantPass = true
-	}
-	if l.dp.concernsHost(e, changed) {
-		l.lookAtHost(time.Now())
-	}
+	return nil
 }
 
 // lookAtHost looks at the host's own settings, and at the endpoints again if these changed.
 func (l *loop) lookAtHost(now time.Time) {
-	l.lookedAtHost = now
+	l.lookedAtHost, l.hostChanged = now, false
 	if l.dp.lookAtHost() {
 		l.stale, l.lookAtAll = true, true
 		l.post()

@@ -110,12 +110,16 @@ var figures = func() []figure {
 var objectsDesc = prometheus.NewDesc("felix_kernel_objects",
 	"Number of objects of one kind, by state: desired, actual, pending, failed.", []string{"table", "state"}, nil)
 
+var listsDesc = prometheus.NewDesc("felix_kernel_lists_total",
+	"Number of times that all objects of one kind were read from the kernel.", []string{"table"}, nil)
+
 // Describe lists the figures.
 func (s stateMetrics) Describe(descs chan<- *prometheus.Desc) {
 	for _, f := range figures {
 		descs <- f.desc
 	}
 	descs <- objectsDesc
+	descs <- listsDesc
 }
 
 // Collect gives the figures of the last posted state.
@@ -128,6 +132,7 @@ func (s stateMetrics) Collect(out chan<- prometheus.Metric) {
 		for state, n := range map[string]int{"desired": t.Desired, "actual": t.Actual, "pending": t.Pending, "failed": len(t.Failed)} {
 			out <- prometheus.MustNewConstMetric(objectsDesc, prometheus.GaugeValue, float64(n), t.Name, state)
 		}
+		out <- prometheus.MustNewConstMetric(listsDesc, prometheus.CounterValue, float64(t.Lists), t.Name)
 	}
 }
 

@@ -70,6 +70,15 @@ func (h *host) recordRestores() (taken func() string) {
 // of the kernel since it started.
 func (h *host) changes(table string) (set, deleted int) {
 	h.w.Helper()
+	value := func(change string) int {
+		return h.metric(fmt.Sprintf("felix_kernel_changes_total{change=%q,table=%q} ", change, table))
+	}
+	return value("set"), value("deleted")
+}
+
+// metric is a figure of felix, given with its labels.
+func (h *host) metric(name string) int {
+	h.w.Helper()
 	var conn net.Conn
 	var err error
 	h.Do(func() { conn, err = net.DialTimeout("tcp", "127.0.0.1:9091", answer) })
@@ -84,21 +93,17 @@ func (h *host) changes(table string) (set, deleted int) {
 	if err != nil {
 		h.w.Fatal(err)
 	}
-	value := func(change string) int {
-		prefix := fmt.Sprintf("felix_kernel_changes_total{change=%q,table=%q} ", change, table)
-		for line := range strings.Lines(string(text)) {
-			if v, found := strings.CutPrefix(line, prefix); found {
-				n, err := strconv.Atoi(strings.TrimSpace(v))
-				if err != nil {
-					h.w.Fatal(err)
-				}
-				return n
+	for line := range strings.Lines(string(text)) {
+		if v, found := strings.CutPrefix(line, name); found {
+			n, err := strconv.Atoi(strings.TrimSpace(v))
+			if err != nil {
+				h.w.Fatal(err)
 			}
+			return n
 		}
-		h.w.Fatalf("no %s in\n%s", prefix, text)
-		return 0
 	}
-	return value("set"), value("deleted")
+	h.w.Fatalf("no %s in\n%s", name, text)
+	return 0
 }
 
 // foreignChains lists the chains in input of iptables-restore that none of the given

@@ -166,9 +166,5 @@ func (h *host) foreignRoutes(n int) {
 	for i := range n {
 		fmt.Fprintf(&batch, "route add blackhole 10.%d.%d.0/26 proto 12\n", i/256, i%256)
 	}
-	path := filepath.Join(h.w.TempDir(), "routes")
-	if err := os.WriteFile(path, []byte(batch.String()), 0o600); err != nil {
-		h.w.Fatal(err)
-	}
-	h.Run("ip", "-batch", path)
+	h.ipBatch(1, batch.String()+"# %d")
 }

@@ -104,17 +104,36 @@ func (w *workloads) remove(key model.WorkloadEndpointKey) {
 	w.dirty[key] = struct{}{}
 }
 
-// linkChanged follows the interface of an endpoint.
-func (w *workloads) linkChanged(l ifmonitor.Link) {
+// linkChanged follows the interface of an endpoint, and reports whether it is one.
+func (w *workloads) linkChanged(l ifmonitor.Link) bool {
 	one := w.byIface[l.Name]
 	if one == nil {
-		return
+		return false
 	}
+	w.forget(one, l)
 	w.dirty[one.endpoint.Key.(model.WorkloadEndpointKey)] = struct{}{}
 	if l.Gone {
 		w.leave(one.endpoint, nil)
 	}
 	w.want(one)
+	return true
+}
+
+// forget has written again, if it is still wanted, what the kernel takes along without a
+// word with an interface that goes down or away. Nothing is read for it: a thousand
+// containers may end at once.
+func (w *workloads) forget(one *workload, l ifmonitor.Link) {
+	if l.Up && !l.Gone {
+		return
+	}
+	w.d.routes.Forget(one.routes...)
+	w.d.neighbours.Forget(one.neighbours...)
+	w.d.addresses.Forget(one.addresses...)
+	if l.Gone {
+		for k := range one.settings {
+			w.d.sysctls.Forget(k)
+		}
+	}
 }
 
 // withdraw takes back what is wanted for an endpoint that goes, or becomes next.
