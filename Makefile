@@ -75,7 +75,17 @@ test-unit: ## unit tests with the race detector; no privileges
 .PHONY: test-net
 test-net: ## kernel tests in network namespaces of their own; root
 	@echo "== kernel tests"
-	@$(GO) test -p 1 -timeout 20m $$($(call list_tests,true)) && $(MAKE) --no-print-directory build && $(GO) test -p 1 -timeout 20m ./test/net/...
+	@$(GO) test -p 1 -timeout 20m $$($(call list_tests,true)) && $(MAKE) --no-print-directory build && $(GO) test -p 1 -timeout 20m ./test/net/... ./test/faults/...
+
+.PHONY: test-faults
+test-faults: build ## the tables of test/faults/README.md, each with its result; ROW=n for one row
+	@$(GO) run ./test/cmd/faults $(ROW)
+
+# Long counts: 1,000 starts, 200 kills, a million mutations, ten minutes without etcd.
+.PHONY: test-all
+test-all: export CALICO_TEST_LONG := 1
+test-all: ## make test with the counts that take long
+	@$(MAKE) --no-print-directory test && $(MAKE) --no-print-directory test-faults
 
 .PHONY: test-system
 test-system: images ## the lab and its failures on Docker

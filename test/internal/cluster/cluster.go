@@ -144,6 +144,14 @@ func (c *Cluster) Raw(path, value string) {
 	}
 }
 
+// Unset removes what is at a path.
+func (c *Cluster) Unset(path string) {
+	c.T.Helper()
+	if _, err := c.Etcd.Client(c.T).Delete(c.T.Context(), path); err != nil {
+		c.T.Fatal(err)
+	}
+}
+
 // Block is the block of addresses that an address is of.
 func Block(a netip.Addr) netip.Prefix {
 	bits := 26

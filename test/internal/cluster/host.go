@@ -29,23 +29,46 @@ type Host struct {
 	Relay *nettest.Relay
 	// Variant is that of iptables which felix is told to use; empty means its choice.
 	Variant string
+	// Caps, when not nil, names programs that run with these capabilities alone, separated
+	// by commas.
+	Caps map[string]string
+	// Programs, when not empty, is where programs are that take the place of the built ones.
+	Programs string
 	// Felix, BGPD and Confd are the programs that were started last.
 	Felix, BGPD, Confd *nettest.Process
 
 	cluster *Cluster
 }
 
-// Command is a program of the suite, as it runs on the host.
+// Command is a program of the suite, or of the machine, as it runs on the host.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	cmd := h.Host.Command(ctx, h.cluster.bin(name), args...)
+	cmd := h.Host.Command(ctx, h.program(name), args...)
 	cmd.Dir = h.Dir
 	cmd.Env = append(os.Environ(), "NODENAME="+h.Node, "ETCD_ENDPOINTS=http://"+storeInside,
 		"PATH="+filepath.Join(h.cluster.root, "bin")+":"+os.Getenv("PATH"))
 	return cmd
 }
 
+// program finds a program by its name.
+func (h *Host) program(name string) string {
+	for _, dir := range []string{h.Programs, filepath.Join(h.cluster.root, "bin")} {
+		path := filepath.Join(dir, name)
+		if _, err := os.Stat(path); dir != "" && err == nil {
+			return path
+		}
+	}
+	return name
+}
+
 func (h *Host) start(name string, env []string, args ...string) *nettest.Process {
 	cmd := h.Command(context.Background(), name, args...)
+	if caps, limited := h.Caps[name]; limited {
+		keep := "-all"
+		if caps != "" {
+			keep += ",+" + strings.ReplaceAll(caps, ",", ",+")
+		}
+		cmd = h.Command(context.Background(), "setpriv", append([]string{"--bounding-set", keep, "--inh-caps", "-all", h.program(name)}, args...)...)
+	}
 	cmd.Env = append(cmd.Env, env...)
 	return h.StartCommand(cmd)
 }

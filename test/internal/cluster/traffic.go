@@ -22,6 +22,7 @@ type Stream struct {
 	t    testing.TB
 	name string
 	done chan struct{}
+	once sync.Once
 	over sync.WaitGroup
 
 	mu    sync.Mutex
@@ -42,12 +43,12 @@ func NewStream(t testing.TB, from *nettest.Space, name string, to netip.Addr) *S
 	return s
 }
 
+// Stop ends the sending. Of several streams all are stopped before one is looked at, since
+// that waits for the last answers.
+func (s *Stream) Stop() { s.once.Do(func() { close(s.done) }) }
+
 func (s *Stream) stop() {
-	select {
-	case <-s.done:
-	default:
-		close(s.done)
-	}
+	s.Stop()
 	s.over.Wait()
 }
 
@@ -151,7 +152,7 @@ func (s *Stream) Passed() {
 	}
 }
 
-// Gap ends a stream that may have been without answers for so long at most.
+// GapAtMost ends a stream that may have been without answers for so long at most.
 func (s *Stream) GapAtMost(limit time.Duration) {
 	s.t.Helper()
 	r := s.End()
@@ -210,6 +211,9 @@ func (h *Hold) Await(n int) {
 
 // End fails the test unless all that was allowed passed and nothing that was denied.
 func (h *Hold) End() {
+	for _, s := range append(h.allowed, h.denied...) {
+		s.Stop()
+	}
 	for _, s := range h.allowed {
 		s.t.Helper()
 		s.Passed()

@@ -46,6 +46,15 @@ func (h *Host) Add(name, network string) *Workload {
 // Prepare makes a container and the value of its endpoint, with addresses of its own,
 // without writing the endpoint.
 func (h *Host) Prepare(name, network string) *Workload {
+	h.cluster.T.Helper()
+	w := h.Pair(name, network)
+	w.Enter()
+	return w
+}
+
+// Pair makes a container, the value of its endpoint, and the pair of interfaces, whose far
+// end is still outside of the container: as things are when the plugin waits for felix.
+func (h *Host) Pair(name, network string) *Workload {
 	t := h.cluster.T
 	t.Helper()
 	id := fmt.Sprintf("%s%060d", strings.ToLower(name), 0)
@@ -64,10 +73,42 @@ func (h *Host) Prepare(name, network string) *Workload {
 			w.IP6, w.Value.IPv6Nets = a, append(w.Value.IPv6Nets, own)
 		}
 	}
-	w.Container = h.AddContainer(iface, w.IP, w.IP6)
+	w.Container = h.NewContainer(iface)
+	h.makePair(iface)
+	return w
+}
+
+// makePair makes both ends as the plugin does: up, with the IPv6 gateway's address on the
+// host's.
+func (h *Host) makePair(iface string) {
+	h.cluster.T.Helper()
+	h.Run("ip", "link", "add", iface, "type", "veth", "peer", "name", farEnd(iface), "address", nettest.ContainerMAC)
+	h.Run("ip", "link", "set", iface, "addrgenmode", "none")
+	h.SetSysctl("net/ipv4/neigh/"+iface+"/proxy_delay", "0")
+	h.Run("ip", "addr", "add", "fe80::a9fe:101/64", "dev", iface, "nodad")
+	h.Run("ip", "link", "set", iface, "up")
+	h.Run("ip", "link", "set", farEnd(iface), "up")
+}
+
+// farEnd is the name of the far end of a pair while it is outside of the container.
+func farEnd(iface string) string { return "far" + strings.TrimPrefix(iface, "cali") }
+
+// Enter moves the far end into the container, as the engine does once the plugin has
+// answered. It returns when the kernel has noticed that the host's end has a carrier again:
+// until then it drops what it should send there, which takes less time than an engine needs
+// to start a process.
+func (w *Workload) Enter() {
+	w.Host.cluster.T.Helper()
+	iface := w.Value.Interface
+	w.Attach(iface, farEnd(iface), w.IP, w.IP6)
+	nettest.Eventually(w.Host.cluster.T, Patience, func() error {
+		if link := w.Host.Run("ip", "link", "show", "dev", iface); !strings.Contains(link, "state UP") {
+			return fmt.Errorf("no carrier: %s", link)
+		}
+		return nil
+	})
 	w.ServeUDP(EchoPort)
 	w.ServeTCP(EchoPort)
-	return w
 }
 
 // Put writes the endpoint.
