@@ -111,14 +111,29 @@ func (d *dataplane) heldGateways() (out []statusapi.Problem) {
 	return out
 }
 
+// gatewayFault says why an endpoint's IPv4 gateway does not answer.
+func (d *dataplane) gatewayFault(e *desired.Endpoint) string {
+	if d.host.noARP != "" {
+		return d.host.noARP
+	}
+	gateway := gatewayKey(d.gatewaysOf(e).v4)
+	if _, wanted := d.addresses.Desired(gateway); !wanted {
+		return "" // a network of the host holds it
+	}
+	if why := missing(d.addresses, gateway); why != "" {
+		return "gateway " + gateway.String() + why
+	}
+	return ""
+}
+
 // hostFault says what of the host's settings keeps an endpoint from being in force.
 func (d *dataplane) hostFault(e *desired.Endpoint) string {
 	for _, n := range e.Nets {
 		forward := sysctls.ForwardIPv4
 		if n.Addr().Is6() {
 			forward = sysctls.ForwardIPv6
-		} else if d.host.noARP != "" {
-			return d.host.noARP
+		} else if why := d.gatewayFault(e); why != "" {
+			return why
 		}
 		if _, wanted := d.sysctls.Desired(forward); !wanted {
 			continue // this family is not handled

@@ -83,6 +83,31 @@ func TestGatewaysAnswerWhateverTheHostsARPSettingsAre(t *testing.T) {
 	}
 }
 
+func TestSettingsThatTheKernelDoesNotTellOfAreRepaired(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.NFT)
+	w.network("net1")
+	h.startInSync()
+	a := h.container("aaaa", "net1", "192.168.0.1")
+	b := h.container("bbbb", "net1", "192.168.0.2")
+	// As a file of sysctl.d with a * does it.
+	h.Run("sh", "-c", "cd /proc/sys/net/ipv4; for i in conf/*/arp_ignore; do echo 1 > $i; done; for i in neigh/cali*/proxy_delay; do echo 80 > $i; done")
+	for _, e := range []*endpoint{a, b} {
+		nettest.Eventually(t, patience, func() error {
+			for name, want := range map[string]string{"conf/" + e.value.Interface + "/arp_ignore": "3", "neigh/" + e.value.Interface + "/proxy_delay": "0"} {
+				if got := h.Sysctl("net/ipv4/" + name); got != want {
+					return fmt.Errorf("%s is %s, want %s", name, got, want)
+				}
+			}
+			return nil
+		})
+		e.forgetNeighbours()
+		if _, err := e.Ping(nettest.Gateway, answer); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestAHostThatAnswersNoARPIsNamed(t *testing.T) {
 	w := newWorld(t, nil)
 	h := w.addHost(0, iptables.NFT)

@@ -115,6 +115,29 @@ func (d *dataplane) settingChanged(index int) (due bool) {
 			wanted = one.settings
 		}
 	}
+	return d.differ(wanted)
+}
+
+// sampledInterfaces is how many workloads' interfaces are looked at with the host's
+// settings.
+const sampledInterfaces = 4
+
+// sampleSettings looks at the settings of some interfaces: of those that the kernel does
+// not tell about, a program that changes one mostly changes it on all.
+func (d *dataplane) sampleSettings() (due bool) {
+	left := sampledInterfaces
+	for _, one := range d.workloads.byIface { // which begins anywhere
+		if left == 0 || due {
+			break
+		}
+		left--
+		due = d.differ(one.settings)
+	}
+	return due
+}
+
+// differ has the settings read again when one of those given was changed.
+func (d *dataplane) differ(wanted map[sysctls.Key]string) bool {
 	for key, want := range wanted {
 		if have, err := d.settings.Read(key); err == nil && have != want && d.sysctls.InForce(key) {
 			d.sysctls.Forget(key)

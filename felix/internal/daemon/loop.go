@@ -314,6 +314,7 @@ func (l *loop) tick(now time.Time) {
 	l.wantPass = l.wantPass || len(drifted) > 0 || l.refresh(now)
 	if now.Sub(l.lookedAtHost) >= hostLook {
 		l.lookAtHost(now)
+		l.wantPass = l.dp.sampleSettings() || l.wantPass
 	}
 	if at, ok := l.dp.order.NextRetry(); ok && !now.Before(at) {
 		l.wantPass = true
