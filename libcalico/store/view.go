@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"hash/maphash"
+	"iter"
 	"maps"
 	"reflect"
 	"runtime"
@@ -411,4 +412,15 @@ func sortKeys(set map[model.Key]struct{}) []model.Key {
 		keys[i] = item.key
 	}
 	return keys
+}
+
+// All yields the resources that are in force, in no order.
+func (v *View) All() iter.Seq2[model.Key, model.Resource] {
+	return func(yield func(model.Key, model.Resource) bool) {
+		for k, o := range v.objects {
+			if o.value != nil && !yield(k, o.value) {
+				return
+			}
+		}
+	}
 }

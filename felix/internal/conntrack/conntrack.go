@@ -19,6 +19,9 @@ import (
 	"calico.internal/felix/internal/nlconn"
 )
 
+// getStats is a message that package nl does not name, IPCTNL_MSG_CT_GET_STATS.
+const getStats = 5
+
 // Attributes of connection messages that package nl does not name.
 const (
 	ctaFilter           = 25 // CTA_FILTER
@@ -43,11 +46,17 @@ type Cleaner struct {
 	scanWorth int
 }
 
-// Open connects to the kernel in the network namespace of the calling thread.
+// Open connects to the kernel in the network namespace of the calling thread. The error
+// says what the kernel lacks.
 func Open() (*Cleaner, error) {
 	conn, err := nlconn.Dial(unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, err
+	}
+	stats := nlconn.Request{Type: unix.NFNL_SUBSYS_CTNETLINK<<8 | getStats, Flags: unix.NLM_F_ACK, Body: nlconn.Netfilter(unix.AF_UNSPEC)}
+	if err := conn.Do(stats, nil); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("the kernel does not tell of connections (module nf_conntrack_netlink): %w", err)
 	}
 	return &Cleaner{conn: conn, scanWorth: scanWorth}, nil
 }

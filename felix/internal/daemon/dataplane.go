@@ -139,10 +139,7 @@ func (d *dataplane) open(ctx context.Context) error {
 	d.settings = sysctls.New(sysctls.Root, sysctls.Host{Own: d.isOwn, Raised: func(ifaces []string) {
 		d.log.Info("IPv6 is forwarded from now on; the host keeps the routes that routers advertise to it, by accept_ra=2", "interfaces", strings.Join(ifaces, ","))
 	}})
-	d.handover = newHandover(d.netlink.Routes(), conns, func(err error) {
-		d.log.Error("connections of addresses that changed hands could not be removed", logattr.Err, err)
-	})
-
+	d.handover = newHandover(d.netlink.Routes(), conns)
 	d.guard = &guard{Target: d.handover, blocked: d.chains.blocked}
 
 	d.sets = reconcile.NewTable(d.ipsets.Sets(), options[string, ipsets.Spec](setsTable, compareStrings))

@@ -3,8 +3,8 @@ package daemon
 import (
 	"context"
 	"log/slog"
-	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -183,7 +183,10 @@ func (l *loop) hurry() bool {
 	if l.dp == nil {
 		return false
 	}
-	if l.stale || l.failures > 0 || len(l.dp.handover.leaving) > 0 {
+	if l.stale || l.failures > 0 {
+		return true
+	}
+	if at, ok := l.dp.handover.sweepAt(); ok && time.Until(at) < auditInterval {
 		return true
 	}
 	at, ok := l.dp.order.NextRetry()
@@ -252,11 +255,28 @@ func (l *loop) takeAddresses(events []store.Event) {
 		}
 	}
 	if l.dp != nil {
-		maps.Copy(l.dp.handover.suspect, l.owners)
+		for a := range l.owners {
+			l.dp.handover.owned(a)
+		}
 		l.owners = map[netip.Addr]struct{}{}
 		if l.gateways.takeChanged() {
 			l.dp.setGateways(l.gateways.byKey)
 			l.wantPass = true
+		}
+	}
+}
+
+// addresses yields the addresses of all endpoints of all hosts.
+func (l *loop) addresses(yield func(netip.Addr) bool) {
+	for _, r := range l.view.All() {
+		e, ok := r.(*model.WorkloadEndpoint)
+		if !ok {
+			continue
+		}
+		for _, n := range slices.Concat(e.IPv4Nets, e.IPv6Nets) {
+			if !yield(n.Addr()) {
+				return
+			}
 		}
 	}
 }
@@ -299,7 +319,8 @@ func (l *loop) tick(now time.Time) {
 	if l.dp == nil {
 		return
 	}
-	l.dp.handover.sweep()
+	l.stale = l.dp.handover.sweep(now) || l.stale
+	l.dp.handover.forget(l.addresses)
 	withSets := now.Sub(l.setsAudited) > auditInterval/2
 	if withSets {
 		l.setsAudited = now

@@ -294,5 +294,6 @@ func (l *loop) problems() []statusapi.Problem {
 		out = append(out, statusapi.Problem{Object: "IPv6", Reason: l.dp.lost})
 	}
 	out = append(out, l.dp.unboundHosts()...)
+	out = append(out, l.dp.handover.problems()...)
 	return append(out, l.dp.host.problems...)
 }
