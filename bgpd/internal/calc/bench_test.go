@@ -27,7 +27,7 @@ func bigEngine(b *testing.B, nodes int) (*Engine, time.Time) {
 	e.SetInSync()
 	for i := 1; i < nodes; i++ {
 		e.OnResource(model.NodeKey{Name: fmt.Sprint("n", i)}, &model.Node{IPv4: addr(i)})
-		e.SetHop(addr(i), Resolution{Hop: Hop{Gateway: addr(i), Link: 2}})
+		e.SetHop(addr(i), Resolution{Hops: []Hop{{Gateway: addr(i), Link: 2}}})
 		e.PeerUp(addr(i))
 	}
 	for i := range 10000 {

@@ -36,37 +36,50 @@ func (e *Engine) desiredPeers() map[netip.Addr]Peer {
 }
 
 // desiredAdverts is this host's own confirmed blocks, each as a whole, and the addresses
-// that its containers have from blocks of others.
+// that its containers have from elsewhere. As long as etcd has not been heard, the
+// kernel's routes to containers tell which those are.
 func (e *Engine) desiredAdverts() map[netip.Prefix]Advert {
 	out := map[netip.Prefix]Advert{}
 	for p := range e.ownBlocks() {
-		if e.exportable(p) && e.confirmed(p) {
+		if e.holds(p) && e.exportable(p) && e.confirmed(p) {
+			out[p] = Advert{}
+		}
+	}
+	add := func(p netip.Prefix) {
+		if e.borrowed(p) {
 			out[p] = Advert{}
 		}
 	}
 	for _, nets := range e.endpoints {
 		for _, p := range nets {
-			if e.borrowed(p) {
-				out[p] = Advert{}
-			}
+			add(p)
+		}
+	}
+	if e.inSync {
+		return out
+	}
+	for p, container := range e.hostRoutes {
+		if container {
+			add(p)
 		}
 	}
 	return out
 }
 
-// ownBlocks are the blocks that this host has, in whatever state. As long as etcd has
-// not been heard, the blackholes that stood in the kernel tell.
-func (e *Engine) ownBlocks() map[netip.Prefix]struct{} {
+// ownBlocks are the blocks that this host has, in whatever state, each with the reason why
+// it cannot be routed, if there is one. As long as etcd has not been heard, the blackholes
+// that stood in the kernel tell.
+func (e *Engine) ownBlocks() map[netip.Prefix]string {
 	if e.own != nil {
 		return e.own
 	}
-	out := map[netip.Prefix]struct{}{}
+	out := map[netip.Prefix]string{}
 	for p := range e.blocks[e.cfg.Node] {
-		out[p] = struct{}{}
+		out[p] = e.harms(p)
 	}
 	for p, r := range e.adopted {
 		if r.Type == Blackhole {
-			out[p] = struct{}{}
+			out[p] = e.harms(p)
 		}
 	}
 	e.own = out
@@ -83,6 +96,12 @@ func (e *Engine) confirmed(p netip.Prefix) bool {
 	return !ok || state == model.AffinityConfirmed
 }
 
+// holds reports whether an own block gets a blackhole, and an advert as a whole: not one
+// that would do harm, and not a single address, whose route is its container's.
+func (e *Engine) holds(block netip.Prefix) bool {
+	return !block.IsSingleIP() && e.ownBlocks()[block] == ""
+}
+
 // insideOwn finds an own block that p is a part of.
 func (e *Engine) insideOwn(p netip.Prefix) (netip.Prefix, bool) {
 	for own := range e.ownBlocks() {
@@ -93,11 +112,13 @@ func (e *Engine) insideOwn(p netip.Prefix) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
-// exportable reports whether p lies in a pool that is enabled and may be exported, and
-// this host has an address that others can reach it by.
+// exportable reports whether p may be advertised: its pool, if there is one, does not
+// forbid it, and this host has an address that others can reach it by. A pool that is
+// disabled gives no new addresses; what has one stays reachable, also after the pool is
+// gone.
 func (e *Engine) exportable(p netip.Prefix) bool {
 	pool, ok := e.poolOf(p)
-	return ok && !pool.Disabled && pool.Export && e.cfg.ListenOf(p.Addr()).IsValid()
+	return (!ok || pool.Export) && e.cfg.ListenOf(p.Addr()).IsValid()
 }
 
 // poolOf finds the pool that p is a part of; of nested ones the narrowest.
@@ -112,27 +133,25 @@ func (e *Engine) poolOf(p netip.Prefix) (config.Pool, bool) {
 	return found, found.CIDR.IsValid()
 }
 
-// borrowed reports whether p is a single address that needs a route of its own: it is in
-// no block of this host, and the container's route stands.
+// borrowed reports whether p is a single address of a pool that needs a route of its
+// own: it is in no block that this host advertises, and the container's route stands.
 func (e *Engine) borrowed(p netip.Prefix) bool {
-	if _, stands := e.hostRoutes[p]; !stands || !p.IsSingleIP() || !e.exportable(p) {
+	_, inPool := e.poolOf(p)
+	if _, stands := e.hostRoutes[p]; !stands || !inPool || !p.IsSingleIP() || !e.exportable(p) {
 		return false
 	}
-	_, inside := e.insideOwn(p)
-	return !inside && !e.isOwn(p)
+	own, inside := e.insideOwn(p)
+	return !inside || !e.holds(own)
 }
 
 // desiredRoute is what the kernel should have for a prefix: nil, and why, when nothing.
 func (e *Engine) desiredRoute(p netip.Prefix) (*Route, string) {
 	if e.isOwn(p) {
-		return &Route{Type: Blackhole}, ""
+		return e.ownRoute(p)
 	}
 	entries := e.rib.prefixes[p]
 	if len(entries) == 0 {
-		if r, ok := e.adopted[p]; ok {
-			return &r, ""
-		}
-		return nil, "no peer advertises it"
+		return e.adoptedRoute(p)
 	}
 	if why := e.refuse(p); why != "" {
 		return nil, why
@@ -141,62 +160,39 @@ func (e *Engine) desiredRoute(p netip.Prefix) (*Route, string) {
 	if len(candidates) == 0 {
 		return nil, why
 	}
-	return &Route{Hops: e.hopsTo(p, best(candidates))}, ""
+	return &Route{Hops: e.hopsTo(e.oneNode(best(candidates))...)}, ""
 }
 
-// refuse says why no path to a prefix may be used.
-func (e *Engine) refuse(p netip.Prefix) string {
-	if _, ok := e.hostRoutes[p]; ok {
-		return "a local route to it stands"
+func (e *Engine) ownRoute(p netip.Prefix) (*Route, string) {
+	if why := e.ownBlocks()[p]; why != "" {
+		return nil, why
 	}
-	if p.Bits() == 0 && !e.cfg.Import.DefaultRoute {
-		return "default routes are not imported (import.default_route)"
+	if p.IsSingleIP() {
+		return nil, "it is a block of one address, whose route is its container's"
 	}
-	if own, inside := e.insideOwn(p); inside && !p.IsSingleIP() {
-		return fmt.Sprintf("it is a part of the own block %s", own)
-	}
-	if a, covers := e.covers(p); covers && p.Bits() > 0 && !e.cfg.Import.CoveringNodes {
-		return fmt.Sprintf("it covers the node or peer address %s (import.covering_nodes)", a)
-	}
-	return ""
+	return &Route{Type: Blackhole}, ""
 }
 
-// guard collects the addresses that a learned route must not cover: a peer that sent
-// such a route by mistake would cut this host off from others.
-func (e *Engine) guard() {
-	if e.guarded != nil {
-		return
+func (e *Engine) adoptedRoute(p netip.Prefix) (*Route, string) {
+	r, ok := e.adopted[p]
+	if !ok {
+		return nil, "no peer advertises it"
 	}
-	e.guarded = append([]netip.Addr{}, e.cfg.Listen...)
-	for _, p := range e.cfg.Peers {
-		e.guarded = append(e.guarded, p.Address)
+	if n, inside := e.inNetwork(p); inside {
+		return nil, fmt.Sprintf("it lies in the network %s of this host", n)
 	}
-	for _, addrs := range e.nodes {
-		e.guarded = append(e.guarded, addrs...)
-	}
-	slices.SortFunc(e.guarded, netip.Addr.Compare)
-	e.guarded = slices.Compact(e.guarded)
-}
-
-// covers finds an address of a node or peer inside p.
-func (e *Engine) covers(p netip.Prefix) (netip.Addr, bool) {
-	e.guard()
-	i, _ := slices.BinarySearchFunc(e.guarded, p.Addr(), netip.Addr.Compare)
-	if i < len(e.guarded) && p.Contains(e.guarded[i]) {
-		return e.guarded[i], true
-	}
-	return netip.Addr{}, false
+	return &r, ""
 }
 
 // candidates are the paths whose next hop can be reached, and why there is none.
 func (e *Engine) candidates(p netip.Prefix, entries []entry) (out []candidate, why string) {
 	for _, en := range entries {
 		next := en.path.NextHop
-		if w := e.unusable(p, next); w != "" {
+		if w := e.unusable(next); w != "" {
 			why = w
 			continue
 		}
-		out = append(out, candidate{Path: en.path, owner: e.owns(next, p), held: en.stale})
+		out = append(out, candidate{Path: en.path, owner: e.owns(next, p), held: en.stale, inForce: e.inForce(p, next)})
 	}
 	return out, why
 }
@@ -208,14 +204,11 @@ func (e *Engine) owns(next netip.Addr, p netip.Prefix) bool {
 }
 
 // unusable says why a next hop does not serve.
-func (e *Engine) unusable(p netip.Prefix, next netip.Addr) string {
+func (e *Engine) unusable(next netip.Addr) string {
 	if slices.Contains(e.cfg.Listen, next) {
 		return fmt.Sprintf("its next hop %s is this host itself", next)
 	}
 	r, known := e.hops[next]
-	if e.tunnelled(p, next) {
-		r, known = e.tunnel, true
-	}
 	switch {
 	case !known:
 		return fmt.Sprintf("its next hop %s is not resolved yet", next)
@@ -225,24 +218,31 @@ func (e *Engine) unusable(p netip.Prefix, next netip.Addr) string {
 	return ""
 }
 
-// tunnelled reports whether packets to p travel to next inside IP-in-IP.
-func (e *Engine) tunnelled(p netip.Prefix, next netip.Addr) bool {
-	pool, ok := e.poolOf(p)
-	if !ok || pool.IPIP == config.IPIPOff {
-		return false
-	}
-	near := slices.ContainsFunc(e.cfg.Networks, func(n netip.Prefix) bool { return n.Contains(next) })
-	return pool.IPIP == config.IPIPAlways || !near
+// inForce reports whether the route to p leads to the node at next now. Of two nodes that
+// claim one prefix the new one must not take it from the other.
+func (e *Engine) inForce(p netip.Prefix, next netip.Addr) bool {
+	r, routed := e.routes[p]
+	_, isNode := e.node(next)
+	return routed && isNode && r.Equal(Route{Hops: e.hopsTo(next)})
+}
+
+// oneNode leaves only one of several nodes: what a node advertises is its own, and two of
+// them cannot share it as two routers can.
+func (e *Engine) oneNode(nexts []netip.Addr) []netip.Addr {
+	found := false
+	return slices.DeleteFunc(nexts, func(next netip.Addr) bool {
+		_, isNode := e.node(next)
+		surplus := isNode && found
+		found = found || isNode
+		return surplus
+	})
 }
 
 // hopsTo turns next hops into ways; two next hops behind one router are one way.
-func (e *Engine) hopsTo(p netip.Prefix, nexts []netip.Addr) []Hop {
-	hops := make([]Hop, len(nexts))
-	for i, next := range nexts {
-		hops[i] = e.hops[next].Hop
-		if e.tunnelled(p, next) {
-			hops[i] = Hop{Gateway: next, Link: e.tunnel.Hop.Link, OnLink: true}
-		}
+func (e *Engine) hopsTo(nexts ...netip.Addr) []Hop {
+	var hops []Hop
+	for _, next := range nexts {
+		hops = append(hops, e.hops[next].Hops...)
 	}
 	slices.SortFunc(hops, CompareHops)
 	return slices.Compact(hops)
@@ -269,9 +269,15 @@ func (e *Engine) isBlock(p netip.Prefix) bool {
 
 // dispute notes whether several nodes advertise a block.
 func (e *Engine) dispute(p netip.Prefix) {
-	entries := e.rib.prefixes[p]
-	different := func(en entry) bool { return en.path.NextHop != entries[0].path.NextHop }
-	if e.isBlock(p) && slices.ContainsFunc(entries, different) {
+	first := ""
+	other := func(en entry) bool {
+		name, isNode := e.node(en.path.NextHop)
+		if isNode && first == "" {
+			first = name
+		}
+		return isNode && name != first
+	}
+	if !p.IsSingleIP() && slices.ContainsFunc(e.rib.prefixes[p], other) {
 		e.disputed[p] = struct{}{}
 	} else {
 		delete(e.disputed, p)
@@ -288,6 +294,9 @@ func (e *Engine) Routes() []RouteInfo {
 		prefixes[p] = struct{}{}
 	}
 	for p := range e.adverts {
+		prefixes[p] = struct{}{}
+	}
+	for p := range e.ownBlocks() {
 		prefixes[p] = struct{}{}
 	}
 	out := make([]RouteInfo, 0, len(prefixes))

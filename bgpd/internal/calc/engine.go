@@ -18,11 +18,11 @@ type Engine struct {
 	// inSync says that etcd's resources are all there, but for others' blocks.
 	inSync bool
 	// blocks has the blocks of this host and of those in known, with the states of their
-	// affinities. own are the blocks of this host; nil means that they must be collected
-	// again.
+	// affinities. own are the blocks of this host, with why one cannot be routed; nil means
+	// that they must be collected again.
 	blocks map[string]map[netip.Prefix]string
 	known  map[string]bool
-	own    map[netip.Prefix]struct{}
+	own    map[netip.Prefix]string
 	// nodes has the addresses of every host, nodeOf is the inverse; nil means that it must
 	// be made again.
 	nodes  map[string][]netip.Addr
@@ -30,14 +30,13 @@ type Engine struct {
 	// endpoints has the addresses of this host's containers, floating ones included.
 	endpoints map[model.WorkloadEndpointKey][]netip.Prefix
 	// hostRoutes are the single addresses to which the kernel has a route of somebody
-	// else's, felix's above all.
-	hostRoutes map[netip.Prefix]struct{}
+	// else's, felix's above all; true for those that lead to a container.
+	hostRoutes map[netip.Prefix]bool
 	// adopted is what the kernel had of ours when we started and no peer has spoken of
 	// since. It stays until adoptedUntil at most.
 	adopted      map[netip.Prefix]Route
 	adoptedUntil time.Time
 	hops         map[netip.Addr]Resolution
-	tunnel       Resolution
 	rib          *rib
 
 	// dirty are prefixes whose route must be worked out again; the flags say the same of
@@ -47,9 +46,11 @@ type Engine struct {
 	recheck                  bool
 	// disputed are blocks that several nodes advertise.
 	disputed map[netip.Prefix]struct{}
-	// guarded is every address that no learned prefix may cover, sorted; nil means that
-	// they must be collected again.
-	guarded []netip.Addr
+	// around and etcd must stay reachable. guards are all addresses that must, sorted; nil
+	// means that they must be collected again.
+	around Surroundings
+	etcd   []netip.Addr
+	guards []guarded
 
 	peers   map[netip.Addr]Peer
 	adverts map[netip.Prefix]Advert
@@ -64,10 +65,9 @@ func New() *Engine {
 		disputed:   map[netip.Prefix]struct{}{},
 		nodes:      map[string][]netip.Addr{},
 		endpoints:  map[model.WorkloadEndpointKey][]netip.Prefix{},
-		hostRoutes: map[netip.Prefix]struct{}{},
+		hostRoutes: map[netip.Prefix]bool{},
 		adopted:    map[netip.Prefix]Route{},
 		hops:       map[netip.Addr]Resolution{},
-		tunnel:     Resolution{Why: "no tunnel device"},
 		dirty:      map[netip.Prefix]struct{}{},
 		peers:      map[netip.Addr]Peer{},
 		adverts:    map[netip.Prefix]Advert{},
@@ -108,7 +108,7 @@ func (e *Engine) touchAll() {
 // forgotten.
 func (e *Engine) SetConfig(c config.Config) {
 	e.cfg = c
-	e.own, e.guarded = nil, nil
+	e.own, e.guards = nil, nil
 	e.peersDirty, e.advertsDirty = true, true
 	for _, p := range e.cfg.Peers {
 		if e.wanted(p) {
@@ -140,7 +140,7 @@ func (e *Engine) SetInSync() {
 	if e.inSync {
 		return
 	}
-	e.inSync, e.recheck = true, true
+	e.inSync, e.recheck, e.advertsDirty = true, true, true
 	e.touchAll()
 }
 
@@ -201,7 +201,10 @@ func (e *Engine) onNode(k model.NodeKey, n *model.Node) {
 		delete(e.nodes, k.Name)
 	}
 	e.recheck = true
-	e.guarded, e.nodeOf = nil, nil
+	e.guards, e.nodeOf = nil, nil
+	for _, a := range slices.Concat(old, addrs) {
+		e.touchOwn(a)
+	}
 	for p := range e.rib.prefixes {
 		if _, holds := e.blocks[k.Name][p]; holds || slices.ContainsFunc(slices.Concat(old, addrs), p.Contains) {
 			e.touch(p)
@@ -286,25 +289,34 @@ func (e *Engine) Adopt(routes map[netip.Prefix]Route, until time.Time) {
 	e.touchAll()
 }
 
-// SetHostRoute tells whether the kernel has somebody else's route to a single address.
-func (e *Engine) SetHostRoute(p netip.Prefix, present bool) {
-	if _, had := e.hostRoutes[p]; had == present {
+// KeepAdopted has what was adopted stay until the given time at most: nobody can speak of
+// it as long as BGP does not run.
+func (e *Engine) KeepAdopted(until time.Time) { e.adoptedUntil = until }
+
+// SetHostRoute tells whether the kernel has somebody else's route to a single address,
+// and whether it leads to a container.
+func (e *Engine) SetHostRoute(p netip.Prefix, present, container bool) {
+	was, had := e.hostRoutes[p]
+	if had == present && was == (present && container) {
 		return
 	}
 	e.advertsDirty = true
 	if present {
-		e.hostRoutes[p] = struct{}{}
+		e.hostRoutes[p] = container
 	} else {
 		delete(e.hostRoutes, p)
 	}
 	if _, heard := e.rib.prefixes[p]; heard {
 		e.touch(p)
 	}
+	if had != present && len(e.covered(p)) > 0 {
+		e.touchOwn(p.Addr())
+	}
 }
 
 // SetHop tells how the kernel reaches a next hop.
 func (e *Engine) SetHop(next netip.Addr, r Resolution) {
-	if e.hops[next] == r {
+	if old, known := e.hops[next]; known && old.Equal(r) {
 		return
 	}
 	e.hops[next] = r
@@ -313,11 +325,14 @@ func (e *Engine) SetHop(next netip.Addr, r Resolution) {
 	}
 }
 
-// SetTunnel tells which link is the IP-in-IP tunnel; Gateway is ignored.
-func (e *Engine) SetTunnel(r Resolution) {
-	if e.tunnel != r {
-		e.tunnel = r
-		e.touchAll()
+// touchOwn has an own block that holds an address looked at again.
+func (e *Engine) touchOwn(a netip.Addr) {
+	for p := range e.ownBlocks() {
+		if p.Contains(a) {
+			e.own, e.advertsDirty = nil, true
+			e.touch(p)
+			return
+		}
 	}
 }
 
@@ -366,14 +381,15 @@ func (e *Engine) EndOfRIB(a netip.Addr) {
 	e.recheck = true
 }
 
-// SetHostRoutes tells of all single addresses that others have routes to.
-func (e *Engine) SetHostRoutes(all map[netip.Prefix]struct{}) {
+// SetHostRoutes tells of all single addresses that others have routes to; true for those
+// that lead to a container.
+func (e *Engine) SetHostRoutes(all map[netip.Prefix]bool) {
 	for p := range e.hostRoutes {
 		if _, still := all[p]; !still {
-			e.SetHostRoute(p, false)
+			e.SetHostRoute(p, false, false)
 		}
 	}
-	for p := range all {
-		e.SetHostRoute(p, true)
+	for p, container := range all {
+		e.SetHostRoute(p, true, container)
 	}
 }

@@ -15,6 +15,8 @@ type candidate struct {
 	owner bool
 	// held says that the session is down and the path kept for the restart time.
 	held bool
+	// inForce says that the kernel's route leads to this node already.
+	inForce bool
 }
 
 // compare ranks two candidates as RFC 4271 section 9.1.2.2 and RFC 4456 section 9 do,
@@ -24,6 +26,7 @@ func compare(a, b candidate) int {
 	return cmp.Or(
 		cmp.Compare(rank(a.owner), rank(b.owner)),
 		cmp.Compare(rank(!a.held), rank(!b.held)),
+		cmp.Compare(rank(a.inForce), rank(b.inForce)),
 		-cmp.Compare(a.LocalPref, b.LocalPref),
 		cmp.Compare(a.ASPathLen, b.ASPathLen),
 		cmp.Compare(a.Origin, b.Origin),

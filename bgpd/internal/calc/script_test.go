@@ -86,7 +86,7 @@ func TestScripts_in_any_order(t *testing.T) {
 func commandsOf(text string) []string {
 	var out []string
 	for line := range strings.Lines(text) {
-		if c, ok := strings.CutPrefix(strings.TrimSpace(line), "> "); ok && c != "routes" {
+		if c, ok := strings.CutPrefix(strings.TrimSpace(line), "> "); ok && c != "routes" && c != "problems" {
 			out = append(out, c)
 		}
 	}
@@ -103,6 +103,8 @@ func subject(command string) string {
 		return f[0] + f[1] + f[2]
 	case "config", "insync":
 		return "config"
+	case "around":
+		return f[0]
 	}
 	return f[0] + f[1]
 }
@@ -202,11 +204,13 @@ func (s *script) do(command string) {
 	case "endpoint":
 		s.endpoint(args)
 	case "hostroute":
-		s.e.SetHostRoute(s.prefix(args[0]), args[1] == "on")
+		s.e.SetHostRoute(s.prefix(args[0]), args[1] != "off", args[1] == "container")
 	case "hop":
 		s.e.SetHop(s.addr(args[0]), s.resolution(args[1:]))
-	case "tunnel":
-		s.e.SetTunnel(s.resolution(append([]string{"via", "0.0.0.0"}, args...)))
+	case "around":
+		s.around(args)
+	case "etcd":
+		s.e.SetEtcd([]netip.Addr{s.addr(args[0])})
 	case "adopt":
 		s.e.Adopt(map[netip.Prefix]Route{s.prefix(args[0]): s.route(args[1:])}, s.now().Add(120*time.Second))
 	case "up":
@@ -219,8 +223,8 @@ func (s *script) do(command string) {
 		s.e.Update(s.addr(args[0]), s.prefix(args[1]), s.path(s.addr(args[0]), args[2:]))
 	case "withdraw":
 		s.e.Withdraw(s.addr(args[0]), s.prefix(args[1]))
-	case "routes":
-		s.print = append(s.print, "routes")
+	case "routes", "problems":
+		s.print = append(s.print, verb)
 	default:
 		s.t.Fatalf("unknown command %q", command)
 	}
@@ -247,7 +251,13 @@ func (s *script) flush() string {
 	if d := s.e.Deadline(); !d.IsZero() {
 		fmt.Fprintln(&b, "? deadline", d.Sub(epoch))
 	}
-	for range s.print {
+	for _, what := range s.print {
+		if what == "problems" {
+			for _, p := range slices.Concat(s.e.Problems(), s.e.Notes()) {
+				fmt.Fprintln(&b, " ", p)
+			}
+			continue
+		}
 		for _, r := range s.e.Routes() {
 			fmt.Fprintln(&b, describeInfo(r))
 		}
@@ -377,16 +387,33 @@ func (s *script) route(args []string) Route {
 	if args[0] == "blackhole" {
 		return Route{Type: Blackhole}
 	}
-	return Route{Hops: []Hop{s.resolution(args).Hop}}
+	return Route{Hops: s.resolution(args).Hops}
 }
 
 func (s *script) resolution(args []string) Resolution {
 	if args[0] == "why" {
 		return Resolution{Why: strings.Join(args[1:], " ")}
 	}
-	link, err := strconv.Atoi(args[3])
-	s.check(err)
-	return Resolution{Hop: Hop{Gateway: s.addr(args[1]), Link: link}}
+	var r Resolution
+	for ; len(args) >= 4; args = args[4:] {
+		link, err := strconv.Atoi(args[3])
+		s.check(err)
+		r.Hops = append(r.Hops, Hop{Gateway: s.addr(args[1]), Link: link})
+	}
+	return r
+}
+
+// around takes networks and gateways in any order.
+func (s *script) around(args []string) {
+	var around Surroundings
+	for _, arg := range args {
+		if strings.Contains(arg, "/") {
+			around.Networks = append(around.Networks, s.prefix(arg))
+		} else {
+			around.Gateways = append(around.Gateways, s.addr(arg))
+		}
+	}
+	s.e.SetSurroundings(around)
 }
 
 func (s *script) path(peer netip.Addr, args []string) Path {

@@ -55,8 +55,7 @@ type Hop struct {
 	Gateway netip.Addr
 	// Link is the interface's index.
 	Link int
-	// OnLink takes the gateway for a neighbour although no route says so; tunnels need
-	// that.
+	// OnLink takes the gateway for a neighbour although no route says so.
 	OnLink bool
 }
 
@@ -102,10 +101,14 @@ type Path struct {
 
 // Resolution says how the kernel reaches a next hop, or why it does not.
 type Resolution struct {
-	Hop Hop
-	// Why is empty when Hop counts.
+	// Hops share the traffic, in the manner of [Route].
+	Hops []Hop
+	// Why is empty when Hops count.
 	Why string
 }
+
+// Equal reports whether nothing differs.
+func (r Resolution) Equal(o Resolution) bool { return r.Why == o.Why && slices.Equal(r.Hops, o.Hops) }
 
 // Change is one thing to set or, when Delete is true, to remove.
 type Change[K, V any] struct {

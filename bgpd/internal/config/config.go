@@ -27,7 +27,7 @@ type Config struct {
 	Listen     []netip.Addr
 	ListenPort uint16
 	LogLevel   LogLevel
-	// Networks are the subnets of the Listen addresses; they decide which next hops a
+	// Networks are the subnets of the Listen addresses; they would decide which next hops a
 	// cross-subnet pool reaches without a tunnel.
 	Networks []netip.Prefix
 	Mesh     bool
@@ -109,10 +109,10 @@ const (
 type Pool struct {
 	CIDR netip.Prefix
 	IPIP IPIPMode
-	// Disabled and Export: blocks of a pool are advertised while it is enabled and may
-	// be exported.
+	// Disabled pools give no new addresses, which changes no route.
 	Disabled bool
-	Export   bool
+	// Export lets blocks of the pool be advertised.
+	Export bool
 }
 
 // Timers are BGP's times.
@@ -144,8 +144,8 @@ func (c Config) ListenOf(a netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
-// hashOf is the hash by which confd and bgpd compare documents.
-func hashOf(doc []byte) string {
+// HashOf is the hash by which confd and bgpd compare documents.
+func HashOf(doc []byte) string {
 	sum := sha256.Sum256(doc)
 	return hex.EncodeToString(sum[:])
 }

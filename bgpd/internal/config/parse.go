@@ -34,7 +34,7 @@ func Parse(doc []byte) (Config, []Fault, error) {
 		sortFaults(d.faults)
 		return Config{}, d.warnings, &InvalidError{Faults: d.faults}
 	}
-	c.Hash = hashOf(doc)
+	c.Hash = HashOf(doc)
 	return c, d.warnings, nil
 }
 

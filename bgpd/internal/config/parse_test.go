@@ -61,7 +61,7 @@ func TestParse_the_reference_file_holds_every_key(t *testing.T) {
 		},
 		Timers:   Timers{Hold: 90 * time.Second, ConnectRetry: time.Second, Restart: 120 * time.Second},
 		Protocol: 12,
-		Hash:     hashOf(doc),
+		Hash:     HashOf(doc),
 	}
 	if diff := cmp.Diff(want, got, compareNetip); diff != "" {
 		t.Errorf("Parse (-want +got):\n%s", diff)

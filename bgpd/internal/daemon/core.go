@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,8 +29,9 @@ const (
 	startGrace = 2 * time.Second
 	// resolveGap is the least time between two looks at all next hops.
 	resolveGap = 100 * time.Millisecond
-	// tunnelDevice is the kernel's device for IP-in-IP, which felix sets up.
-	tunnelDevice = "tunl0"
+	// listenRetry is how often an address that cannot be listened on is tried again without
+	// being told that it came.
+	listenRetry = 2 * time.Second
 )
 
 // core holds all state. But for the inbox, all of it belongs to the goroutine of run.
@@ -65,11 +67,20 @@ type core struct {
 	docAt time.Time
 
 	fib      *kernel.FIB
-	speaker  *gobgp.Speaker
+	speaker  *gobgp.Families
 	pipeline *pipeline
-	// resolveDue asks for a look at all next hops; resolvedAt was the last.
+	// resolveDue asks for a look at all next hops and at what is around this host;
+	// resolvedAt was the last.
 	resolveDue bool
 	resolvedAt time.Time
+	// missing are the addresses of the configuration that this host does not have, and
+	// deaf why BGP cannot be had on others.
+	missing []netip.Addr
+	deaf    []error
+	// spoke says that BGP ran since the start.
+	spoke bool
+	// said is what was logged of things that go on.
+	said map[string]string
 }
 
 // job is something to do in the one goroutine.
@@ -90,6 +101,7 @@ func newCore(cfg Config, client *etcdstore.Client, tasks *errgroup.Group) *core 
 		kick:     reconcile.NewKick(),
 		engine:   calc.New(),
 		pipeline: &pipeline{},
+		said:     map[string]string{},
 		onReady:  func(bool) {},
 	}
 	for _, p := range prefixesOf(cfg.Node) {
@@ -131,15 +143,15 @@ func (c *core) prepare(ctx context.Context) {
 		return
 	}
 	c.hear()
-	c.look(ctx)
+	c.look()
 	c.followOwners(ctx)
-	c.resolve()
+	c.resolve(ctx)
 	changes := c.engine.Flush(time.Now())
 	c.pipeline.take(changes)
-	c.setTimer()
 	if err := c.speak(ctx); err != nil {
 		c.abort(err)
 	}
+	c.setTimer()
 }
 
 // abort ends the program with a reason.
@@ -181,20 +193,39 @@ func (c *core) done(err error) {
 	}
 }
 
-// isReady: a configuration is in force, etcd is heard, and the kernel is as wanted.
+// isReady: a configuration is in force, etcd is heard, BGP runs where it should, and the
+// kernel is as wanted.
 func (c *core) isReady() bool {
-	return c.doc.Hash != "" && c.inSync && c.etcdConnected() && c.pipeline.open && c.pipeline.applied
+	return len(c.missing)+len(c.deaf) == 0 && c.doc.Hash != "" && c.inSync && c.etcdConnected() && c.pipeline.open && c.pipeline.applied
 }
 
 // onFile reads the document. It is called by the file's goroutine.
 func (c *core) onFile(ctx context.Context) {
 	_ = c.call(ctx, func(ctx context.Context) {
-		if err := c.load(); err != nil && c.doc.Hash != "" {
-			c.cfg.Log.Warn("configuration not usable; the last one stays in force", logattr.File, c.cfg.File, logattr.Err, err)
-		} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			c.cfg.Log.Warn("configuration not usable; waiting for another", logattr.File, c.cfg.File, logattr.Err, err)
+		err := c.load()
+		if c.doc.Hash == "" && errors.Is(err, fs.ErrNotExist) {
+			return
+		}
+		after := "the last one stays in force"
+		if c.doc.Hash == "" {
+			after = "waiting for another"
+		}
+		if c.isNews("configuration", err) {
+			c.cfg.Log.Warn("configuration not usable", logattr.File, c.cfg.File, logattr.Err, err, "then", after)
 		}
 	})
+}
+
+// isNews reports whether a fault that is looked at again and again is another one than the
+// last time; none is no news.
+func (c *core) isNews(what string, err error) bool {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	before := c.said[what]
+	c.said[what] = text
+	return text != "" && text != before
 }
 
 // load reads the document and puts it in force if it can be.
@@ -208,12 +239,12 @@ func (c *core) tryLoad() error {
 	if err != nil {
 		return fmt.Errorf("read configuration: %w", err)
 	}
+	if config.HashOf(text) == c.doc.Hash {
+		return nil
+	}
 	doc, warnings, err := config.Parse(text)
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.cfg.File, err)
-	}
-	if doc.Hash == c.doc.Hash {
-		return nil
 	}
 	for _, w := range warnings {
 		c.cfg.Log.Warn("configuration", logattr.File, c.cfg.File, "warning", w.String())
@@ -222,7 +253,7 @@ func (c *core) tryLoad() error {
 		return fmt.Errorf("%s is for node %q, but this host is %q; set NODENAME alike for bgpd and confd", c.cfg.File, doc.Node, c.cfg.Node)
 	}
 	if c.speaker != nil {
-		if err := c.speaker.Probe(globalOf(doc)); err != nil {
+		if err := c.speaker.Refuse(globalOf(doc)); err != nil {
 			return err
 		}
 	}
@@ -238,6 +269,7 @@ func (c *core) adopt(doc config.Config) {
 		c.cfg.Log.Warn("kernel.protocol changed; it takes effect at the next start", "protocol", doc.Protocol)
 	}
 	c.doc = doc
+	c.resolveDue = true
 	c.engine.SetConfig(doc)
 	c.setLevel()
 	c.cfg.Log.Info("configuration in force", "hash", doc.Hash, "as", doc.ASNumber, "peers", len(doc.Peers), "pools", len(doc.Pools))
@@ -272,36 +304,45 @@ func (c *core) open(ctx context.Context) (err error) {
 		return fmt.Errorf("kernel: %w", err)
 	}
 	c.engine.Adopt(have, time.Now().Add(c.doc.Timers.Restart))
-	if err := c.lookAtHosts(ctx); err != nil {
+	if err := c.lookAround(ctx); err != nil {
 		return err
 	}
-	c.resolveDue = true
-	c.speaker, err = gobgp.New(ctx, gobgp.Options{
+	c.speaker, err = gobgp.NewFamilies(ctx, gobgp.Options{
 		Log:        c.cfg.Log,
-		Socket:     c.gobgpSocket(),
+		Socket:     c.gobgpSockets()[0],
 		Restarting: len(have) > 0,
 		Notify:     notify,
-	})
+	}, c.gobgpSockets()[1])
 	if err != nil {
 		return fmt.Errorf("GoBGP: %w", err)
 	}
-	c.pipeline.connect(targets{routes: c.fib, adverts: c.speaker.Paths(), peers: c.speaker.Peers(), speaking: c.speaker.Running})
+	c.pipeline.connect(targets{routes: c.fib, adverts: c.speaker.Paths(), peers: c.speaker.Peers(), speaking: c.speaker.Alive})
 	if len(have) > 0 {
 		c.cfg.Log.Info("took over the kernel's routes", logattr.Count, len(have))
 	}
 	return nil
 }
 
-// gobgpSocket is where GoBGP's own API is served.
-func (c *core) gobgpSocket() string { return filepath.Join(c.cfg.RunDir, "gobgp.sock") }
+// gobgpSockets are where GoBGP's own API is served, for IPv4 and for IPv6.
+func (c *core) gobgpSockets() [2]string {
+	return [2]string{filepath.Join(c.cfg.RunDir, "gobgp.sock"), filepath.Join(c.cfg.RunDir, "gobgp6.sock")}
+}
 
-// lookAtHosts tells the engine all single addresses that others have routes to.
-func (c *core) lookAtHosts(ctx context.Context) error {
-	hosts, err := c.fib.HostRoutes(ctx)
+// lookAround tells the engine what others' routes say, and finds out which of its own
+// addresses this host does not have.
+func (c *core) lookAround(ctx context.Context) error {
+	others, err := c.fib.Others(ctx)
 	if err != nil {
 		return fmt.Errorf("kernel: %w", err)
 	}
-	c.engine.SetHostRoutes(hosts)
+	c.engine.SetHostRoutes(others.Hosts)
+	c.engine.SetSurroundings(others.Around)
+	c.missing = nil
+	for _, a := range c.doc.Listen {
+		if !c.fib.IsLocal(a) {
+			c.missing = append(c.missing, a)
+		}
+	}
 	return nil
 }
 
@@ -329,31 +370,28 @@ func (c *core) hear() {
 }
 
 // look tells the engine what others did in the kernel.
-func (c *core) look(ctx context.Context) {
+func (c *core) look() {
 	ch := c.fib.Changes()
 	if ch.Ours || ch.Lost {
 		c.pipeline.routes.Resync()
 	}
 	c.resolveDue = c.resolveDue || ch.NextHops || ch.Lost
-	for p, present := range ch.Hosts {
-		c.engine.SetHostRoute(p, present)
-	}
-	if !ch.Lost {
-		return
-	}
-	if err := c.lookAtHosts(ctx); err != nil {
-		c.cfg.Log.Warn("kernel not read", logattr.Err, err)
+	for p, r := range ch.Hosts {
+		c.engine.SetHostRoute(p, r.Present, r.Container)
 	}
 }
 
 // resolve asks the kernel for the way to next hops: to new ones at once, to all when
 // something changed there, but not more often than needed.
-func (c *core) resolve() {
+func (c *core) resolve(ctx context.Context) {
 	nexts := c.engine.Unresolved()
 	if c.resolveDue && time.Since(c.resolvedAt) >= resolveGap {
+		err := c.lookAround(ctx)
+		if c.isNews("kernel", err) {
+			c.cfg.Log.Warn("kernel not read; it will be tried again", logattr.Err, err)
+		}
 		nexts = c.engine.NextHops()
-		c.engine.SetTunnel(kernel.Tunnel(tunnelDevice))
-		c.resolveDue, c.resolvedAt = false, time.Now()
+		c.resolveDue, c.resolvedAt = err != nil, time.Now()
 	}
 	for _, next := range nexts {
 		r := c.fib.Resolve(next)
@@ -379,6 +417,9 @@ func (c *core) setTimer() {
 	if !c.pipeline.open {
 		earliest(c.docAt.Add(startGrace))
 	}
+	if len(c.deaf) > 0 {
+		earliest(time.Now().Add(listenRetry))
+	}
 	if !at.IsZero() {
 		c.timer = time.AfterFunc(max(0, time.Until(at)), func() { reconcile.Kick(c.kick) })
 	}
@@ -390,23 +431,26 @@ func (c *core) stopTimer() {
 	}
 }
 
-// speak starts BGP, or starts it anew if this host is somebody else now. The first start
-// waits a moment for etcd.
+// speak starts BGP, or starts it anew if this host is somebody else now, for each family
+// as far as it can. The first start waits a moment for etcd.
 func (c *core) speak(ctx context.Context) error {
 	if !c.pipeline.open && !c.inSync && time.Since(c.docAt) < startGrace {
 		return nil
 	}
-	restarted, err := c.speaker.Start(ctx, globalOf(c.doc))
-	var listen *gobgp.ListenError
+	restarted, deaf := c.speaker.Start(ctx, globalOf(c.doc))
+	err := errors.Join(deaf...)
+	c.deaf, c.spoke = deaf, c.spoke || c.speaker.Alive()
 	switch {
-	case err != nil && (!c.pipeline.open || !errors.As(err, &listen)):
+	case err != nil && !c.pipeline.open && !c.speaker.Alive() && !slices.ContainsFunc(deaf, gobgp.AddressMissing):
 		return err
-	case err != nil:
-		c.docErr = err
+	case c.isNews("BGP", err):
 		c.cfg.Log.Error("BGP not started; it will be tried again", logattr.Err, err)
-		return nil
-	case restarted:
+	}
+	if restarted {
 		c.pipeline.restarted()
+	}
+	if err != nil && !c.spoke {
+		c.engine.KeepAdopted(time.Now().Add(c.doc.Timers.Restart))
 	}
 	if !c.pipeline.open {
 		c.pipeline.open = true

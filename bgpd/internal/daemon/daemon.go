@@ -68,6 +68,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	tasks.Go(func() error { return followFile(ctx, cfg.File, cfg.Log, c.onFile) })
 	tasks.Go(func() error { return c.followHangup(ctx) })
+	tasks.Go(func() error { return c.followEtcd(ctx) })
 	tasks.Go(func() error { return c.run(ctx) })
 	cfg.Log.Info("started", logattr.Version, version.String(), logattr.Node, cfg.Node, logattr.File, cfg.File)
 	return tasks.Wait()
@@ -100,7 +101,9 @@ func (c *core) run(ctx context.Context) error {
 	})
 	c.stopTimer()
 	if c.speaker != nil {
-		_ = os.Remove(c.gobgpSocket())
+		for _, socket := range c.gobgpSockets() {
+			_ = os.Remove(socket)
+		}
 	}
 	return errors.Join(c.fatal, err)
 }

@@ -34,8 +34,23 @@ func (c *core) Status(ctx context.Context) (out statusapi.Status, err error) {
 		if c.docErr != nil {
 			out.ConfigError = c.docErr.Error()
 		}
+		out.Problems, out.Notes = c.problems(), c.engine.Notes()
 	})
 	return out, err
+}
+
+// problems says what this host should do and does not.
+func (c *core) problems() []string {
+	var out []string
+	for _, a := range c.missing {
+		out = append(out, fmt.Sprintf("this host does not have %s, the address of this node; give it to an interface, or correct the node's address (calicoctl node run --%s=…)", a, gobgp.FlagOf(a)))
+	}
+	for _, err := range c.deaf {
+		if !gobgp.AddressMissing(err) {
+			out = append(out, err.Error())
+		}
+	}
+	return append(out, c.engine.Problems()...)
 }
 
 // Peers implements [statusapi.Source].
@@ -113,7 +128,7 @@ func (c *core) Routes(ctx context.Context) (out []statusapi.Route, err error) {
 
 func (c *core) routeStatus(r calc.RouteInfo) statusapi.Route {
 	out := statusapi.Route{Prefix: r.Prefix, NextHops: addrsOf(r.Route, r.NextHops), Device: linksOf(r.Route), Why: r.Why}
-	out.Advertised = r.Advertised && c.pipeline.adverts.InForce(r.Prefix)
+	out.Advertised = r.Advertised && c.pipeline.adverts.InForce(r.Prefix) && c.speaker.Running(r.Prefix.Addr().Is4())
 	if !r.Wanted {
 		return out
 	}

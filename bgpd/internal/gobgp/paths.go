@@ -64,7 +64,7 @@ func (t pathTarget) Apply(ctx context.Context, c reconcile.Changes[netip.Prefix,
 	s := t.s
 	s.manage.Lock()
 	defer s.manage.Unlock()
-	if err := ctx.Err(); err != nil {
+	if err := ctx.Err(); err != nil || s.global == nil {
 		return err
 	}
 	var failed reconcile.KeyErrors[netip.Prefix]

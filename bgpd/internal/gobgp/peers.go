@@ -56,7 +56,7 @@ func (t peerTarget) Apply(ctx context.Context, c reconcile.Changes[netip.Addr, c
 	s := t.s
 	s.manage.Lock()
 	defer s.manage.Unlock()
-	if err := ctx.Err(); err != nil {
+	if err := ctx.Err(); err != nil || s.global == nil {
 		return err
 	}
 	var failed reconcile.KeyErrors[netip.Addr]
@@ -78,7 +78,7 @@ func (t peerTarget) Apply(ctx context.Context, c reconcile.Changes[netip.Addr, c
 
 func (s *Speaker) setPeer(ctx context.Context, p calc.Peer) error {
 	if p.Password != "" {
-		if err := secretsPossible(); err != nil {
+		if err := s.secretsPossible(); err != nil {
 			return errors.Join(err, s.deletePeer(ctx, p.Address))
 		}
 	}
@@ -92,9 +92,17 @@ func (s *Speaker) setPeer(ctx context.Context, p calc.Peer) error {
 		if had {
 			s.queue.put(Event{Kind: PeerDown, Peer: p.Address})
 		}
-		return s.replace(ctx, old, p)
+		return s.forgetOn(s.replace(ctx, old, p), p.Address)
 	}
-	return s.addPeer(ctx, p)
+	return s.forgetOn(s.addPeer(ctx, p), p.Address)
+}
+
+// forgetOn drops the state of a session that could not be had.
+func (s *Speaker) forgetOn(err error, a netip.Addr) error {
+	if err != nil {
+		s.forget(a)
+	}
+	return err
 }
 
 // secretsPossible asks the kernel for TCP MD5 signatures. GoBGP would talk without them
@@ -131,15 +139,17 @@ func (s *Speaker) addPeer(ctx context.Context, p calc.Peer) error {
 		return nil
 	}
 	if err := s.server.AddPeer(ctx, &api.AddPeerRequest{Peer: peerToAPI(p, restarting)}); err != nil {
-		s.forget(p.Address)
 		return fmt.Errorf("add peer %s: %w", p.Name, err)
 	}
 	s.peers[p.Address] = p
 	return nil
 }
 
-// replace puts one peer in the place of another with the same address.
+// replace puts one peer in the place of another with the same address, if there is one.
 func (s *Speaker) replace(ctx context.Context, old, p calc.Peer) error {
+	if !s.exists(ctx, p.Address) {
+		return s.addPeer(ctx, p)
+	}
 	if err := s.removePeer(ctx, p.Address, old.Password != "" && p.Password == ""); err != nil {
 		return err
 	}
@@ -153,7 +163,9 @@ func (s *Speaker) deletePeer(ctx context.Context, a netip.Addr) error {
 		}
 	}
 	delete(s.peers, a)
-	s.forget(a)
+	if s.forget(a) {
+		s.queue.put(Event{Kind: PeerDown, Peer: a})
+	}
 	s.leave(ctx, a)
 	return nil
 }

@@ -93,7 +93,7 @@ func (s *Speaker) tellAgain(ctx context.Context, but netip.Addr) {
 		trying := s.sessions[a] != nil && s.sessions[a].state <= api.PeerState_ACTIVE
 		s.mu.Unlock()
 		if trying {
-			s.replaceOrWarn(ctx, p)
+			s.orRetry(ctx, p, s.replace(ctx, p, p))
 		}
 	}
 }
@@ -106,7 +106,7 @@ func (s *Speaker) addNext(ctx context.Context) {
 		p, ok := s.peers[r.waiting[0]]
 		r.waiting = r.waiting[1:]
 		if ok {
-			s.addOrWarn(ctx, p)
+			s.orRetry(ctx, p, s.addPeer(ctx, p))
 		}
 	}
 }

@@ -83,11 +83,13 @@ func (s *Speaker) remember(a netip.Addr, name string) {
 	ses.name, ses.added, ses.state = name, now, api.PeerState_IDLE
 }
 
-// forget drops the state of a session that we end ourselves.
-func (s *Speaker) forget(a netip.Addr) {
+// forget drops the state of a session that we end ourselves, and tells whether it was up.
+func (s *Speaker) forget(a netip.Addr) (wasUp bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	wasUp = s.sessions[a] != nil && s.sessions[a].state == api.PeerState_ESTABLISHED
 	delete(s.sessions, a)
+	return wasUp
 }
 
 // onReason keeps why a session is down. It is called by GoBGP's own goroutines.
@@ -207,18 +209,24 @@ func (s *Speaker) onState(ctx context.Context, p *api.Peer) {
 
 // retryLater has a peer added again: at once if it was up, else after a pause.
 func (s *Speaker) retryLater(ctx context.Context, peer netip.Addr, atOnce bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	ses := s.sessions[peer]
-	if ses == nil || ses.pending {
-		return
-	}
-	ses.pending = true
 	wait := time.Duration(0)
 	if !atOnce {
-		wait = max(0, retryGap-time.Since(ses.added))
+		s.mu.Lock()
+		if ses := s.sessions[peer]; ses != nil {
+			wait = max(0, retryGap-time.Since(ses.added))
+		}
+		s.mu.Unlock()
 	}
-	s.ask(ctx, retry{peer: peer}, wait)
+	s.retryIn(ctx, peer, wait)
+}
+
+func (s *Speaker) retryIn(ctx context.Context, peer netip.Addr, wait time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ses := s.sessions[peer]; ses != nil && !ses.pending {
+		ses.pending = true
+		s.ask(ctx, retry{peer: peer}, wait)
+	}
 }
 
 func (s *Speaker) ask(ctx context.Context, r retry, wait time.Duration) {
@@ -230,16 +238,25 @@ func (s *Speaker) ask(ctx context.Context, r retry, wait time.Duration) {
 	})
 }
 
-func (s *Speaker) addOrWarn(ctx context.Context, p calc.Peer) {
-	if err := s.addPeer(ctx, p); err != nil {
-		s.opts.Log.Warn("peer not added", logattr.Peer, p.Name, logattr.Err, err)
+// orRetry tries a peer again later that GoBGP did not take: nobody else will, since for
+// the targets' table the peer is there.
+func (s *Speaker) orRetry(ctx context.Context, p calc.Peer, err error) {
+	if err == nil {
+		return
 	}
-}
-
-func (s *Speaker) replaceOrWarn(ctx context.Context, p calc.Peer) {
-	if err := s.replace(ctx, p, p); err != nil {
-		s.opts.Log.Warn("peer not added again", logattr.Peer, p.Name, logattr.Err, err)
+	s.mu.Lock()
+	ses := s.sessions[p.Address]
+	if ses == nil {
+		ses = &session{name: p.Name, since: time.Now()}
+		s.sessions[p.Address] = ses
 	}
+	news := ses.reason != err.Error()
+	ses.state, ses.reason = api.PeerState_IDLE, err.Error()
+	s.mu.Unlock()
+	if news {
+		s.opts.Log.Warn("peer not added; it will be tried again", logattr.Peer, p.Name, logattr.Err, err)
+	}
+	s.retryIn(ctx, p.Address, retryGap)
 }
 
 // readd removes and adds the peers whose sessions fell.
@@ -270,6 +287,6 @@ func (s *Speaker) again(ctx context.Context, peer netip.Addr) {
 	s.mu.Unlock()
 	p, ok := s.peers[peer]
 	if due && ok && s.global != nil {
-		s.replaceOrWarn(ctx, p)
+		s.orRetry(ctx, p, s.replace(ctx, p, p))
 	}
 }

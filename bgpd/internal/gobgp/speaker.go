@@ -46,7 +46,8 @@ func (g Global) equal(o Global) bool {
 	return g.ASNumber == o.ASNumber && g.RouterID == o.RouterID && g.Port == o.Port && slices.Equal(g.Listen, o.Listen)
 }
 
-// Speaker is a BGP speaker.
+// Speaker is a BGP speaker. While it does not run, its targets take everything and do
+// nothing.
 type Speaker struct {
 	opts   Options
 	quiet  *quiet
@@ -64,6 +65,8 @@ type Speaker struct {
 	paths  map[netip.Prefix]calc.Advert
 	// restart tells peers of ours, one by one.
 	restart restart
+	// secretsPossible says why the kernel cannot have passwords.
+	secretsPossible func() error
 	// reflects is what GoBGP's policy allows besides our own paths.
 	reflects reflection
 
@@ -83,6 +86,8 @@ func New(ctx context.Context, opts Options) (*Speaker, error) {
 		peers:    map[netip.Addr]calc.Peer{},
 		paths:    map[netip.Prefix]calc.Advert{},
 		sessions: map[netip.Addr]*session{},
+
+		secretsPossible: secretsPossible,
 	}
 	s.quiet = &quiet{log: opts.Log, reason: s.onReason}
 	serverOpts := []server.ServerOption{server.LoggerOption(s.quiet)}
@@ -138,6 +143,13 @@ func protectSocket(ctx context.Context, path string) error {
 	}
 }
 
+// AddressMissing reports whether the port cannot be opened because the host lacks the
+// address.
+func AddressMissing(err error) bool {
+	var listen *ListenError
+	return errors.As(err, &listen) && errors.Is(listen.Err, syscall.EADDRNOTAVAIL)
+}
+
 // ListenError says why BGP's port cannot be opened, and what to do.
 type ListenError struct {
 	Address netip.AddrPort
@@ -150,11 +162,19 @@ func (e *ListenError) Error() string {
 	case errors.Is(e.Err, syscall.EADDRINUSE):
 		return fmt.Sprintf("listen on %s: the port is in use by another program; stop that one (another bgpd, or BIRD?) or choose another listen_port", e.Address)
 	case errors.Is(e.Err, syscall.EADDRNOTAVAIL):
-		return fmt.Sprintf("listen on %s: this host does not have the address; give it to an interface, or correct the node's address (calicoctl node run --ip=…)", e.Address)
+		return fmt.Sprintf("listen on %s: this host does not have the address; give it to an interface, or correct the node's address (calicoctl node run --%s=…)", e.Address, FlagOf(e.Address.Addr()))
 	case errors.Is(e.Err, syscall.EACCES):
 		return fmt.Sprintf("listen on %s: not permitted; run as root or with the capability NET_BIND_SERVICE", e.Address)
 	}
 	return fmt.Sprintf("listen on %s: %v", e.Address, e.Err)
+}
+
+// FlagOf is the flag of "calicoctl node run" that sets an address of a family.
+func FlagOf(a netip.Addr) string {
+	if a.Is4() {
+		return "ip"
+	}
+	return "ip6"
 }
 
 // Unwrap gives the cause.

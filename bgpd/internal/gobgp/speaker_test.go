@@ -285,6 +285,41 @@ func TestSpeaker_secrets(t *testing.T) {
 	}
 }
 
+// TestSpeaker_a_password_that_the_kernel_cannot_have ends the session that is up, and
+// says so: the routes of the peer must not stay for ever.
+func TestSpeaker_a_password_that_the_kernel_cannot_have(t *testing.T) {
+	a, b := pair(t)
+	a.secretsPossible = func() error { return errors.New("no signatures") }
+	a.setPeers(a.peerOf(b, nil))
+	b.setPeers(b.peerOf(a, nil))
+	a.awaitEvent("up")
+	p := a.peerOf(b, func(p *calc.Peer) { p.Password = "secret" })
+	err := a.Peers().Apply(t.Context(), reconcile.Changes[netip.Addr, calc.Peer]{Set: []reconcile.Item[netip.Addr, calc.Peer]{{Key: p.Address, Value: p}}})
+	if err == nil || !strings.Contains(err.Error(), "no signatures") {
+		t.Errorf("a peer with a secret: %v", err)
+	}
+	a.awaitEvent("down")
+}
+
+// TestSpeaker_a_peer_that_GoBGP_does_not_take_is_tried_again: for the table it is there.
+func TestSpeaker_a_peer_that_GoBGP_does_not_take_is_tried_again(t *testing.T) {
+	a, b := pair(t)
+	a.setPeers(a.peerOf(b, nil))
+	b.setPeers(b.peerOf(a, nil))
+	a.awaitEvent("up")
+	// GoBGP takes no peers for a while.
+	if err := a.server.StopBgp(t.Context(), &api.StopBgpRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	a.onState(t.Context(), &api.Peer{State: &api.PeerState{NeighborAddress: b.global.Listen[0].String(), SessionState: api.PeerState_IDLE}})
+	a.waitReason(b, "add peer Mesh_")
+	if err := a.server.StartBgp(t.Context(), &api.StartBgpRequest{Global: globalToAPI(a.global)}); err != nil {
+		t.Fatal(err)
+	}
+	a.history = nil
+	a.awaitEvent("up")
+}
+
 func TestSpeaker_tells_why_a_session_does_not_come_up(t *testing.T) {
 	a, b := pair(t)
 	nobody := b.peerOf(a, func(p *calc.Peer) { p.Port = 11791 })

@@ -44,6 +44,8 @@ type FIB struct {
 	// contested are prefixes to which another's route stands beside ours, with the same
 	// metric, so that a replacement could hit that one.
 	contested map[netip.Prefix]struct{}
+	// links are those that routes of ours lead over, or ever did.
+	links map[int]struct{}
 }
 
 var _ reconcile.Target[netip.Prefix, calc.Route] = (*FIB)(nil)
@@ -59,6 +61,7 @@ func New(opts Options) (*FIB, error) {
 		sock:      sock,
 		ours:      map[netip.Prefix][]uint32{},
 		contested: map[netip.Prefix]struct{}{},
+		links:     map[int]struct{}{},
 	}
 	if f.monitor, err = newMonitor(f, sock); err != nil {
 		sock.close()
@@ -106,6 +109,7 @@ func (f *FIB) list() (map[netip.Prefix]calc.Route, error) {
 			out[e.prefix] = e.route()
 		}
 		f.ours[e.prefix] = append(f.ours[e.prefix], e.metric)
+		f.noteLinks(e.hops)
 	}
 	for _, e := range entries {
 		_, ours := f.ours[e.prefix]
@@ -140,24 +144,61 @@ func (f *FIB) entries() ([]entry, error) {
 	return out, nil
 }
 
-// HostRoutes lists the single addresses to which others have routes.
-func (f *FIB) HostRoutes(ctx context.Context) (map[netip.Prefix]struct{}, error) {
+// Others is what the routes of others say.
+type Others struct {
+	// Hosts are the single addresses to which there are routes; true for those that lead to
+	// a container.
+	Hosts map[netip.Prefix]bool
+	// Around is what this host must go on to reach.
+	Around calc.Surroundings
+}
+
+// Others reads the routes of others.
+func (f *FIB) Others(ctx context.Context) (Others, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return Others{}, err
 	}
 	entries, err := f.entries()
 	if err != nil {
-		return nil, err
+		return Others{}, err
 	}
-	out := map[netip.Prefix]struct{}{}
+	out := Others{Hosts: map[netip.Prefix]bool{}}
 	for _, e := range entries {
-		if e.single() && e.protocol != f.opts.Protocol {
-			out[e.prefix] = struct{}{}
+		if e.protocol != f.opts.Protocol {
+			f.readOther(e, &out)
 		}
 	}
+	slices.SortFunc(out.Around.Networks, netip.Prefix.Compare)
+	out.Around.Networks = slices.Compact(out.Around.Networks)
+	slices.SortFunc(out.Around.Gateways, netip.Addr.Compare)
+	out.Around.Gateways = slices.Compact(out.Around.Gateways)
 	return out, nil
+}
+
+func (f *FIB) readOther(e entry, out *Others) {
+	if e.single() {
+		out.Hosts[e.prefix] = f.monitor.leadsToContainer(e)
+		return
+	}
+	if e.kind != unix.RTN_UNICAST {
+		return
+	}
+	for _, h := range e.hops {
+		switch {
+		case h.Gateway.IsValid() && !h.Gateway.IsLinkLocalUnicast():
+			out.Around.Gateways = append(out.Around.Gateways, h.Gateway)
+		case h.Gateway.IsValid(), e.prefix.Bits() == 0, isLinkLocal(e.prefix):
+		case !f.monitor.isContainer(h.Link):
+			out.Around.Networks = append(out.Around.Networks, e.prefix)
+		}
+	}
+}
+
+// isLinkLocal knows the routes that each link has for itself.
+func isLinkLocal(p netip.Prefix) bool {
+	return p.Addr().Is6() && (p.Addr().IsLinkLocalUnicast() || p.Addr().IsMulticast())
 }
 
 // Apply writes and removes routes, many with one system call.
@@ -246,6 +287,7 @@ func (f *FIB) set(items []item, failed *reconcile.KeyErrors[netip.Prefix]) (take
 		case err == nil:
 			strays = append(strays, f.strays(it.Key)...)
 			f.ours[it.Key] = []uint32{metricOf(it.Key)}
+			f.noteLinks(it.Value.Hops)
 		case errors.Is(err, unix.EEXIST):
 			delete(f.ours, it.Key)
 			taken = append(taken, it)
@@ -289,6 +331,20 @@ func (f *FIB) isOurs(p netip.Prefix) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	_, ok := f.ours[p]
+	return ok
+}
+
+func (f *FIB) noteLinks(hops []calc.Hop) {
+	for _, h := range hops {
+		f.links[h.Link] = struct{}{}
+	}
+}
+
+// uses reports whether a route of ours leads, or led, over a link.
+func (f *FIB) uses(link int) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, ok := f.links[link]
 	return ok
 }
 

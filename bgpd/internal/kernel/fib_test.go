@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -66,11 +67,11 @@ func (h *host) settle() {
 
 func linkIndex(t testing.TB, name string) int {
 	t.Helper()
-	r := Tunnel(name)
-	if r.Why != "" {
-		t.Fatal(r.Why)
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return r.Hop.Link
+	return i.Index
 }
 
 func (h *host) via(gateways ...string) calc.Route {
@@ -265,13 +266,15 @@ func TestFIB_resolves_next_hops(t *testing.T) {
 	h.Run("ip", "route", "add", "unreachable", "10.7.0.0/16")
 	h.Run("ip", "route", "add", "10.6.0.0/16", "via", "192.0.2.9", "dev", "eth0", "onlink")
 	h.Run("ip", "route", "add", "10.5.0.0/16", "nexthop", "via", "10.0.0.3", "nexthop", "via", "10.0.0.4")
+	h.Run("ip", "route", "add", "fd05::/64", "nexthop", "via", "fd00::4", "nexthop", "via", "fd00::3")
 	for next, want := range map[string]calc.Resolution{
-		"10.0.0.2": {Hop: calc.Hop{Gateway: netip.MustParseAddr("10.0.0.2"), Link: h.eth0}},
-		"fd00::2":  {Hop: calc.Hop{Gateway: netip.MustParseAddr("fd00::2"), Link: h.eth0}},
-		"10.9.0.9": {Hop: calc.Hop{Gateway: netip.MustParseAddr("10.0.0.254"), Link: h.eth0}},
-		"fd09::9":  {Hop: calc.Hop{Gateway: netip.MustParseAddr("fd00::fe"), Link: h.eth0}},
-		"10.6.0.1": {Hop: calc.Hop{Gateway: netip.MustParseAddr("192.0.2.9"), Link: h.eth0, OnLink: true}},
-		"10.5.0.1": {Hop: calc.Hop{Gateway: netip.MustParseAddr("10.0.0.3"), Link: h.eth0}},
+		"10.0.0.2": {Hops: []calc.Hop{{Gateway: netip.MustParseAddr("10.0.0.2"), Link: h.eth0}}},
+		"fd00::2":  {Hops: []calc.Hop{{Gateway: netip.MustParseAddr("fd00::2"), Link: h.eth0}}},
+		"10.9.0.9": {Hops: []calc.Hop{{Gateway: netip.MustParseAddr("10.0.0.254"), Link: h.eth0}}},
+		"fd09::9":  {Hops: []calc.Hop{{Gateway: netip.MustParseAddr("fd00::fe"), Link: h.eth0}}},
+		"10.6.0.1": {Hops: []calc.Hop{{Gateway: netip.MustParseAddr("192.0.2.9"), Link: h.eth0, OnLink: true}}},
+		"10.5.0.1": {Hops: h.via("10.0.0.3", "10.0.0.4").Hops},
+		"fd05::1":  {Hops: h.via("fd00::3", "fd00::4").Hops},
 		"10.8.0.8": {Why: "only a learned route leads to it"},
 		"10.7.0.7": {Why: "this host has no route to it"},
 		"10.0.0.1": {Why: "it is an address of this host"},
@@ -279,11 +282,11 @@ func TestFIB_resolves_next_hops(t *testing.T) {
 		"10.1.1.1": {Why: "this host has no route to it"},
 		"fd01::1":  {Why: "this host has no route to it"},
 	} {
-		if got := h.fib.Resolve(netip.MustParseAddr(next)); got != want {
+		if got := h.fib.Resolve(netip.MustParseAddr(next)); !got.Equal(want) {
 			t.Errorf("Resolve(%s) = %+v, want %+v", next, got, want)
 		}
 	}
-	h.mustApply(t, to("192.168.1.0/26", calc.Route{Hops: []calc.Hop{h.fib.Resolve(netip.MustParseAddr("10.6.0.1")).Hop}}))
+	h.mustApply(t, to("192.168.1.0/26", calc.Route{Hops: h.fib.Resolve(netip.MustParseAddr("10.6.0.1")).Hops}))
 	if got, want := h.routes("192.168.1.0/26"), "192.168.1.0/26 via 192.0.2.9 dev eth0 proto bird onlink"; got != want {
 		t.Errorf("onlink route is %q, want %q", got, want)
 	}
@@ -329,12 +332,14 @@ func TestFIB_notices_what_others_do_and_not_what_it_does_itself(t *testing.T) {
 	h.Run("ip", "link", "set", "cali0", "up")
 	h.Run("ip", "route", "add", "192.168.1.5", "dev", "cali0", "scope", "link")
 	felix := netip.MustParsePrefix("192.168.1.5/32")
-	h.expect(t, "felix's route", func(c Changes) bool { return c.Hosts[felix] && !c.Ours && !c.NextHops })
-	if hosts, err := h.fib.HostRoutes(t.Context()); err != nil || len(hosts) != 1 {
-		t.Errorf("HostRoutes = %v, %v", hosts, err)
+	h.expect(t, "felix's route", func(c Changes) bool {
+		return c.Hosts[felix] == HostRoute{Present: true, Container: true} && !c.Ours && !c.NextHops
+	})
+	if others, err := h.fib.Others(t.Context()); err != nil || len(others.Hosts) != 1 || !others.Hosts[felix] {
+		t.Errorf("Others = %v, %v", others, err)
 	}
 	h.Run("ip", "route", "del", "192.168.1.5", "dev", "cali0")
-	h.expect(t, "felix's route gone", func(c Changes) bool { present, told := c.Hosts[felix]; return told && !present })
+	h.expect(t, "felix's route gone", func(c Changes) bool { route, told := c.Hosts[felix]; return told && !route.Present })
 
 	h.Run("ip", "link", "set", "eth0", "down")
 	h.expect(t, "a link down", func(c Changes) bool { return c.Ours && c.NextHops })
@@ -345,6 +350,81 @@ func TestFIB_notices_what_others_do_and_not_what_it_does_itself(t *testing.T) {
 	h.expect(t, "a link up", func(c Changes) bool { return c.Ours && c.NextHops })
 	h.Run("ip", "addr", "add", "10.3.0.1/24", "dev", "eth0")
 	h.expect(t, "an address", func(c Changes) bool { return c.NextHops })
+}
+
+// TestFIB_containers_of_others_cost_nothing: their interfaces come and go behind a bridge.
+func TestFIB_containers_of_others_cost_nothing(t *testing.T) {
+	h := newHost(t)
+	h.Run("ip", "link", "add", "docker0", "type", "bridge")
+	h.Run("ip", "link", "set", "docker0", "up")
+	h.Run("ip", "addr", "add", "172.17.0.1/16", "dev", "docker0")
+	h.settle()
+	last := netip.MustParsePrefix("203.0.113.7/32")
+	for _, step := range []struct{ verb, script string }{
+		{"add", "ip link add v$i type veth peer name w$i; ip link set v$i master docker0; ip link set v$i up; ip link add cali$i type veth peer name c$i; ip link set cali$i up"},
+		{"del", "ip link del v$i; ip link del cali$i"},
+	} {
+		h.Run("sh", "-ec", "for i in 1 2 3; do "+step.script+"; done")
+		h.Run("ip", "route", step.verb, last.String(), "dev", "eth0")
+		var all Changes
+		h.expect(t, "the end of it", func(c Changes) bool { all = c; _, told := c.Hosts[last]; return told })
+		if all.Ours || all.NextHops || all.Lost {
+			t.Errorf("%s: changes are %+v", step.verb, all)
+		}
+	}
+}
+
+func TestFIB_what_is_around_the_host(t *testing.T) {
+	h := newHost(t)
+	if err := h.apply(t, to("192.168.1.0/26", h.via("10.0.0.7"))); err != nil {
+		t.Fatal(err)
+	}
+	h.Run("ip", "link", "add", "cali0", "type", "veth", "peer", "name", "c0")
+	h.Run("ip", "link", "set", "cali0", "up")
+	h.Run("ip", "link", "set", "c0", "up")
+	h.settle()
+	for _, r := range []string{
+		"default via 10.0.0.254", "10.9.0.0/16 via 10.0.0.253", "172.20.0.0/24 dev eth0", "192.168.1.5 dev cali0", "192.168.9.0/24 dev cali0",
+		"blackhole 172.21.0.0/24", "10.5.0.0/16 nexthop via 10.0.0.3 nexthop via 10.0.0.4", "default via fd00::fe", "fd20::/64 dev eth0",
+	} {
+		h.Run("sh", "-c", "ip route add "+r)
+	}
+	others, err := h.fib.Others(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fmt.Sprint(others.Around), "{[10.0.0.0/24 172.20.0.0/24 fd00::/64 fd20::/64] [10.0.0.3 10.0.0.4 10.0.0.253 10.0.0.254 fd00::fe]}"; got != want {
+		t.Errorf("around are %s, want %s", got, want)
+	}
+	if got, want := fmt.Sprint(others.Hosts), "map[192.168.1.5/32:true]"; got != want {
+		t.Errorf("hosts are %s, want %s", got, want)
+	}
+	for a, want := range map[string]bool{"10.0.0.1": true, "fd00::1": true, "10.0.0.2": false, "fd00::2": false, "192.168.1.9": false, "fd99::1": false} {
+		if got := h.fib.IsLocal(netip.MustParseAddr(a)); got != want {
+			t.Errorf("IsLocal(%s) = %t", a, got)
+		}
+	}
+	h.Run("ip", "addr", "del", "10.0.0.1/24", "dev", "eth0")
+	if h.fib.IsLocal(netip.MustParseAddr("10.0.0.1")) {
+		t.Error("an address that left is still local")
+	}
+}
+
+// TestFIB_a_dead_leg_of_the_underlay leads nowhere.
+func TestFIB_a_dead_leg_of_the_underlay(t *testing.T) {
+	h := newHost(t)
+	h.Run("sh", "-c", "ip link add up1 type veth peer name down1; ip link set up1 up; ip link set down1 up; ip addr add 10.4.0.1/24 dev up1")
+	h.Run("ip", "route", "add", "10.5.0.0/16", "nexthop", "via", "10.0.0.3", "nexthop", "via", "10.4.0.4")
+	next := netip.MustParseAddr("10.5.0.1")
+	if r := h.fib.Resolve(next); len(r.Hops) != 2 {
+		t.Fatalf("resolution is %+v", r)
+	}
+	h.settle()
+	h.Run("ip", "link", "set", "up1", "down")
+	h.expect(t, "the link going down", func(c Changes) bool { return c.NextHops })
+	if r := h.fib.Resolve(next); !r.Equal(calc.Resolution{Hops: h.via("10.0.0.3").Hops}) {
+		t.Errorf("resolution is %+v", r)
+	}
 }
 
 func TestFIB_survives_lost_notifications(t *testing.T) {

@@ -223,6 +223,7 @@ func decodeMultipath(b []byte) ([]calc.Hop, error) {
 			return nil, fmt.Errorf("multipath: %w", errShort)
 		}
 		hop := calc.Hop{Link: int(binary.NativeEndian.Uint32(b[4:])), OnLink: b[2]&unix.RTNH_F_ONLINK != 0}
+		dead := b[2]&unix.RTNH_F_DEAD != 0
 		err := attributes(b[unix.SizeofRtNexthop:size], func(kind uint16, value []byte) error {
 			if kind == unix.RTA_GATEWAY {
 				hop.Gateway, _ = netip.AddrFromSlice(value)
@@ -232,7 +233,9 @@ func decodeMultipath(b []byte) ([]calc.Hop, error) {
 		if err != nil {
 			return nil, fmt.Errorf("multipath: %w", err)
 		}
-		hops = append(hops, hop)
+		if !dead { // its link is down
+			hops = append(hops, hop)
+		}
 		b = b[min(len(b), align(size)):]
 	}
 	return hops, nil

@@ -21,25 +21,34 @@ type Changes struct {
 	Ours bool
 	// NextHops: links, addresses or routes changed; next hops may be reached otherwise.
 	NextHops bool
-	// Hosts has the single addresses to which a route of another appeared (true) or
-	// vanished.
-	Hosts map[netip.Prefix]bool
+	// Hosts has the single addresses to which a route of another appeared or vanished.
+	Hosts map[netip.Prefix]HostRoute
 	// Lost: notifications were lost, so that everything must be looked at again.
 	Lost bool
 }
+
+// HostRoute is whether there is a route to a single address, and whether it leads to a
+// container.
+type HostRoute struct{ Present, Container bool }
 
 // Empty reports whether nothing happened.
 func (c Changes) Empty() bool { return !c.Ours && !c.NextHops && !c.Lost && len(c.Hosts) == 0 }
 
 // monitor turns notifications into Changes.
 type monitor struct {
-	fib  *FIB
-	sock *socket
-	// links has the flags of each link, so that only those that come up or go down count.
-	links map[int32]uint32
-
+	fib     *FIB
+	sock    *socket
 	mu      sync.Mutex
 	changes Changes
+	links   map[int]link
+}
+
+// link is what is known of a link, so that only those that come up or go down count.
+type link struct {
+	flags uint32
+	// container says that it leads to a container, port that it is, or was, one of a bridge:
+	// neither leads to a next hop.
+	container, port bool
 }
 
 func newMonitor(f *FIB, requests *socket) (*monitor, error) {
@@ -51,14 +60,14 @@ func newMonitor(f *FIB, requests *socket) (*monitor, error) {
 		sock.close()
 		return nil, err
 	}
-	m := &monitor{fib: f, sock: sock, links: map[int32]uint32{}}
+	m := &monitor{fib: f, sock: sock, links: map[int]link{}}
 	links, err := net.Interfaces()
 	if err != nil {
 		sock.close()
 		return nil, fmt.Errorf("list links: %w", err)
 	}
 	for _, l := range links {
-		m.links[int32(l.Index)] = linkFlags(l.Flags)
+		m.links[l.Index] = link{flags: linkFlags(l.Flags), container: isContainer(l.Name)}
 	}
 	return m, nil
 }
@@ -144,32 +153,55 @@ func (m *monitor) route(msg syscall.NetlinkMessage) Changes {
 	switch {
 	case e.protocol == m.fib.opts.Protocol:
 	case e.single():
-		c.Hosts = map[netip.Prefix]bool{e.prefix: msg.Header.Type == unix.RTM_NEWROUTE}
-	default:
+		c.Hosts = map[netip.Prefix]HostRoute{e.prefix: {msg.Header.Type == unix.RTM_NEWROUTE, m.leadsToContainer(e)}}
+	case !isLinkLocal(e.prefix):
 		c.NextHops = true
 	}
 	return c
 }
 
-// link notices links that come up or go down. The kernel drops the routes of a link that
-// goes down without telling. Containers' interfaces lead to no next hop.
+// link notices links that are switched on or off, and those with routes of ours that lose
+// or find their carrier: the kernel drops the routes of a link that goes down without
+// telling. The interfaces of containers, ours and those behind a bridge, come and go all
+// the time and lead nowhere.
 func (m *monitor) link(msg syscall.NetlinkMessage) Changes {
 	if len(msg.Data) < unix.SizeofIfInfomsg {
 		return Changes{}
 	}
 	info := nl.DeserializeIfInfomsg(msg.Data)
-	flags := info.Flags & (unix.IFF_UP | unix.IFF_RUNNING)
-	before, known := m.links[info.Index]
-	if msg.Header.Type == unix.RTM_DELLINK {
-		flags = 0
-		delete(m.links, info.Index)
-	} else {
-		m.links[info.Index] = flags
-	}
-	if flags == before && (known || flags == 0) || isContainer(linkName(msg.Data)) {
+	before, now := m.noteLink(int(info.Index), info.Flags, msg)
+	changed := now.flags ^ before.flags
+	if changed == 0 || now.container || now.port {
 		return Changes{}
 	}
-	return Changes{Ours: true, NextHops: true}
+	used := m.fib.uses(int(info.Index))
+	return Changes{Ours: used, NextHops: used || changed&unix.IFF_UP != 0}
+}
+
+func (m *monitor) noteLink(index int, flags uint32, msg syscall.NetlinkMessage) (before, now link) {
+	name, port := linkNames(msg.Data)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before = m.links[index]
+	now = link{flags: flags & (unix.IFF_UP | unix.IFF_RUNNING), container: isContainer(name), port: port || before.port}
+	if msg.Header.Type == unix.RTM_DELLINK {
+		now.flags = 0
+		delete(m.links, index)
+	} else {
+		m.links[index] = now
+	}
+	return before, now
+}
+
+// isContainer reports whether a link leads to a container.
+func (m *monitor) isContainer(index int) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.links[index].container
+}
+
+func (m *monitor) leadsToContainer(e entry) bool {
+	return len(e.hops) == 1 && m.isContainer(e.hops[0].Link)
 }
 
 // addr notices addresses other than link-local ones, which every link has.
@@ -187,14 +219,19 @@ func (m *monitor) addr(msg syscall.NetlinkMessage) Changes {
 	return c
 }
 
-func linkName(data []byte) (name string) {
+// linkNames reads a link's name, and whether it belongs to another one, as a bridge's port
+// does.
+func linkNames(data []byte) (name string, port bool) {
 	_ = attributes(data[unix.SizeofIfInfomsg:], func(kind uint16, value []byte) error {
-		if kind == unix.IFLA_IFNAME {
+		switch kind {
+		case unix.IFLA_IFNAME:
 			name = unix.ByteSliceToString(value)
+		case unix.IFLA_MASTER:
+			port = true
 		}
 		return nil
 	})
-	return name
+	return name, port
 }
 
 // isContainer knows the interfaces of containers by felix's prefix.

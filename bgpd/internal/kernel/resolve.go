@@ -2,8 +2,8 @@ package kernel
 
 import (
 	"errors"
-	"net"
 	"net/netip"
+	"slices"
 
 	"calico.internal/bgpd/internal/calc"
 	"github.com/vishvananda/netlink/nl"
@@ -15,7 +15,7 @@ import (
 const rtmFibMatch = 0x2000
 
 // Resolve asks the kernel for the way to a next hop: the next hop itself where it is on
-// a link, else the router before it. Only routes of others count: a next hop behind a
+// a link, else the routers before it. Only routes of others count: a next hop behind a
 // route that we learned could be behind itself.
 func (f *FIB) Resolve(next netip.Addr) calc.Resolution {
 	f.mu.Lock()
@@ -33,11 +33,22 @@ func (f *FIB) Resolve(next netip.Addr) calc.Resolution {
 	case e.protocol == f.opts.Protocol:
 		return calc.Resolution{Why: "only a learned route leads to it"}
 	}
-	hop := e.hops[0]
-	if !hop.Gateway.IsValid() {
-		hop.Gateway = next
+	hops := slices.Clone(e.hops)
+	for i := range hops {
+		if !hops[i].Gateway.IsValid() {
+			hops[i].Gateway = next
+		}
 	}
-	return calc.Resolution{Hop: hop}
+	slices.SortFunc(hops, calc.CompareHops)
+	return calc.Resolution{Hops: hops}
+}
+
+// IsLocal reports whether this host has an address.
+func (f *FIB) IsLocal(a netip.Addr) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	e, err := f.lookup(a)
+	return err == nil && e.kind == unix.RTN_LOCAL
 }
 
 func (f *FIB) lookup(a netip.Addr) (entry, error) {
@@ -49,13 +60,4 @@ func (f *FIB) lookup(a netip.Addr) (entry, error) {
 		return entry{}, err
 	}
 	return decode(answer)
-}
-
-// Tunnel finds the link that IP-in-IP goes through.
-func Tunnel(name string) calc.Resolution {
-	i, err := net.InterfaceByName(name)
-	if err != nil || i.Flags&net.FlagUp == 0 {
-		return calc.Resolution{Why: "the tunnel device " + name + " is missing or down"}
-	}
-	return calc.Resolution{Hop: calc.Hop{Link: i.Index}}
 }

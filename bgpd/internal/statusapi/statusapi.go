@@ -35,6 +35,9 @@ type Status struct {
 	InSync                  bool
 	Revision                int64
 	Connected               bool
+	// Problems say what this host should do and does not, and what to do about it; Notes
+	// what the configuration asks for and bgpd does otherwise.
+	Problems, Notes []string
 }
 
 // Peer is a session that the configuration asks for.
@@ -130,6 +133,8 @@ func (s *service) Status(ctx context.Context, _ *bgpdv1.StatusRequest) (*bgpdv1.
 		InSync:             st.InSync,
 		Revision:           st.Revision,
 		DatastoreConnected: st.Connected,
+		Problems:           st.Problems,
+		Notes:              st.Notes,
 	}, nil
 }
 

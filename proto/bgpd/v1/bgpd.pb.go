@@ -129,8 +129,12 @@ type StatusResponse struct {
 	InSync             bool  `protobuf:"varint,8,opt,name=in_sync,json=inSync,proto3" json:"in_sync,omitempty"`
 	Revision           int64 `protobuf:"varint,9,opt,name=revision,proto3" json:"revision,omitempty"`
 	DatastoreConnected bool  `protobuf:"varint,10,opt,name=datastore_connected,json=datastoreConnected,proto3" json:"datastore_connected,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// What this host should do and does not, in words that say what to do about it.
+	Problems []string `protobuf:"bytes,11,rep,name=problems,proto3" json:"problems,omitempty"`
+	// What the configuration asks for and bgpd does otherwise, such as IP-in-IP.
+	Notes         []string `protobuf:"bytes,12,rep,name=notes,proto3" json:"notes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -231,6 +235,20 @@ func (x *StatusResponse) GetDatastoreConnected() bool {
 		return x.DatastoreConnected
 	}
 	return false
+}
+
+func (x *StatusResponse) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
 }
 
 type ListPeersRequest struct {
@@ -669,7 +687,7 @@ var File_bgpd_v1_bgpd_proto protoreflect.FileDescriptor
 const file_bgpd_v1_bgpd_proto_rawDesc = "" +
 	"\n" +
 	"\x12bgpd/v1/bgpd.proto\x12\x0ecalico.bgpd.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
-	"\rStatusRequest\"\xd8\x02\n" +
+	"\rStatusRequest\"\x8a\x03\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x124\n" +
@@ -682,7 +700,9 @@ const file_bgpd_v1_bgpd_proto_rawDesc = "" +
 	"\ain_sync\x18\b \x01(\bR\x06inSync\x12\x1a\n" +
 	"\brevision\x18\t \x01(\x03R\brevision\x12/\n" +
 	"\x13datastore_connected\x18\n" +
-	" \x01(\bR\x12datastoreConnected\"\x12\n" +
+	" \x01(\bR\x12datastoreConnected\x12\x1a\n" +
+	"\bproblems\x18\v \x03(\tR\bproblems\x12\x14\n" +
+	"\x05notes\x18\f \x03(\tR\x05notes\"\x12\n" +
 	"\x10ListPeersRequest\"?\n" +
 	"\x11ListPeersResponse\x12*\n" +
 	"\x05peers\x18\x01 \x03(\v2\x14.calico.bgpd.v1.PeerR\x05peers\"\x83\x02\n" +

@@ -43,6 +43,8 @@ type Status struct {
 	Peers []Peer `json:"peers"`
 	// Problems say what is not as it should be.
 	Problems []string `json:"problems,omitempty"`
+	// Notes say what is configured and done otherwise.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // Read asks felix and bgpd by the sockets in a folder.
@@ -104,6 +106,10 @@ func (s *Status) readBGP(ctx context.Context, socket string) error {
 	if e := state.GetConfigError(); e != "" {
 		s.Problems = append(s.Problems, "bgpd runs the last good configuration, the newest is refused: "+e)
 	}
+	for _, p := range state.GetProblems() {
+		s.Problems = append(s.Problems, "bgpd: "+p)
+	}
+	s.Notes = state.GetNotes()
 	answer, err := client.ListPeers(ctx, &bgpdv1.ListPeersRequest{})
 	if err != nil {
 		s.Problems = append(s.Problems, "bgpd does not answer: "+grpcstatus.Convert(err).Message())
@@ -173,6 +179,9 @@ func (s Status) Print(w io.Writer, now time.Time) error {
 	}
 	for _, p := range s.Problems {
 		fmt.Fprintln(w, "PROBLEM:", p)
+	}
+	for _, n := range s.Notes {
+		fmt.Fprintln(w, "NOTE:", n)
 	}
 	return nil
 }

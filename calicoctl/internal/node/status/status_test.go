@@ -61,7 +61,7 @@ func TestPrint(t *testing.T) {
 		felixv1.RegisterFelixServer(s, felix{answer: &felixv1.StatusResponse{Node: "node00", InSync: true, DatastoreConnected: true}})
 	})
 	serve(t, filepath.Join(dir, "bgpd.sock"), func(s *grpc.Server) {
-		bgpdv1.RegisterBgpdServer(s, bgpd{status: &bgpdv1.StatusResponse{}, peers: []*bgpdv1.Peer{
+		bgpdv1.RegisterBgpdServer(s, bgpd{status: &bgpdv1.StatusResponse{Notes: []string{"pool 10.0.0.0/8 asks for IP-in-IP"}}, peers: []*bgpdv1.Peer{
 			{Address: "172.17.8.101", Type: bgpdv1.PeerType_PEER_TYPE_MESH, State: "established", Since: timestamppb.New(now.Add(-time.Hour)), Info: "x"},
 			{Address: "10.1.2.3", Type: bgpdv1.PeerType_PEER_TYPE_GLOBAL, State: "active", Info: "connection refused"},
 			{Address: "10.1.2.4", Type: bgpdv1.PeerType_PEER_TYPE_NODE, State: "idle", Since: timestamppb.New(now.Add(-48 * time.Hour))},
@@ -85,6 +85,7 @@ IPv4 BGP status
 
 IPv6 BGP status
 No IPv6 peers found.
+NOTE: pool 10.0.0.0/8 asks for IP-in-IP
 `
 	if diff := cmp.Diff(want, got.String()); diff != "" {
 		t.Errorf("status (-want +got):\n%s", diff)
@@ -131,11 +132,15 @@ func TestProblemsAreNamed(t *testing.T) {
 	serve(t, filepath.Join(dir, "felix.sock"), func(s *grpc.Server) {
 		felixv1.RegisterFelixServer(s, felix{answer: &felixv1.StatusResponse{Problems: []*felixv1.Problem{{Object: "policy p", Reason: "bad selector"}}}})
 	})
-	s := read(t, dir, func(s Status) bool { return s.Running })
+	serve(t, filepath.Join(dir, "bgpd.sock"), func(s *grpc.Server) {
+		bgpdv1.RegisterBgpdServer(s, bgpd{status: &bgpdv1.StatusResponse{Problems: []string{"this host does not have 10.0.0.1"}}})
+	})
+	s := read(t, dir, func(s Status) bool { return s.Running && s.BGP })
 	want := []string{
 		"felix has not yet programmed the kernel",
 		"felix does not reach etcd; what is in force stays so",
 		"felix: policy p: bad selector",
+		"bgpd: this host does not have 10.0.0.1",
 	}
 	if diff := cmp.Diff(want, s.Problems); diff != "" {
 		t.Errorf("problems (-want +got):\n%s", diff)

@@ -1,0 +1,178 @@
+package calc
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"calico.internal/bgpd/internal/config"
+)
+
+// Surroundings are what the host needs besides our routes: no route of ours may take it
+// away.
+type Surroundings struct {
+	// Networks are those that others' routes reach on a link, without a router. Containers'
+	// interfaces do not count.
+	Networks []netip.Prefix
+	// Gateways are the routers of others' routes.
+	Gateways []netip.Addr
+}
+
+// Equal reports whether nothing differs.
+func (s Surroundings) Equal(o Surroundings) bool {
+	return slices.Equal(s.Networks, o.Networks) && slices.Equal(s.Gateways, o.Gateways)
+}
+
+// guarded is an address that must stay reachable, and what it is.
+type guarded struct {
+	addr netip.Addr
+	what string
+}
+
+// What guarded addresses are, in the order in which one of several is named.
+const (
+	guardNode    = "the node or peer address"
+	guardEtcd    = "the etcd endpoint"
+	guardGateway = "the gateway"
+)
+
+// SetSurroundings tells what is around this host, each list sorted.
+func (e *Engine) SetSurroundings(s Surroundings) {
+	if !e.around.Equal(s) {
+		e.around = s
+		e.guardsChanged()
+	}
+}
+
+// SetEtcd tells the addresses of etcd.
+func (e *Engine) SetEtcd(addrs []netip.Addr) {
+	if !slices.Equal(e.etcd, addrs) {
+		e.etcd = addrs
+		e.guardsChanged()
+	}
+}
+
+func (e *Engine) guardsChanged() {
+	e.guards, e.own, e.advertsDirty = nil, nil, true
+	e.touchAll()
+}
+
+// guard collects the addresses that no route of ours may cover: a peer that sent such a
+// route by mistake, or a pool in the wrong place, would cut this host off from others.
+func (e *Engine) guard() []guarded {
+	if e.guards != nil {
+		return e.guards
+	}
+	out := map[netip.Addr]string{}
+	for _, a := range e.around.Gateways {
+		out[a] = guardGateway
+	}
+	for _, a := range e.etcd {
+		out[a] = guardEtcd
+	}
+	for _, addrs := range e.nodes {
+		for _, a := range addrs {
+			out[a] = guardNode
+		}
+	}
+	for _, p := range e.cfg.Peers {
+		out[p.Address] = guardNode
+	}
+	for _, a := range e.cfg.Listen {
+		out[a] = guardNode
+	}
+	e.guards = make([]guarded, 0, len(out))
+	for _, a := range slices.SortedFunc(maps.Keys(out), netip.Addr.Compare) {
+		e.guards = append(e.guards, guarded{a, out[a]})
+	}
+	return e.guards
+}
+
+// covered lists the guarded addresses inside p.
+func (e *Engine) covered(p netip.Prefix) []guarded {
+	all := e.guard()
+	from, _ := slices.BinarySearchFunc(all, p.Addr(), func(g guarded, a netip.Addr) int { return g.addr.Compare(a) })
+	to := from
+	for to < len(all) && p.Contains(all[to].addr) {
+		to++
+	}
+	return all[from:to]
+}
+
+// inNetwork finds a network of this host that p is, or is a part of: a route to p would
+// take it away from there.
+func (e *Engine) inNetwork(p netip.Prefix) (netip.Prefix, bool) {
+	for _, n := range e.around.Networks {
+		if n.Bits() <= p.Bits() && n.Contains(p.Addr()) {
+			return n, true
+		}
+	}
+	return netip.Prefix{}, false
+}
+
+// refuse says why no path to a prefix may be used.
+func (e *Engine) refuse(p netip.Prefix) string {
+	if _, ok := e.hostRoutes[p]; ok {
+		return "a local route to it stands"
+	}
+	if p.Bits() == 0 {
+		if !e.cfg.Import.DefaultRoute {
+			return "default routes are not imported (import.default_route)"
+		}
+		return ""
+	}
+	if own, inside := e.insideOwn(p); inside && !p.IsSingleIP() {
+		return fmt.Sprintf("it is a part of the own block %s", own)
+	}
+	if n, inside := e.inNetwork(p); inside {
+		return fmt.Sprintf("it lies in the network %s of this host", n)
+	}
+	for _, g := range e.covered(p) {
+		if p.IsSingleIP() && (g.what != guardNode || slices.Contains(e.cfg.Listen, g.addr)) {
+			return fmt.Sprintf("it is %s %s", g.what, g.addr)
+		}
+		if !e.cfg.Import.CoveringNodes {
+			return fmt.Sprintf("it covers %s %s (import.covering_nodes)", g.what, g.addr)
+		}
+	}
+	return ""
+}
+
+// harms says why an own block cannot be: its blackhole would take away what this host
+// needs. An address to which a container has a route of its own is not taken away. Only
+// what the operator, etcd or the kernel says counts: no peer can make a block harmful.
+func (e *Engine) harms(block netip.Prefix) string {
+	if n, inside := e.inNetwork(block); inside {
+		return fmt.Sprintf("it lies in the network %s of this host", n)
+	}
+	for _, g := range e.covered(block) {
+		if _, local := e.hostRoutes[netip.PrefixFrom(g.addr, g.addr.BitLen())]; !local {
+			return fmt.Sprintf("it covers %s %s", g.what, g.addr)
+		}
+	}
+	return ""
+}
+
+// Problems says what this host should do and does not, with what to do about it.
+func (e *Engine) Problems() []string {
+	var out []string
+	own := e.ownBlocks()
+	for _, p := range slices.SortedFunc(maps.Keys(own), netip.Prefix.Compare) {
+		if why := own[p]; why != "" {
+			out = append(out, fmt.Sprintf("block %s of this host is not routed: %s; give containers addresses of a pool that lies elsewhere, and release this block", p, why))
+		}
+	}
+	return out
+}
+
+// Notes says what the configuration asks for and nothing here does.
+func (e *Engine) Notes() []string {
+	var out []string
+	for _, p := range e.cfg.Pools {
+		if p.IPIP != config.IPIPOff {
+			out = append(out, fmt.Sprintf("pool %s asks for IP-in-IP (%s), which is not built: its routes go without a tunnel", p.CIDR, p.IPIP))
+		}
+	}
+	return out
+}
