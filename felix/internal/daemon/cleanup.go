@@ -77,7 +77,7 @@ func cleanChains(ctx context.Context, variant string, families []rules.Family, s
 	if err != nil {
 		return nil // what is not installed has nothing to clean
 	}
-	targets, err := iptables.Open(backend)
+	targets, err := iptables.Open(backend, nil)
 	if err != nil {
 		return err
 	}

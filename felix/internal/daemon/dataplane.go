@@ -198,7 +198,7 @@ func (d *dataplane) openChains(ctx context.Context) error {
 	if d.backend.OtherInUse {
 		d.log.Warn("Docker's chains stand in both variants of iptables; set IptablesBackend if this is the wrong one", "variant", d.backend.Variant)
 	}
-	if d.iptables, err = iptables.Open(d.backend); err != nil {
+	if d.iptables, err = iptables.Open(d.backend, d.standIn); err != nil {
 		return err
 	}
 	targets := map[rules.Family]map[rules.Table]*iptables.Target{}
@@ -213,7 +213,7 @@ func (d *dataplane) openChains(ctx context.Context) error {
 			return err
 		}
 	}
-	d.chains = newChains(targets)
+	d.chains = newChains(targets, d.standIn)
 	d.chains.read(ctx)
 	if err := d.chains.blocked(rules.V6); err != nil && !iptables.IsBusy(err) {
 		d.chains.drop(rules.V6)
@@ -235,6 +235,15 @@ func (d *dataplane) openFamily(f rules.Family) (map[rules.Table]*iptables.Target
 		out[t] = target
 	}
 	return out, nil
+}
+
+// standIn is what takes the place of a chain at fault.
+func (d *dataplane) standIn(f rules.Family, id rules.ChainID) iptables.Chain {
+	c, err := iptables.NewChain(f, d.renderer.StandIn(id))
+	if err != nil { // for which no frame could be printed either
+		d.log.Error("a chain that is at fault stays without a stand-in", "chain", id.Name, logattr.Err, err)
+	}
+	return c
 }
 
 // loseIPv6 goes on with IPv4 alone on a host that cannot filter IPv6. What cannot be filtered

@@ -64,7 +64,7 @@ func (f filterFaults) concerning(d *dataplane, e *desired.Endpoint) string {
 		}
 	}
 	for id, why := range f {
-		if id.OfFrame() {
+		if id.OfFrame() && id.Table != rules.Mangle { // where the frame decides nothing about them
 			return "chain " + id.Name + ": " + why
 		}
 	}

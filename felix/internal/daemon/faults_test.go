@@ -18,7 +18,7 @@ import (
 // looker is a loop with n endpoints, each of which has a policy of its own, that has nothing
 // in the kernel.
 func looker(n int) *loop {
-	chains := newChains(map[rules.Family]map[rules.Table]*iptables.Target{rules.V4: {rules.Filter: nil, rules.Mangle: nil}})
+	chains := newChains(map[rules.Family]map[rules.Table]*iptables.Target{rules.V4: {rules.Filter: nil, rules.Mangle: nil}}, nil)
 	d := &dataplane{
 		links: ifmonitor.NewLinks(), families: []rules.Family{rules.V4}, chains: chains, filters: newFilters(chains),
 		policies: map[model.PolicyKey]*desired.Policy{}, profiles: map[string]*desired.Profile{},

@@ -110,7 +110,7 @@ func (f *filters) remove(family rules.Family, id rules.ChainID) {
 }
 
 func (f *filters) close(k chainKey) {
-	f.table(k).Set(k.Name, iptables.FailClosed(k.family, k.Table, k.Name))
+	f.table(k).Set(k.Name, f.chains.standIns(k.family, k.ChainID))
 }
 
 // brokenOf is the first broken set of a list, or empty.

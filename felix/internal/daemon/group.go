@@ -33,6 +33,8 @@ type chainTable = reconcile.Table[string, iptables.Chain]
 type chains struct {
 	tables  map[rules.Family]map[rules.Table]*chainTable
 	targets map[rules.Family]map[rules.Table]*iptables.Target
+	// standIns gives what takes the place of a chain at fault.
+	standIns iptables.StandIns
 	// faults are the tables that failed as a whole in the latest try.
 	faults map[rules.Family]map[rules.Table]*tableFault
 	// stuck says that the latest pass failed as a whole.
@@ -52,9 +54,9 @@ type tableFault struct {
 	never bool
 }
 
-func newChains(targets map[rules.Family]map[rules.Table]*iptables.Target) *chains {
+func newChains(targets map[rules.Family]map[rules.Table]*iptables.Target, standIns iptables.StandIns) *chains {
 	c := &chains{
-		targets: targets, tables: map[rules.Family]map[rules.Table]*chainTable{},
+		targets: targets, standIns: standIns, tables: map[rules.Family]map[rules.Table]*chainTable{},
 		faults: map[rules.Family]map[rules.Table]*tableFault{},
 	}
 	for f, byTable := range targets {
@@ -66,7 +68,7 @@ func newChains(targets map[rules.Family]map[rules.Table]*iptables.Target) *chain
 				Compare: compareStrings,
 				Equal:   iptables.Equal,
 				FailClosed: func(name string, _ iptables.Chain) (iptables.Chain, bool) {
-					return iptables.FailClosed(f, t, name), iptables.Owned(name)
+					return standIns(f, rules.ChainID{Table: t, Name: name}), iptables.Owned(name)
 				},
 				MaxBackoff: maxRetry,
 			})

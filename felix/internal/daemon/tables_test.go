@@ -1,11 +1,14 @@
 package daemon_test
 
 import (
+	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -276,5 +279,67 @@ func TestWhatIsNotFilteredIsNotRouted(t *testing.T) {
 		t.Logf("in force %v after the table can be written", time.Since(start))
 		w.canReach(a, both)
 		h.awaitNoProblems()
+	})
+}
+
+// withoutRPFilter has the kernel refuse rules with the match rpfilter of a table of IPv4, by
+// another match in its place that cannot stand there.
+func (h *host) withoutRPFilter() (calls func() int) {
+	h.w.Helper()
+	program, err := exec.LookPath("iptables-" + h.variant + "-restore")
+	if err != nil {
+		h.w.Fatal(err)
+	}
+	return h.shimRestore(fmt.Sprintf(`case $0 in *ip6tables*) ;; *) sed 's/-m rpfilter --validmark --invert/-m realm --realm 1/' | %s "$@"; exit $?;; esac`, program))
+}
+
+// TestAColdStartNeverCutsOffTheHost has the kernel refuse a chain of the frame, which sends
+// felix looking for the one at fault among many, while another host talks to this one. felix is
+// killed in the middle of it once.
+func TestAColdStartNeverCutsOffTheHost(t *testing.T) {
+	onVariants(t, func(t *testing.T, variant string) {
+		w := newWorld(t, nil)
+		h := w.addHost(0, variant)
+		peer := w.net.AddHost(nettest.HostSpec{Name: "peer", Addrs: []netip.Prefix{netip.MustParsePrefix("172.28.8.200/24")}})
+		w.network("net1")
+		w.manyPolicies(100)
+		a := h.attach("aaaa", "net1", "192.168.0.1")
+		w.put(a.key, a.value)
+		h.ServeUDP(udpPort)
+		probes := startProbing(t, peer.Space, netip.AddrPortFrom(h.Addr(false), udpPort))
+		expectAnswers := func(when string) {
+			t.Helper()
+			probes.awaitMore(100)
+			sent := probes.sent.Load()
+			nettest.Eventually(t, time.Second, func() error {
+				if n := probes.answered.Load(); n < sent {
+					return fmt.Errorf("%s: %d of %d packets to the host were answered", when, n, sent)
+				}
+				return nil
+			})
+		}
+		calls := h.withoutRPFilter()
+		expectAnswers("before the start")
+		h.start("LOGSEVERITYSCREEN=WARNING")
+		nettest.Eventually(t, patience, func() error {
+			if n := calls(); n < 3 {
+				return fmt.Errorf("iptables-restore was called %d times", n)
+			}
+			return nil
+		})
+		h.felix.Kill()
+		expectAnswers("killed in the middle")
+		h.startInSync("LOGSEVERITYSCREEN=WARNING")
+		expectAnswers("after the start")
+		h.awaitProblemOf("IPv4 chains of raw: cali-PREROUTING", "")
+		if err := h.wait(a, 0, time.Second); err == nil || !strings.Contains(err.Error(), "cali-PREROUTING") {
+			t.Errorf("a container whose sources are not checked: %v", err)
+		}
+		if _, err := a.Ping(h.Addr(false), noAnswer); err == nil {
+			t.Error("a packet of a container whose source is not checked passes")
+		}
+		if err := peer.TCP(netip.AddrPortFrom(h.Addr(false), tcpPort), noAnswer); !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("the host answers a connection to a closed port with %v", err)
+		}
 	})
 }

@@ -77,20 +77,6 @@ func NewHooks(f rules.Family, hooks []rules.Hook) (Chain, error) {
 	return out, nil
 }
 
-// FailClosed is what takes the place of a chain that cannot be printed or that the
-// kernel refuses: a rule that drops. In the nat table, which must not drop, it is
-// empty; packets go on untranslated.
-func FailClosed(f rules.Family, t rules.Table, name string) Chain {
-	if t == rules.NAT {
-		return Chain{}
-	}
-	b := newBuilder(f, name, 1)
-	if err := b.add(&rules.Rule{Action: rules.Action{Verb: rules.Drop}, Comment: "stands in for a chain that is at fault"}); err != nil {
-		return Chain{}
-	}
-	return Chain{Rules: b.rules()}
-}
-
 // Equal reports whether the chain that is in the kernel is as wanted.
 func Equal(desired, actual Chain) bool {
 	return actual.Lead >= desired.Lead &&

@@ -29,6 +29,6 @@
 // # Failures
 //
 // A restore is one transaction. When the kernel or the command refuses it, the
-// chains are tried in halves until the one at fault is found; that chain is left with a
-// single rule that drops, and reported, and the rest is in force.
+// chains are tried in halves until the one at fault is found; a stand-in takes its place
+// (rules.Renderer.StandIn), it is reported, and the rest is in force.
 package iptables

@@ -18,6 +18,8 @@ type Target struct {
 	cmd    commands
 	reader reader
 	ledger ledger
+	// standIns gives what takes the place of a chain that the kernel refuses.
+	standIns StandIns
 	// have is what the table holds; nil when it has to be read.
 	have contents
 	// mark is the table's fingerprint when have was right.
@@ -32,16 +34,20 @@ type Target struct {
 // Targets makes the targets of all tables of a family. They share what they learn about
 // the kernel, and belong to the network namespace of the calling thread.
 type Targets struct {
-	backend Backend
-	nft     *nftLedger
-	readers map[rules.Family]reader
+	backend  Backend
+	standIns StandIns
+	nft      *nftLedger
+	readers  map[rules.Family]reader
 	// audited is the mark that the last call of Quiet saw.
 	audited mark
 }
 
-// Open prepares the targets of a backend.
-func Open(b Backend) (*Targets, error) {
-	t := &Targets{backend: b, readers: map[rules.Family]reader{}}
+// StandIns gives what takes the place of a chain that the kernel refuses.
+type StandIns func(rules.Family, rules.ChainID) Chain
+
+// Open prepares the targets of a backend. Who only deletes needs no stand-ins.
+func Open(b Backend, standIns StandIns) (*Targets, error) {
+	t := &Targets{backend: b, standIns: standIns, readers: map[rules.Family]reader{}}
 	if b.Variant == NFT {
 		nft, err := newNFTLedger()
 		if err != nil {
@@ -88,7 +94,7 @@ func (ts *Targets) Target(f rules.Family, t rules.Table) (*Target, error) {
 			return nil, err
 		}
 	}
-	target := &Target{family: f, table: t, cmd: cmd, reader: ts.readers[f], ledger: ts.nft, absent: map[string]Chain{}}
+	target := &Target{family: f, table: t, cmd: cmd, reader: ts.readers[f], ledger: ts.nft, standIns: ts.standIns, absent: map[string]Chain{}}
 	if ts.nft == nil {
 		target.cmd = impatient{cmd}
 		if target.ledger, err = newLegacyLedger(f, t); err != nil {
@@ -167,7 +173,7 @@ func (t *Target) read(ctx context.Context) error {
 }
 
 // Apply writes and deletes chains in one transaction. Chains at fault are found out and
-// left with a rule that drops; they are reported by name.
+// replaced by their stand-ins; they are reported by name.
 func (t *Target) Apply(ctx context.Context, c reconcile.Changes[string, Chain]) error {
 	sets := make([]named, 0, len(c.Set))
 	for _, s := range c.Set {

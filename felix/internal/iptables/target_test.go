@@ -59,7 +59,17 @@ func openTargets(t testing.TB, variant string) *Targets {
 	if err != nil {
 		t.Fatal(err)
 	}
-	targets, err := Open(b)
+	r, err := rules.NewRenderer(rules.DefaultConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	targets, err := Open(b, func(f rules.Family, id rules.ChainID) Chain {
+		c, err := NewChain(f, r.StandIn(id))
+		if err != nil {
+			t.Error(err)
+		}
+		return c
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +163,7 @@ type closing struct{ *Target }
 func (c closing) List(ctx context.Context) (map[string]Chain, error) {
 	out, err := c.Target.List(ctx)
 	for name, chain := range out {
-		if Owned(name) && Equal(FailClosed(c.family, c.table, name), chain) && name != "cali-b" {
+		if Owned(name) && Equal(c.standIn(name).chain, chain) && name != "cali-b" {
 			delete(out, name)
 		}
 	}
@@ -281,31 +291,82 @@ func TestAHookInAMissingKernelChainIsAnError(t *testing.T) {
 func TestAChainAtFaultFailsClosedAndTheRestIsIn(t *testing.T) {
 	onKernels(t, func(t *testing.T, k kernel) {
 		target := k.open(t)
-		apply(t, target, k.chain(t, "cali-m", marked(1, accept)))
+		apply(t, target, k.chain(t, "cali-pi-m", marked(1, accept)))
 		var set []reconcile.Item[string, Chain]
 		for i := range 20 {
-			name := fmt.Sprintf("cali-%02d", i)
-			set = append(set, k.chain(t, name, marked(uint32(i), accept), rules.Rule{Action: rules.Action{Verb: rules.Jump, Chain: "cali-m"}}))
+			name := fmt.Sprintf("cali-pi-%02d", i)
+			set = append(set, k.chain(t, name, marked(uint32(i), accept), rules.Rule{Action: rules.Action{Verb: rules.Jump, Chain: "cali-pi-m"}}))
 		}
 		noSet := rules.Rule{Match: rules.Match{Sets: []rules.Set{{Name: "cali4-absent"}}}, Action: accept}
-		set[7] = k.chain(t, "cali-07", noSet)
-		set = append(set, k.chain(t, "cali-m", marked(1, accept), noSet))
+		set[7] = k.chain(t, "cali-pi-07", noSet)
+		set = append(set, k.chain(t, "cali-pi-m", marked(1, accept), noSet))
 		err := target.Apply(t.Context(), reconcile.Changes[string, Chain]{Set: set})
 		var faults *reconcile.KeyErrors[string]
-		if !errors.As(err, &faults) || len(faults.Errs) != 2 || faults.Errs["cali-07"] == nil || faults.Errs["cali-m"] == nil {
-			t.Fatalf("got %v, want errors of cali-07 and cali-m", err)
+		if !errors.As(err, &faults) || len(faults.Errs) != 2 || faults.Errs["cali-pi-07"] == nil || faults.Errs["cali-pi-m"] == nil {
+			t.Fatalf("got %v, want errors of cali-pi-07 and cali-pi-m", err)
 		}
-		if text := faults.Errs["cali-07"].Error(); !strings.Contains(text, "cali4-absent") {
+		if text := faults.Errs["cali-pi-07"].Error(); !strings.Contains(text, "cali4-absent") {
 			t.Errorf("the error %q does not say what is wrong", text)
 		}
 		closed := []string{"-j DROP"}
 		if k.table == rules.NAT {
 			closed = nil
 		}
-		k.expectRules(t, "cali-07", closed...)
-		k.expectRules(t, "cali-m", closed...)
-		k.expectRules(t, "cali-06", "--mark 0x6/0xff -j ACCEPT", "-j cali-m")
-		k.expectRules(t, "cali-08", "--mark 0x8/0xff -j ACCEPT", "-j cali-m")
+		k.expectRules(t, "cali-pi-07", closed...)
+		k.expectRules(t, "cali-pi-m", closed...)
+		k.expectRules(t, "cali-pi-06", "--mark 0x6/0xff -j ACCEPT", "-j cali-pi-m")
+		k.expectRules(t, "cali-pi-08", "--mark 0x8/0xff -j ACCEPT", "-j cali-pi-m")
+	})
+}
+
+// writes keeps what iptables-restore is given.
+type writes struct {
+	commands
+
+	inputs []string
+}
+
+func (w *writes) restore(ctx context.Context, input []byte) error {
+	w.inputs = append(w.inputs, string(input))
+	return w.commands.restore(ctx, input)
+}
+
+// TestAFaultNeverCutsOffTheHost has a chain of the frame and one of a policy be refused at a
+// first write. After each step, nothing is hooked whose content is still to come, and what
+// stands in drops packets of workloads alone.
+func TestAFaultNeverCutsOffTheHost(t *testing.T) {
+	onKernels(t, func(t *testing.T, k kernel) {
+		if k.table == rules.NAT {
+			return // which drops nothing
+		}
+		target := k.open(t)
+		steps := &writes{commands: target.cmd}
+		target.cmd = steps
+		to := func(chain string) rules.Rule { return rules.Rule{Action: rules.Action{Verb: rules.Jump, Chain: chain}} }
+		err := target.Apply(t.Context(), reconcile.Changes[string, Chain]{Set: []reconcile.Item[string, Chain]{
+			k.hooks(t, "INPUT", jumpTo("cali-INPUT")), k.hooks(t, "OUTPUT", jumpTo("cali-OUTPUT")),
+			k.chain(t, "cali-INPUT", to("cali-from-host-endpoint"), k.refused()), k.chain(t, "cali-OUTPUT", to("cali-to-host-endpoint")),
+			k.chain(t, "cali-from-host-endpoint", to("cali-fh-eth0")), k.chain(t, "cali-to-host-endpoint"),
+			k.chain(t, "cali-failsafe-in", marked(1, accept)), k.chain(t, "cali-fh-eth0", to("cali-pi-a"), k.refused()), k.chain(t, "cali-pi-a", marked(1, accept)),
+		}})
+		var faults *reconcile.KeyErrors[string]
+		if !errors.As(err, &faults) || !slices.Equal(slices.Sorted(maps.Keys(faults.Errs)), []string{"cali-INPUT", "cali-fh-eth0"}) {
+			t.Fatalf("got %v, want errors of what is refused alone", err)
+		}
+		k.expectRules(t, "cali-INPUT", "-j DROP", "-j DROP")
+		for line := range strings.Lines(k.save(t)) {
+			if strings.HasPrefix(line, "-A cali-INPUT ") && !strings.Contains(line, "cali+") {
+				t.Errorf("of what stands in for a chain of the frame, a rule drops packets of the host: %s", line)
+			}
+		}
+		k.expectRules(t, "cali-fh-eth0", "-j cali-failsafe-in", "-j DROP")
+		k.expectRules(t, "cali-OUTPUT", "-j cali-to-host-endpoint")
+		k.expectRules(t, "INPUT", "-j cali-INPUT")
+		for i, input := range steps.inputs[1:] { // the first is refused
+			if hooks := strings.Contains(input, "-I INPUT"); hooks && i != len(steps.inputs)-2 {
+				t.Errorf("hooks are put in before the last step: %s", input)
+			}
+		}
 	})
 }
 

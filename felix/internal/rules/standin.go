@@ -1,0 +1,30 @@
+package rules
+
+import "strings"
+
+// StandIn is what takes the place of a chain that cannot be printed, that must not be used
+// because of a set that it names, or that the kernel refuses. It closes what the chain was
+// to decide about, and never cuts off the host:
+//
+//   - A chain of an endpoint, a policy or a profile drops. That of a host endpoint lets the
+//     failsafe ports pass before.
+//   - Of the frame, which packets of the host pass too, it drops those of workloads. In the
+//     mangle table, which decides nothing about these, it is empty.
+//   - In the nat table, which must not drop, it is empty; packets go on untranslated.
+func (r *Renderer) StandIn(id ChainID) Chain {
+	c := Chain{ChainID: id}
+	closed := Rule{Action: do(Drop), Comment: "stands in for a chain that is at fault"}
+	switch {
+	case id.Table == NAT, id.Table == Mangle && id.OfFrame():
+	case id.OfFrame():
+		c.add(r.fromWorkloads(closed)...)
+		c.add(r.toWorkloads(closed)...)
+	case strings.HasPrefix(id.Name, "cali-fh-"):
+		c.add(Rule{Action: jump(chainFailsafeIn)}, closed)
+	case strings.HasPrefix(id.Name, "cali-th-"):
+		c.add(Rule{Action: jump(chainFailsafeOut)}, closed)
+	default:
+		c.add(closed)
+	}
+	return c
+}
