@@ -326,7 +326,7 @@ func (v *View) keepsLastGood(k model.Key) bool {
 	}
 	switch k.Kind() {
 	case model.KindPolicy, model.KindProfile, model.KindTier, model.KindNetworkSet,
-		model.KindHostEndpoint, model.KindWorkloadEndpoint, model.KindIPPool:
+		model.KindHostEndpoint, model.KindWorkloadEndpoint, model.KindIPPool, model.KindNode:
 		return true
 	default:
 		return false

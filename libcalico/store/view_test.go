@@ -153,8 +153,8 @@ func TestApply(t *testing.T) {
 			{puts(6, put(poolPath, strings.Replace(goodPool, "10.0.0.0/16", "10.0.0.0/8", 1), 6)), []string{"ipPool(cidr=10.0.0.0/16)@6 10.0.0.0/16 bad"}},
 		}},
 		{"kinds that policy does not read are gone when they turn bad", store.Options{KeepLastGood: true}, []step{
-			{snapshot(5, put(metaPath, "{}", 2), put(addrPath, "10.0.0.1", 3)), []string{"node(name=node00)@3 10.0.0.1"}},
-			{puts(6, put(addrPath, "here", 6)), []string{"node(name=node00)@6 gone bad"}},
+			{snapshot(5, put("/calico/v1/ipreservations/r", `{"reserved_cidrs":["10.0.0.0/30"]}`, 3)), []string{"ipReservation(name=r)@3 *model.IPReservation"}},
+			{puts(6, put("/calico/v1/ipreservations/r", `{"reserved_cidrs":["here"]}`, 6)), []string{"ipReservation(name=r)@6 gone bad"}},
 		}},
 		{"what does not belong to the tree is passed over", store.Options{}, []step{
 			{snapshot(5, put("/other", "x", 1), put("/calico/bgp/v1/global/custom_filters/v4/x", "x", 1), put("/calico/v1/ipam/v4/pool/x", "x", 2)), nil},

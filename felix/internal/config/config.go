@@ -36,6 +36,10 @@ type Config struct {
 	// IptablesBackend is auto, legacy or nft.
 	IptablesBackend string
 
+	// WorkloadsReachControlPlane opens etcd and the nodes' BGP port to workloads, as far as
+	// their policy allows it.
+	WorkloadsReachControlPlane bool
+
 	InterfacePrefix []string
 	IPv6Support     bool
 
@@ -93,6 +97,7 @@ func (c *Config) Rules() rules.Config {
 	}
 	r.LogPrefix = c.LogPrefix
 	r.NoInvalidCheck = c.DisableConntrackInvalidCheck
+	r.ReachControlPlane = c.WorkloadsReachControlPlane
 	r.FailsafeInbound = c.FailsafeInboundHostPorts
 	r.FailsafeOutbound = c.FailsafeOutboundHostPorts
 	return r

@@ -53,6 +53,7 @@ func params() []param {
 
 		fatal(oneOf("ChainInsertMode", "insert", func(c *Config) *string { return &c.ChainInsertMode }, "insert", "append")),
 		fatal(oneOf("DefaultEndpointToHostAction", "DROP", func(c *Config) *string { return &c.DefaultEndpointToHostAction }, "DROP", "RETURN", "ACCEPT")),
+		boolParam("WorkloadsReachControlPlane", "false", func(c *Config) *bool { return &c.WorkloadsReachControlPlane }),
 		fatal(oneOf("IptablesFilterAllowAction", "ACCEPT", func(c *Config) *string { return &c.IptablesFilterAllowAction }, "ACCEPT", "RETURN")),
 		fatal(oneOf("IptablesMangleAllowAction", "ACCEPT", func(c *Config) *string { return &c.IptablesMangleAllowAction }, "ACCEPT", "RETURN")),
 		fatal(oneOf("IptablesFilterDenyAction", "DROP", func(c *Config) *string { return &c.IptablesFilterDenyAction }, "DROP", "REJECT")),

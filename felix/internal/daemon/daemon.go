@@ -152,10 +152,14 @@ func (d *Daemon) runLoop(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	events := make(chan ifmonitor.Event, 64)
 	g.Go(func() error { return monitor.Run(ctx, events) })
+	found := make(chan controlPlane)
+	g.Go(func() error { return newLocator(d, found).run(ctx) })
 	g.Go(func() error {
 		batches := d.cfg.Etcd.Watch(ctx, []string{model.PrefixV1}, etcdstore.WatchOptions{})
 		cfg := *d.local
-		return newLoop(d, &cfg).run(ctx, batches, events)
+		l := newLoop(d, &cfg)
+		l.found = found
+		return l.run(ctx, batches, events)
 	})
 	return g.Wait()
 }

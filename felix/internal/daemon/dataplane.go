@@ -69,10 +69,15 @@ type dataplane struct {
 	host        hostSettings
 	hostAddrs   map[string][]netip.Addr
 	addressSets map[desired.SetID]*addressSet
-	filters     *filters
-	policies    map[model.PolicyKey]*desired.Policy
-	profiles    map[string]*desired.Profile
-	workloads   *workloads
+	// control is where the control plane is, controlMembers what its sets hold, and
+	// etcdPorts the ports at which etcd listens on this host.
+	control        controlPlane
+	controlMembers map[desired.SetID]map[desired.Member]struct{}
+	etcdPorts      []uint16
+	filters        *filters
+	policies       map[model.PolicyKey]*desired.Policy
+	profiles       map[string]*desired.Profile
+	workloads      *workloads
 }
 
 // newDataplane connects to the kernel. An error says what it lacks.
@@ -107,6 +112,7 @@ func newDataplane(ctx context.Context, log *slog.Logger, cfg *config.Config, lin
 		d.trackers[f] = rules.NewTracker(d.renderer, f)
 		d.setHooks(f, nil)
 	}
+	d.addControlPlane()
 	d.setHostAddrs()
 	d.changeChains(func(t *rules.Tracker) rules.ChainChanges { return t.Apply(desired.Changes{}) })
 	d.sysctls.Set(sysctls.ForwardIPv4, "1")
@@ -350,12 +356,15 @@ func (d *dataplane) setHooks(f rules.Family, old []rules.Hook) {
 
 // configure takes over parameters that can change while felix runs.
 func (d *dataplane) configure(cfg *config.Config) error {
-	renderer, err := rules.NewRenderer(cfg.Rules())
+	before := d.cfg
+	d.cfg = cfg
+	renderer, err := rules.NewRenderer(d.rulesConfig())
 	if err != nil {
+		d.cfg = before
 		return err
 	}
 	oldHooks := d.renderer.Hooks()
-	d.cfg, d.renderer = cfg, renderer
+	d.renderer = renderer
 	d.changeChains(func(t *rules.Tracker) rules.ChainChanges { return t.Reconfigure(renderer) })
 	for _, f := range d.families {
 		d.setHooks(f, oldHooks)

@@ -1,6 +1,7 @@
 package daemon_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -92,9 +93,11 @@ type host struct {
 	// shims, when not empty, is a directory that felix looks into first for programs.
 	shims string
 	// bare is set when felix finds no other programs than those.
-	bare   bool
-	felix  *nettest.Process
-	client felixv1.FelixClient
+	bare bool
+	// endpoints are the URLs at which felix finds the datastore.
+	endpoints string
+	felix     *nettest.Process
+	client    felixv1.FelixClient
 }
 
 // addHost adds a host, number n of them, without starting felix.
@@ -120,7 +123,7 @@ func (w *world) addHost(n int, variant string) *host {
 // command is calico-felix with arguments, as it runs on the host.
 func (h *host) command(args ...string) *exec.Cmd {
 	args = append(args, "--run-dir="+h.runDir, "--config-file="+filepath.Join(h.runDir, "felix.cfg"),
-		"--etcd-endpoints=http://127.0.0.1:2379", "--node-name="+h.Name)
+		"--etcd-endpoints="+cmp.Or(h.endpoints, "http://127.0.0.1:2379"), "--node-name="+h.Name)
 	cmd := h.Command(context.Background(), binary, args...)
 	cmd.Env = append(os.Environ(), "FELIX_IPTABLESBACKEND="+h.variant)
 	switch {

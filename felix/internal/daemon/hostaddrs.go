@@ -51,6 +51,7 @@ func (d *dataplane) setHostAddrs() (changed bool) {
 	}
 	d.hostAddrs = addrs
 	d.changeChains(func(t *rules.Tracker) rules.ChainChanges { return t.SetInterfaces(addrs) })
+	d.setEtcdPorts()
 	return true
 }
 

@@ -137,7 +137,7 @@ func (d *dataplane) sampleSettings() (due bool) {
 }
 
 // differ has the settings read again when one of those given was changed.
-func (d *dataplane) differ(wanted map[sysctls.Key]string) bool {
+func (d *dataplane) differ(wanted map[sysctls.Key]string) (due bool) {
 	for key, want := range wanted {
 		if have, err := d.settings.Read(key); err == nil && have != want && d.sysctls.InForce(key) {
 			d.sysctls.Forget(key)

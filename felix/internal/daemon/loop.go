@@ -63,7 +63,10 @@ type loop struct {
 	links *ifmonitor.Links
 	// haveLinks is set once the interfaces have been listed.
 	haveLinks bool
-	dp        *dataplane
+	// found brings where the control plane is, which control is; nil until it is known.
+	found   <-chan controlPlane
+	control *controlPlane
+	dp      *dataplane
 
 	state statusapi.State
 	// configFault says why the configuration of the datastore is not in force.
@@ -156,6 +159,8 @@ func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-cha
 			if l.hostChanged {
 				l.lookAtHost(time.Now())
 			}
+		case c := <-l.found:
+			l.takeControlPlane(c)
 		case <-l.unlocked:
 			l.awaiting, l.retryAt = false, time.Time{}
 		case now := <-timer.C:
@@ -291,6 +296,14 @@ func (l *loop) takeQuarantine(events []store.Event) {
 		list := l.view.Quarantined()
 		l.engine.ApplyQuarantine(list)
 		l.quarantined = len(list) > 0
+	}
+}
+
+// takeControlPlane follows where the control plane is.
+func (l *loop) takeControlPlane(c controlPlane) {
+	l.control = &c
+	if l.dp != nil && l.dp.setControlPlane(c) {
+		l.wantPass = true
 	}
 }
 

@@ -34,6 +34,7 @@ func (l *loop) work(ctx context.Context) error {
 		}
 		l.state.Dataplane = dp.backend.String()
 		l.takeAddresses(nil)
+		l.dp.setControlPlane(*l.control)
 		if err := l.adoptMasquerading(ctx); err != nil {
 			return err
 		}
@@ -56,10 +57,10 @@ func (l *loop) work(ctx context.Context) error {
 	return nil
 }
 
-// mayTouch says whether the kernel may be touched: not before the whole store and all
-// interfaces are known, and not while the store says that it is not set up.
+// mayTouch says whether the kernel may be touched: not before the whole store, all
+// interfaces and the place of the control plane are known, and not while the store says that it is not set up.
 func (l *loop) mayTouch() bool {
-	if !l.view.InSync() || !l.haveLinks {
+	if !l.view.InSync() || !l.haveLinks || l.control == nil {
 		return false
 	}
 	ready, known := l.view.Get(model.ReadyKey{})

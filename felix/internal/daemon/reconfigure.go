@@ -64,7 +64,7 @@ func needsRestart(changed []string) string {
 		"IptablesMangleAllowAction": true, "IptablesFilterDenyAction": true, "IptablesMarkMask": true,
 		"DisableConntrackInvalidCheck": true, "IptablesRefreshInterval": true, "IptablesPostWriteCheckIntervalSecs": true,
 		"IpsetsRefreshInterval": true, "RouteRefreshInterval": true, "MaxIpsetSize": true, "DeviceRouteProtocol": true,
-		"RemoveExternalRoutes": true, "FailsafeInboundHostPorts": true, "FailsafeOutboundHostPorts": true,
+		"RemoveExternalRoutes": true, "WorkloadsReachControlPlane": true, "FailsafeInboundHostPorts": true, "FailsafeOutboundHostPorts": true,
 		"LogPrefix": true, "LogSeverityScreen": true, "NetlinkTimeoutSecs": true,
 		"ReportingIntervalSecs": true, "ReportingTTLSecs": true, "EndpointReportingEnabled": true, "EndpointReportingDelaySecs": true,
 		"HealthEnabled": true, "HealthHost": true, "HealthPort": true,

@@ -16,6 +16,10 @@ const (
 	SetAllPools SetID = "all-ipam-pools"
 	// SetMasqPools holds the ranges of the pools with NAT for outgoing traffic.
 	SetMasqPools SetID = "masq-ipam-pools"
+	// SetNodes holds the addresses of all nodes.
+	SetNodes SetID = "all-hosts"
+	// SetEtcd holds the addresses and ports of etcd.
+	SetEtcd SetID = "etcd-endpoints"
 )
 
 // SetKind says what the members of a set are. A set never changes its kind.

@@ -302,6 +302,67 @@ func TestBehaviour(t *testing.T) {
 			send: packet{in: "eth0", out: "cali1", src: "10.9.0.2", dst: "10.0.0.1", proto: desired.UDP, dport: 4789}, want: Accept,
 		},
 		{
+			name: "a workload does not reach etcd, whatever its policy says", build: twoOpen,
+			send: packet{in: "cali1", out: "eth0", src: "10.0.0.1", dst: "172.28.8.10", proto: desired.TCP, dport: 12379}, want: Drop, by: "Workloads must not reach etcd",
+		},
+		{
+			name: "nor by IPv6", build: twoOpen,
+			send: packet{in: "cali1", out: "eth0", src: "fd00::1", dst: "fd28::10", proto: desired.TCP, dport: 12379}, want: Drop, by: "Workloads must not reach etcd",
+		},
+		{
+			name: "a workload reaches other ports of etcd's host", build: twoOpen,
+			send: packet{in: "cali1", out: "eth0", src: "10.0.0.1", dst: "172.28.8.10", proto: desired.TCP, dport: 80}, want: Accept,
+		},
+		{
+			name: "a workload reaches the port of etcd elsewhere", build: twoOpen,
+			send: packet{in: "cali1", out: "eth0", src: "10.0.0.1", dst: "172.28.8.11", proto: desired.TCP, dport: 12379}, want: Accept,
+		},
+		{
+			name: "a workload does not speak BGP with a node", build: twoOpen,
+			send: packet{in: "cali1", out: "eth0", src: "10.0.0.1", dst: "172.28.8.101", proto: desired.TCP, dport: 179}, want: Drop, by: "Workloads must not reach a node's BGP",
+		},
+		{
+			name: "nor by IPv6 with it", build: twoOpen,
+			send: packet{in: "cali1", out: "eth0", src: "fd00::1", dst: "fd28::101", proto: desired.TCP, dport: 179}, want: Drop, by: "Workloads must not reach a node's BGP",
+		},
+		{
+			name:  "nor with its own, whatever the endpoint-to-host action",
+			build: func(w *world) { twoOpen(w); w.cfg.EndpointToHost = Accept },
+			send:  packet{in: "cali1", src: "10.0.0.1", dst: hostAddr, proto: desired.TCP, dport: 179}, want: Drop, by: "Workloads must not reach a node's BGP",
+		},
+		{
+			name: "a workload may speak BGP with somebody else", build: twoOpen,
+			send: packet{in: "cali1", out: "eth0", src: "10.0.0.1", dst: "172.28.8.200", proto: desired.TCP, dport: 179}, want: Accept,
+		},
+		{
+			name:  "etcd on this host is not reached at another of its addresses",
+			build: func(w *world) { twoOpen(w); w.cfg.EndpointToHost, w.cfg.EtcdPorts = Accept, []uint16{2379} },
+			send:  packet{in: "cali1", src: "10.0.0.1", dst: hostAddr, proto: desired.TCP, dport: 2379}, want: Drop, by: "Workloads must not reach etcd",
+		},
+		{
+			name:  "what is denied so is rejected where the table can",
+			build: func(w *world) { twoOpen(w); w.cfg.FilterDeny = Reject },
+			send:  packet{in: "cali1", out: "eth0", src: "10.0.0.1", dst: "172.28.8.10", proto: desired.TCP, dport: 12379}, want: Drop, by: "Workloads must not reach etcd",
+		},
+		{
+			name: "a connection to etcd that was there before goes on", build: twoOpen,
+			send: packet{in: "cali1", out: "eth0", src: "10.0.0.1", dst: "172.28.8.10", proto: desired.TCP, dport: 12379, conn: Established}, want: Accept,
+		},
+		{
+			name:  "the control plane can be opened to workloads",
+			build: func(w *world) { twoOpen(w); w.cfg.ReachControlPlane = true },
+			send:  packet{in: "cali1", out: "eth0", src: "10.0.0.1", dst: "172.28.8.10", proto: desired.TCP, dport: 12379}, want: Accept,
+		},
+		{
+			name:  "and is then subject to policy",
+			build: func(w *world) { w.endpoint("cali1"); w.cfg.ReachControlPlane = true },
+			send:  packet{in: "cali1", out: "eth0", src: "10.0.0.1", dst: "172.28.8.101", proto: desired.TCP, dport: 179}, want: Drop, by: "No policy or profile allowed it",
+		},
+		{
+			name: "others reach etcd through this host", build: func(w *world) { twoOpen(w) },
+			send: packet{in: "eth0", src: "172.28.8.101", dst: hostAddr, proto: desired.TCP, dport: 12379}, want: Accept,
+		},
+		{
 			name: "a workload does not reach its host by default", build: twoOpen,
 			send: packet{in: "cali1", src: "10.0.0.1", dst: "172.28.8.100", proto: desired.TCP, dport: 22}, want: Drop, by: "Endpoint to host",
 		},

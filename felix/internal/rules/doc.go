@@ -11,7 +11,8 @@
 //	raw PREROUTING      cali-PREROUTING   clear our marks; from a workload: drop 127/8 and
 //	                                      forged sources; else → cali-from-host-endpoint
 //	                                      (untracked policy); accept what is marked
-//	mangle PREROUTING   cali-PREROUTING   known connections and workloads pass; else
+//	mangle PREROUTING   cali-PREROUTING   known connections pass; from a workload:
+//	                                      → cali-from-wl-guard, the rest passes; else
 //	                                      → cali-from-host-endpoint (preDNAT policy)
 //	nat PREROUTING      cali-PREROUTING   → cali-fip-dnat: floating addresses
 //	filter INPUT        cali-INPUT        from a workload ⇒ cali-wl-to-host: egress policy,
@@ -29,12 +30,16 @@
 //	nat POSTROUTING     cali-POSTROUTING  → cali-fip-snat, → cali-nat-outgoing: masquerade what leaves the pools
 //
 //	cali-from-wl-dispatch ⇒ cali-from-wl-dispatch-<c> ⇒ cali-fw-<interface>
-//	cali-fw-<interface>   known connections pass; clear accept and pass; tier by tier
+//	cali-fw-<interface>   known connections pass; clear accept and pass;
+//	                      → cali-from-wl-guard; tier by tier
 //	                      → cali-po-<policy> … until one decides (asked after every fifth),
 //	                      accepted? return; nobody decided? drop;
 //	                      then → cali-pro-<profile> …, accepted? return; drop
 //	cali-po-<policy>      rule by rule: allow ⇒ cali-allow, pass ⇒ cali-pass, deny: drop
 //	cali-allow, cali-pass mark, and return to the chain that asked the policy
+//	cali-from-wl-guard    drop what no workload may send, whatever its policy says:
+//	                      encapsulated packets; connections to etcd (set etcd-endpoints)
+//	                      and to a node's BGP port (set all-hosts, and any local address)
 //
 // A packet between two workloads of the host passes both its sender's and its receiver's
 // chain, because an allow in them only marks and returns.
@@ -44,6 +49,13 @@
 // Docker gives FORWARD the policy DROP. An allowed packet is therefore accepted inside
 // cali-FORWARD, which stands first in FORWARD; see [Renderer.Hooks] for the case that the
 // host's own rules are to have a look before.
+//
+// The guard of the control plane is asked before DNAT, where a published port still has the
+// number and address that the workload called, and again behind it, where it leads. Packets
+// of known connections have left by then, so that they do not pay for it; a connection that
+// was there before it was guarded goes on. Nodes and etcd's members that come and go are
+// members of sets, and change no rule. The same set of etcd's addresses and ports is what
+// no host endpoint closes.
 //
 // A rule that names networks is one for their families: in the other family it is not
 // rendered, also when the list is a negated one.

@@ -22,7 +22,7 @@ func (r *Renderer) endpointChain(e *desired.Endpoint, d desired.Direction) Chain
 	c.add(r.connections()...)
 	c.add(Rule{Action: clearMark(r.marks.accept | r.marks.pass)})
 	if d == desired.Egress {
-		c.add(r.noTunnels()...)
+		c.add(Rule{Action: jump(chainWorkloadGuard)})
 	}
 	r.addTiers(&c, e.Tiers, d, true)
 	c.add(r.profiles(e, d)...)
@@ -63,15 +63,6 @@ func (r *Renderer) connections() []Rule {
 		list = append(list, Rule{Match: Match{Conn: Invalid}, Action: do(Drop)})
 	}
 	return list
-}
-
-// noTunnels drops encapsulated packets, whose inner packet no policy would see.
-func (r *Renderer) noTunnels() []Rule {
-	vxlan := Ports{Side: Dst, Ranges: []desired.PortRange{{First: vxlanPort, Last: vxlanPort}}}
-	return []Rule{
-		{Match: Match{Protocol: desired.UDP, Ports: []Ports{vxlan}}, Action: do(r.cfg.FilterDeny), Comment: "VXLAN from a workload"},
-		{Match: Match{Protocol: desired.IPIP}, Action: do(r.cfg.FilterDeny), Comment: "IP in IP from a workload"},
-	}
 }
 
 // addTiers asks the tiers that have a policy in the direction. decide says whether a packet

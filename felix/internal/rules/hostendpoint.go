@@ -229,5 +229,20 @@ func (r *Renderer) failsafe(f Family, s hostStage) Chain {
 	if s.table == Raw {
 		add(others, Src)
 	}
+	r.addEtcd(&c, f, s)
 	return c
+}
+
+// addEtcd accepts what this host sends to etcd, whatever ports are configured to be open:
+// without it, the policy that closed too much could not be taken back. Only where
+// connections are not known the answers need a rule of their own.
+func (r *Renderer) addEtcd(c *Chain, f Family, s hostStage) {
+	etcd := Set{Name: SetName(f, desired.SetEtcd), Side: Dst, WithPort: true}
+	if s.direction == desired.Ingress {
+		if s.table != Raw {
+			return
+		}
+		etcd.Side = Src
+	}
+	c.add(Rule{Match: Match{Protocol: desired.TCP, Sets: []Set{etcd}}, Action: do(Accept), Comment: "etcd"})
 }

@@ -104,6 +104,34 @@ func TestHostEndpoints(t *testing.T) {
 			send:  packet{in: "eth0", src: "fe80::2", dst: "fe80::1", proto: desired.ICMPv6, icmp: 128}, want: Drop, by: nothingAllowed,
 		},
 		{
+			name:  "etcd stays reachable at its own port, whatever ports are failsafe",
+			build: func(w *world) { w.cfg.FailsafeOutbound = nil; w.host("eth0") },
+			send:  packet{out: "eth0", src: host, dst: "172.28.8.10", proto: desired.TCP, sport: 40000, dport: 12379}, want: Accept,
+		},
+		{
+			name:  "so it does by IPv6",
+			build: func(w *world) { w.cfg.FailsafeOutbound = nil; w.host("eth0") },
+			send:  packet{out: "eth0", src: "fd28::100", dst: "fd28::10", proto: desired.TCP, sport: 40000, dport: 12379}, want: Accept,
+		},
+		{
+			name:  "another port of etcd's host does not",
+			build: func(w *world) { w.cfg.FailsafeOutbound = nil; w.host("eth0") },
+			send:  packet{out: "eth0", src: host, dst: "172.28.8.10", proto: desired.TCP, sport: 40000, dport: 80}, want: Drop, by: nothingAllowed,
+		},
+		{
+			name:  "nor does the port of etcd elsewhere",
+			build: func(w *world) { w.cfg.FailsafeOutbound = nil; w.host("eth0") },
+			send:  packet{out: "eth0", src: host, dst: peer, proto: desired.TCP, sport: 40000, dport: 12379}, want: Drop, by: nothingAllowed,
+		},
+		{
+			name: "untracked policy stops no answer of etcd",
+			build: func(w *world) {
+				w.cfg.FailsafeOutbound = nil
+				w.host("eth0").Untracked = []desired.Tier{w.staged(desired.Untracked, "u", denyAll()...)}
+			},
+			send: packet{in: "eth0", src: "172.28.8.10", dst: host, proto: desired.TCP, sport: 12379, dport: 40000, conn: Established}, want: Accept,
+		},
+		{
 			name: "a failsafe port of a net is open to that net",
 			build: func(w *world) {
 				w.cfg.FailsafeInbound = []FailsafePort{{Protocol: desired.TCP, Port: 80, Net: netip.MustParsePrefix("172.28.0.0/16")}}

@@ -27,6 +27,7 @@ const (
 	chainFromWorkload   = "cali-from-wl-dispatch"
 	chainToWorkload     = "cali-to-wl-dispatch"
 	chainWorkloadToHost = "cali-wl-to-host"
+	chainWorkloadGuard  = "cali-from-wl-guard"
 
 	chainFromHost        = "cali-from-host-endpoint"
 	chainToHost          = "cali-to-host-endpoint"

@@ -32,6 +32,11 @@ type Config struct {
 	// Gateways are the addresses that workloads have as gateway; they answer ICMP echo
 	// and DNS.
 	Gateways []netip.Prefix
+	// ReachControlPlane lets workloads reach etcd and the nodes' BGP port, as far as policy
+	// allows it.
+	ReachControlPlane bool
+	// EtcdPorts are the ports of this host at which etcd listens, sorted.
+	EtcdPorts []uint16
 	// FailsafeInbound and FailsafeOutbound are ports of the host that no policy closes.
 	FailsafeInbound, FailsafeOutbound []FailsafePort
 }

@@ -15,17 +15,20 @@ const vxlanPort = 4789
 // dnsPort is where the workloads' gateway answers names.
 const dnsPort = 53
 
+// bgpPort is where nodes tell each other their routes.
+const bgpPort = 179
+
 // Static are the chains of the frame: all but the dispatch chains of workloads. Those of
 // host endpoints are as they are without any.
 func (r *Renderer) Static(f Family) []Chain {
 	list := []Chain{
 		r.rawPrerouting(f), r.rawOutput(),
-		r.manglePrerouting(), r.manglePostrouting(),
+		r.manglePrerouting(), r.workloadGuard(f, Mangle), r.manglePostrouting(),
 		{ChainID: ChainID{NAT, chainPrerouting}, Rules: []Rule{{Action: jump(chainDNAT)}}},
 		{ChainID: ChainID{NAT, chainOutput}, Rules: []Rule{{Action: jump(chainDNAT)}}},
 		{ChainID: ChainID{NAT, chainPostrouting}, Rules: []Rule{{Action: jump(chainSNAT)}, {Action: jump(chainNATOutgoing)}}},
 		r.natOutgoing(f),
-		r.filterForward(), r.filterInput(), r.workloadToHost(f), r.filterOutput(),
+		r.filterForward(), r.filterInput(), r.workloadToHost(f), r.workloadGuard(f, Filter), r.filterOutput(),
 	}
 	list = append(list, r.decisions()...)
 	list = append(list, r.floating(f, nil)...)
@@ -114,14 +117,53 @@ func (r *Renderer) rawOutput() Chain {
 }
 
 // manglePrerouting asks the host endpoints' policies before DNAT. A workload's packet is
-// not subject to them.
+// not subject to them; what no workload may send is dropped here, where a new packet still
+// has the destination that the workload gave it, and one of a known connection has left.
 func (r *Renderer) manglePrerouting() Chain {
 	c := Chain{ChainID: ChainID{Mangle, chainPrerouting}}
 	c.add(Rule{Match: Match{Conn: Established | Related}, Action: do(r.cfg.MangleAllow)})
 	c.add(Rule{Match: isSet(r.marks.accept), Action: do(r.cfg.MangleAllow)})
+	c.add(r.fromWorkloads(Rule{Action: jump(chainWorkloadGuard)})...)
 	c.add(r.fromWorkloads(Rule{Action: do(r.cfg.MangleAllow)})...)
 	c.add(Rule{Action: jump(chainFromHost)})
 	c.add(Rule{Match: isSet(r.marks.accept), Action: do(r.cfg.MangleAllow), Comment: "Allowed by preDNAT policy"})
+	return c
+}
+
+// workloadGuard drops what no workload may send, whatever its policy says: encapsulated
+// packets, whose inner packet no policy would see, and connections to etcd and to the
+// nodes' BGP port, by which it could write policy and routes. Masquerading would make them
+// look like the host's own. It is asked twice, before and behind DNAT: a published port may
+// lead there. What is rejected elsewhere is dropped before DNAT.
+func (r *Renderer) workloadGuard(f Family, t Table) Chain {
+	r = r.in(t)
+	c := Chain{ChainID: ChainID{t, chainWorkloadGuard}}
+	port := func(ports ...uint16) []Ports {
+		dst := Ports{Side: Dst}
+		for _, p := range ports {
+			dst.Ranges = append(dst.Ranges, desired.PortRange{First: p, Last: p})
+		}
+		return []Ports{dst}
+	}
+	drop := func(m Match, comment string) {
+		c.add(Rule{Match: m, Action: do(r.cfg.FilterDeny), Comment: comment})
+	}
+	if t == Filter {
+		drop(Match{Protocol: desired.UDP, Ports: port(vxlanPort)}, "VXLAN from a workload")
+		drop(Match{Protocol: desired.IPIP}, "IP in IP from a workload")
+	}
+	if r.cfg.ReachControlPlane {
+		return c
+	}
+	etcd := Set{Name: SetName(f, desired.SetEtcd), Side: Dst, WithPort: true}
+	nodes := Set{Name: SetName(f, desired.SetNodes), Side: Dst}
+	drop(Match{Protocol: desired.TCP, Sets: []Set{etcd}}, "Workloads must not reach etcd")
+	drop(Match{Protocol: desired.TCP, Ports: port(bgpPort), Sets: []Set{nodes}}, "Workloads must not reach a node's BGP")
+	// Whatever listens on all addresses of this host is there at the gateway's too.
+	drop(Match{Protocol: desired.TCP, Ports: port(bgpPort), DestinationLocal: Yes}, "Workloads must not reach a node's BGP")
+	for _, p := range r.cfg.EtcdPorts {
+		drop(Match{Protocol: desired.TCP, Ports: port(p), DestinationLocal: Yes}, "Workloads must not reach etcd")
+	}
 	return c
 }
 

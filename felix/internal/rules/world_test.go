@@ -25,6 +25,8 @@ func newWorld(t testing.TB) *world {
 	w := &world{t: t, cfg: DefaultConfig(), sets: map[desired.SetID][]string{}}
 	w.sets[desired.SetAllPools] = []string{"10.0.0.0/8", "fd00::/16"}
 	w.sets[desired.SetMasqPools] = []string{"10.0.0.0/8", "fd00::/16"}
+	w.sets[desired.SetNodes] = []string{hostAddr, "172.28.8.101", "fd28::100", "fd28::101"}
+	w.sets[desired.SetEtcd] = []string{"172.28.8.10,tcp:12379", "fd28::10,tcp:12379"}
 	return w
 }
 

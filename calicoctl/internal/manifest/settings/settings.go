@@ -132,7 +132,7 @@ var known = map[model.Kind][]string{
 		"ChainInsertMode", "IptablesFilterAllowAction", "IptablesMangleAllowAction", "IptablesFilterDenyAction",
 		"IptablesMarkMask", "DisableConntrackInvalidCheck", "IptablesRefreshInterval", "IptablesPostWriteCheckIntervalSecs",
 		"IpsetsRefreshInterval", "RouteRefreshInterval", "NetlinkTimeoutSecs", "MaxIpsetSize",
-		"DeviceRouteProtocol", "RemoveExternalRoutes", "FailsafeInboundHostPorts", "FailsafeOutboundHostPorts",
+		"DeviceRouteProtocol", "RemoveExternalRoutes", "WorkloadsReachControlPlane", "FailsafeInboundHostPorts", "FailsafeOutboundHostPorts",
 		"LogPrefix", "LogSeverityScreen", "ReportingIntervalSecs", "ReportingTTLSecs",
 		"EndpointReportingEnabled", "EndpointReportingDelaySecs", "HealthEnabled", "HealthHost",
 		"HealthPort", "PrometheusMetricsEnabled", "PrometheusMetricsHost", "PrometheusMetricsPort",

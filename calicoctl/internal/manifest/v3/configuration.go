@@ -339,8 +339,9 @@ type FelixConfigurationSpec struct {
 	DeviceRouteProtocol            *Number   `json:"deviceRouteProtocol,omitempty" raw:"DeviceRouteProtocol"`
 	RemoveExternalRoutes           *Flag     `json:"removeExternalRoutes,omitempty" raw:"RemoveExternalRoutes"`
 
-	FailsafeInboundHostPorts  *FailsafePorts `json:"failsafeInboundHostPorts,omitempty" raw:"FailsafeInboundHostPorts"`
-	FailsafeOutboundHostPorts *FailsafePorts `json:"failsafeOutboundHostPorts,omitempty" raw:"FailsafeOutboundHostPorts"`
+	WorkloadsReachControlPlane *Flag          `json:"workloadsReachControlPlane,omitempty" raw:"WorkloadsReachControlPlane"`
+	FailsafeInboundHostPorts   *FailsafePorts `json:"failsafeInboundHostPorts,omitempty" raw:"FailsafeInboundHostPorts"`
+	FailsafeOutboundHostPorts  *FailsafePorts `json:"failsafeOutboundHostPorts,omitempty" raw:"FailsafeOutboundHostPorts"`
 
 	LogPrefix                *Text     `json:"logPrefix,omitempty" raw:"LogPrefix"`
 	LogSeverityScreen        *Severity `json:"logSeverityScreen,omitempty" raw:"LogSeverityScreen"`
