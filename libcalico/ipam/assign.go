@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/model"
 )
 
@@ -80,7 +81,7 @@ func (t *taking) fromOwn(pools []pool) error {
 	own := t.ownBlocks()
 	for _, p := range pools {
 		for _, cidr := range own {
-			if !p.owns(cidr) || t.missing == 0 || !t.usable.reaches(cidr) {
+			if !p.owns(cidr) || t.missing == 0 || !t.usable.reaches(cidr) || !t.env.leaves(cidr) {
 				continue
 			}
 			b, err := t.block(cidr)
@@ -112,8 +113,8 @@ func (t *taking) fromVacant(pools []pool) error {
 			if t.missing == 0 {
 				return nil
 			}
-			if !t.usable.reaches(cidr) {
-				continue // another call's find
+			if !t.usable.reaches(cidr) || !t.env.leaves(cidr) {
+				continue // another call's find, or a host has come there since
 			}
 			b, err := t.block(cidr)
 			switch {
@@ -173,6 +174,9 @@ func (t *taking) fromOthers(pools []pool) error {
 			if t.missing == 0 {
 				return nil
 			}
+			if !t.env.leaves(cidr) {
+				continue
+			}
 			b, err := t.block(cidr)
 			switch {
 			case errors.Is(err, errNeed):
@@ -205,7 +209,7 @@ func (t *taking) from(p pool, b *model.Block) error {
 }
 
 func (t *taking) full(n int, ipv6 bool, pools []pool) error {
-	e := &PoolFullError{Wanted: n, IPv6: ipv6, Within: t.usable.within, Strict: t.env.config.StrictAffinity}
+	e := &PoolFullError{Wanted: n, IPv6: ipv6, Within: t.usable.within, Strict: t.env.config.StrictAffinity, Taken: t.env.takenOf(pools)}
 	for _, p := range pools {
 		fill, ok := t.finds.fill[p.cidr]
 		if !ok {
@@ -232,6 +236,9 @@ func (a *assign) run(w *work) error {
 	p, ok := w.env.poolOf(a.addr)
 	if !ok || p.disabled {
 		return unlessFresh(w, fmt.Errorf("%s: %w", a.addr, ErrNotInPool))
+	}
+	if place, taken := localnet.Across(w.env.taken, p.blockOf(a.addr)); taken {
+		return unlessFresh(w, fmt.Errorf("%s: %w: block %s and %s", a.addr, ErrTaken, p.blockOf(a.addr), place))
 	}
 	b, err := w.block(p.blockOf(a.addr))
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/model"
 )
 
@@ -56,6 +57,8 @@ type backend interface {
 	// room reads the blocks that exist, but for those without a free address, of which
 	// it gives only the revision.
 	room(ctx context.Context, blocks []netip.Prefix) (known, error)
+	// places reads what nodes, and the store itself, have taken for themselves.
+	places(ctx context.Context) ([]localnet.Place, error)
 	// commit is that of [etcdstore.Client].
 	commit(ctx context.Context, writes []etcdstore.Write) (rev int64, err error)
 }
@@ -97,6 +100,7 @@ const (
 type queue struct {
 	backend backend
 	node    string
+	places  *places
 	mu      sync.Mutex
 	waiting []*call
 	running bool
@@ -118,7 +122,7 @@ type queue struct {
 
 func newQueue(b backend, node string) *queue {
 	return &queue{
-		backend: b, node: node, known: known{}, vacant: map[netip.Prefix][]netip.Prefix{},
+		backend: b, node: node, places: newPlaces(b.places), known: known{}, vacant: map[netip.Prefix][]netip.Prefix{},
 		gathered: make(chan struct{}, 1),
 	}
 }
@@ -326,10 +330,31 @@ func (q *queue) round(ctx context.Context, batch []*call) (conflict bool, err er
 			break
 		}
 	}
-	if len(ready) > 0 {
+	switch came, err := q.hostsCameTo(ctx, all); {
+	case came || err != nil:
+		return came, err
+	case len(ready) > 0:
 		return q.commit(ctx, all, ready)
 	}
 	return false, q.unstick(ctx, stuck)
+}
+
+// hostsCameTo says whether hosts have taken for themselves a part of a block that is
+// about to be claimed, since that was looked at last.
+func (q *queue) hostsCameTo(ctx context.Context, w *work) (bool, error) {
+	var claimed []netip.Prefix
+	for k, value := range w.writes {
+		if b, isBlock := k.(model.BlockKey); isBlock && value != nil && q.known[k].rev == 0 {
+			claimed = append(claimed, b.CIDR)
+		}
+	}
+	if len(claimed) == 0 {
+		return false, nil
+	}
+	if err := q.findTaken(ctx, q.places.atClaim); err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(claimed, func(p netip.Prefix) bool { return !q.env.leaves(p) }), nil
 }
 
 // fits says whether a call can join others whose transaction would then have that
@@ -575,11 +600,31 @@ func (q *queue) lost(ctx context.Context, w *work, calls []*call, lost *etcdstor
 func (q *queue) readEnvironment(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
+	var failed error
+	var meanwhile sync.WaitGroup
+	meanwhile.Go(func() { _, failed = q.places.known(ctx) })
 	env, err := q.backend.environment(ctx, q.node)
+	if meanwhile.Wait(); err != nil || failed != nil {
+		return errors.Join(err, failed)
+	}
+	q.env, q.envAt = env, time.Now()
+	return q.findTaken(ctx, q.places.known)
+}
+
+// findTaken finds what hosts have of the pools for themselves.
+func (q *queue) findTaken(ctx context.Context, places func(context.Context) ([]localnet.Place, error)) error {
+	all, err := places(ctx)
 	if err != nil {
 		return err
 	}
-	q.env, q.envAt = env, time.Now()
+	env := *q.env
+	env.taken = nil
+	for _, place := range all {
+		if slices.ContainsFunc(env.pools, func(p pool) bool { return p.cidr.Overlaps(place.Prefix) }) {
+			env.taken = append(env.taken, place)
+		}
+	}
+	q.env = &env
 	return nil
 }
 

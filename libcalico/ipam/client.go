@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/model"
 )
 
@@ -43,11 +44,33 @@ type store interface {
 	each(ctx context.Context, prefixes []string, f func(*mvccpb.KeyValue)) (rev int64, cluster uint64, err error)
 }
 
-// New makes a client for the host that node names.
-func New(s *etcdstore.Client, node string) *Client { return newClient(etcd{s}, node) }
+// Option changes how a [Client] works.
+type Option func(*Client)
 
-func newClient(s store, node string) *Client {
-	return &Client{backend: s, node: node, queue: newQueue(s, node), now: time.Now, spares: map[netip.Prefix]spare{}}
+// OnHost says what the client's own host has taken for itself, besides what the store
+// knows of nodes; no block that touches any of it is used. It is [localnet.List] but in
+// tests.
+func OnHost(list func() ([]localnet.Place, error)) Option {
+	return func(c *Client) { c.queue.places.host = list }
+}
+
+// New makes a client for the host that node names.
+func New(s *etcdstore.Client, node string, opts ...Option) *Client {
+	return newClient(etcd{s}, node, opts...)
+}
+
+func newClient(s store, node string, opts ...Option) *Client {
+	c := &Client{backend: s, node: node, queue: newQueue(s, node), now: time.Now, spares: map[netip.Prefix]spare{}}
+	for _, o := range opts {
+		o(c)
+	}
+	return c
+}
+
+// Prepare reads what the first address would have to wait for. It need not be called.
+func (c *Client) Prepare(ctx context.Context) error {
+	_, err := c.queue.places.known(ctx)
+	return err
 }
 
 // AutoAssign gives out as many addresses as are asked for, IPv4 before IPv6, or none.

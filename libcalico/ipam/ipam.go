@@ -28,6 +28,8 @@ import (
 	"math/big"
 	"net/netip"
 	"strings"
+
+	"calico.internal/libcalico/localnet"
 )
 
 // The attributes that an address can carry, besides its handle.
@@ -78,6 +80,8 @@ var (
 	ErrNoPool = errors.New("no usable IP pool")
 	// ErrNotInPool says that an address is in no enabled pool.
 	ErrNotInPool = errors.New("the address is not in an enabled IP pool")
+	// ErrTaken says that the block of an address touches what hosts have for themselves.
+	ErrTaken = errors.New("the address is among those of hosts")
 	// ErrInUse says that somebody else has the address.
 	ErrInUse = errors.New("the address is in use")
 	// ErrStrictAffinity says that the address belongs to a block of another node, which
@@ -138,6 +142,9 @@ type PoolFullError struct {
 	Strict bool
 	// Limit is the number of blocks that the node may have, if that was the reason.
 	Limit int
+	// Taken is what hosts have of the pools for themselves; blocks that touch any of it
+	// did not count.
+	Taken []localnet.Place
 }
 
 // PoolFill is how full a pool was found.
@@ -162,6 +169,9 @@ func (e *PoolFullError) Error() string {
 		if p.Reserved > 0 {
 			fmt.Fprintf(&b, ", %d reserved", p.Reserved)
 		}
+	}
+	if len(e.Taken) > 0 {
+		fmt.Fprintf(&b, "; no address comes from blocks that touch %s", someOf(e.Taken))
 	}
 	switch {
 	case e.Limit > 0:
@@ -191,6 +201,20 @@ func inRanges(ranges []netip.Prefix) string {
 		names[i] = r.String()
 	}
 	return " within " + strings.Join(names, ", ")
+}
+
+// fewPlaces is how many places a message lists.
+const fewPlaces = 3
+
+func someOf(places []localnet.Place) string {
+	var names []string
+	for _, p := range places[:min(len(places), fewPlaces)] {
+		names = append(names, p.String())
+	}
+	if more := len(places) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("%d more of the hosts' own networks", more))
+	}
+	return strings.Join(names, ", ")
 }
 
 func familyName(ipv6 bool) string {

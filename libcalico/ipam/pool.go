@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/selector"
 )
@@ -185,6 +186,26 @@ type environment struct {
 	labels map[string]string
 	// affine are the blocks that the node owns according to its affinities.
 	affine []netip.Prefix
+	// taken is what hosts have of the pools' ranges for themselves.
+	taken []localnet.Place
+}
+
+// leaves says whether a block may be given addresses from: no host has a part of it for
+// itself.
+func (e *environment) leaves(block netip.Prefix) bool {
+	_, taken := localnet.Across(e.taken, block)
+	return !taken
+}
+
+// takenOf is what hosts have of the ranges of some pools.
+func (e *environment) takenOf(pools []pool) []localnet.Place {
+	var out []localnet.Place
+	for _, place := range e.taken {
+		if slices.ContainsFunc(pools, func(p pool) bool { return p.cidr.Overlaps(place.Prefix) }) {
+			out = append(out, place)
+		}
+	}
+	return out
 }
 
 // choose returns the pools of a family that a request may use, in the order in which

@@ -45,7 +45,7 @@ func (q *queue) findVacant(ctx context.Context, c *call, short *shortage) (found
 				return false, err
 			}
 			for i, cidr := range slices.Concat(some...) {
-				if exist[i/pointReads][i%pointReads] || q.heldBack(cidr) {
+				if exist[i/pointReads][i%pointReads] || q.heldBack(cidr) || !q.env.leaves(cidr) {
 					continue
 				}
 				q.vacant[p.cidr] = append(q.vacant[p.cidr], cidr)
@@ -133,6 +133,10 @@ func (q *queue) useRoom(c *call, p pool, u usable, candidates []netip.Prefix, bl
 		}
 		fill.Blocks++
 		b, ok := s.value.(*model.Block)
+		if ok && !q.env.leaves(cidr) {
+			fill.InUse += inUseOf(b, u)
+			continue
+		}
 		if !ok { // full, or not usable
 			fill.InUse += overlap(cidr, u)
 			continue

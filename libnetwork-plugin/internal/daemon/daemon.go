@@ -18,6 +18,7 @@ import (
 	"calico.internal/libcalico/grpcsock"
 	libipam "calico.internal/libcalico/ipam"
 	"calico.internal/libcalico/liveness"
+	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/nodename"
 	"calico.internal/libcalico/version"
@@ -59,6 +60,7 @@ type daemon struct {
 	links     *veth.Links
 	engine    *dockerapi.Client
 	felixConn *grpc.ClientConn
+	pools     *libipam.Client
 	scope     *scope.Keeper
 	registry  *registry.Registry
 	driver    *network.Driver
@@ -77,7 +79,8 @@ func build(cfg config.Config, getenv func(string) string, log *slog.Logger) (*da
 		return nil, err
 	}
 	waiter := felix.New(d.felixConn, d.felixSocket(), cfg.FelixTimeout)
-	book := address.New(libipam.New(d.store, d.node), d.store, d.links, d.node, log)
+	d.pools = libipam.New(d.store, d.node, libipam.OnHost(localnet.List))
+	book := address.New(d.pools, d.store, d.links, d.node, log)
 	d.scope = scope.New(d.engine, cfg.Scope, log, cfg.StateDir, cfg.RunDir)
 	d.registry = registry.New(d.store, d.engine, d.node, network.Name, log)
 	d.sweeper = sweep.New(book, d.links, d.engine, sweep.Grace, sweep.Every, log)
@@ -216,6 +219,7 @@ func (d *daemon) EngineUp(ctx context.Context) {
 
 // etcdUp makes up for what could not be written while etcd was away.
 func (d *daemon) etcdUp(ctx context.Context) {
+	_ = d.pools.Prepare(ctx) // else the first address waits for that
 	if d.engine.Connected() {
 		d.sync(ctx)
 	}

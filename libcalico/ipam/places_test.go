@@ -1,0 +1,209 @@
+package ipam
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"calico.internal/libcalico/localnet"
+	"calico.internal/libcalico/model"
+)
+
+func (w *world) host(name, addr string) {
+	w.Helper()
+	p := netip.MustParsePrefix(addr)
+	n := &model.Node{}
+	if p.Addr().Is4() {
+		n.IPv4, n.IPv4Net = p.Addr(), p.Masked()
+	} else {
+		n.IPv6, n.IPv6Net = p.Addr(), p.Masked()
+	}
+	w.apply(model.NodeKey{Name: name}, n)
+}
+
+func hostHas(places ...string) Option {
+	return OnHost(func() ([]localnet.Place, error) {
+		var out []localnet.Place
+		for i, p := range places {
+			out = append(out, localnet.Place{Prefix: netip.MustParsePrefix(p), What: fmt.Sprintf("place %d", i)})
+		}
+		return out, nil
+	})
+}
+
+// exhaust takes addresses one by one until there are none.
+func (w *world) exhaust(c *Client, ipv6 bool) ([]netip.Addr, error) {
+	w.Helper()
+	var out []netip.Addr
+	for {
+		r := Request{IPv4: 1}
+		if ipv6 {
+			r = Request{IPv6: 1}
+		}
+		addrs, err := c.AutoAssign(w.ctx(), r)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, addrs...)
+	}
+}
+
+// TestNoBlockTouchesHosts has pools that lie over the LAN of the hosts, a gateway and a
+// bridge: until the pool runs out no block touches any of them.
+func TestNoBlockTouchesHosts(t *testing.T) {
+	for _, tc := range []struct {
+		name, pool, node string
+		here             []string
+		want             int
+	}{
+		{"the LAN", "10.0.0.0/22", "10.0.0.100/24", []string{"10.0.2.10/32", "10.0.3.64/26"}, 10 * 64},
+		{"wider than the pool", "10.0.0.0/22", "10.0.0.100/16", nil, 0},
+		{"a node without a subnet", "10.0.0.0/24", "10.0.0.100/32", nil, 3 * 64},
+		{"narrower than a block", "10.0.0.0/24", "192.0.2.1/24", []string{"10.0.0.248/30"}, 3 * 64},
+		{"IPv6", "fd00:1::/120", "fd00:1::10/124", []string{"fd00:1::ff/128"}, 2 * 64},
+		{"elsewhere", "10.0.0.0/24", "192.0.2.1/24", []string{"172.17.0.0/16"}, 4 * 64},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newWorld(t, tc.pool)
+			w.host("h0", tc.node)
+			taken := []netip.Prefix{netip.MustParsePrefix(tc.node).Masked()}
+			for _, p := range tc.here {
+				taken = append(taken, netip.MustParsePrefix(p))
+			}
+			addrs, err := w.exhaust(New(w.store, "h0", hostHas(tc.here...)), taken[0].Addr().Is6())
+			if !errors.Is(err, ErrPoolFull) || len(addrs) != tc.want {
+				t.Errorf("got %d addresses and error %v, want %d", len(addrs), err, tc.want)
+			}
+			if full := (*PoolFullError)(nil); tc.name != "elsewhere" && (!errors.As(err, &full) || !strings.Contains(err.Error(), "no address comes from blocks that touch ")) {
+				t.Errorf("error %v does not say why there are so few", err)
+			}
+			for _, b := range w.blocks() {
+				if i := slices.IndexFunc(taken, b.CIDR.Overlaps); i >= 0 {
+					t.Errorf("block %s touches %s", b.CIDR, taken[i])
+				}
+			}
+			w.consistent()
+		})
+	}
+}
+
+// TestErrorNamesWhatIsTaken reads the sentence that an operator gets.
+func TestErrorNamesWhatIsTaken(t *testing.T) {
+	w := newWorld(t, "10.0.0.0/24")
+	w.host("h0", "10.0.0.100/24")
+	w.host("h1", "10.0.0.101/24")
+	_, err := w.exhaust(New(w.store, "h0", hostHas("10.0.0.10/32")), false)
+	want := "assign an address: no free address: asked for 1 IPv4; pool 10.0.0.0/24: 0 of 256 addresses in use, 0 blocks claimed; " +
+		"no address comes from blocks that touch 10.0.0.0/24 (network of node h0), 10.0.0.100 (node h0), 10.0.0.101 (node h1), " +
+		"1 more of the hosts' own networks; add a pool, or release addresses (calicoctl ipam check)"
+	if err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
+	}
+}
+
+// TestHeldBlockThatHostsCameTo has a block from before: its addresses stay, and no new
+// one comes from it, however it is asked for.
+func TestHeldBlockThatHostsCameTo(t *testing.T) {
+	w := newWorld(t, "10.0.0.0/24")
+	c := w.node("h0")
+	before := w.assign(c, 1, "old")
+	held := w.blocks()[0].CIDR
+	place := netip.PrefixFrom(held.Addr().Next(), 32).String()
+
+	after := New(w.store, "h0", hostHas(place))
+	addrs, err := w.exhaust(after, false)
+	if !errors.Is(err, ErrPoolFull) || len(addrs) != 3*64 || slices.ContainsFunc(addrs, held.Contains) {
+		t.Errorf("got %d addresses, %v; none may be of %s", len(addrs), err, held)
+	}
+	free := held.Addr().Next().Next().Next()
+	if err := after.Assign(w.ctx(), free, Owner{}); !errors.Is(err, ErrTaken) || !strings.Contains(err.Error(), place[:len(place)-3]+" (place 0)") {
+		t.Errorf("a certain address of it: %v, want who is there", err)
+	}
+	other := New(w.store, "h1", hostHas(place))
+	if got, err := other.AutoAssign(w.ctx(), Request{IPv4: 1}); !errors.Is(err, ErrPoolFull) {
+		t.Errorf("another node borrows %v from it, %v", got, err)
+	}
+	w.release(after, before...)
+}
+
+// TestNetworkThatComesWhileAddressesAreGivenOut is noticed when the next block is claimed.
+func TestNetworkThatComesWhileAddressesAreGivenOut(t *testing.T) {
+	w := newWorld(t, "10.0.0.0/24")
+	var places []localnet.Place
+	c := New(w.store, "h0", OnHost(func() ([]localnet.Place, error) { return places, nil }))
+	w.assign(c, 64, "first")
+	first := w.blocks()[0].CIDR
+	for _, cidr := range []string{"10.0.0.0/26", "10.0.0.64/26", "10.0.0.128/26", "10.0.0.192/26"} {
+		if p := netip.MustParsePrefix(cidr); p != first && len(places) < 2 {
+			places = append(places, localnet.Place{Prefix: p, What: "new bridge"})
+		}
+	}
+	c.queue.places.seen = time.Time{} // a second has passed
+	addrs, err := w.exhaust(c, false)
+	if !errors.Is(err, ErrPoolFull) || len(addrs) != 64 {
+		t.Errorf("got %d addresses, %v, want those of the one block that is left", len(addrs), err)
+	}
+}
+
+// TestUnreadableNodesAreNoReasonToRefuse has a node whose value is not an address.
+func TestUnreadableNodesAreNoReasonToRefuse(t *testing.T) {
+	w := newWorld(t, "10.0.0.0/24")
+	if _, err := w.store.Raw().Put(w.ctx(), "/calico/bgp/v1/host/h9/network_v4", "not a network"); err != nil {
+		t.Fatal(err)
+	}
+	w.assign(w.node("h0"), 1, "a")
+}
+
+// TestOwnHostThatCannotBeAsked refuses, rather than take what may be somebody's.
+func TestOwnHostThatCannotBeAsked(t *testing.T) {
+	w := newWorld(t, "10.0.0.0/24")
+	broken := errors.New("broken")
+	c := New(w.store, "h0", OnHost(func() ([]localnet.Place, error) { return nil, broken }))
+	if _, err := c.AutoAssign(w.ctx(), Request{IPv4: 1}); !errors.Is(err, broken) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// TestEtcdIsTaken resolves the endpoints of the store's client.
+func TestEtcdIsTaken(t *testing.T) {
+	got := resolve(t.Context(), []string{"http://10.0.0.10:2379", "https://[fd00::10]:2379", "http://localhost:1", "::bad"})
+	for _, want := range addrs("10.0.0.10", "fd00::10", "127.0.0.1") {
+		if !slices.Contains(got, want) {
+			t.Errorf("%s is not in %v", want, got)
+		}
+	}
+}
+
+// BenchmarkFirstAddressAmongNodes is the first address of a new host in a cluster of many.
+func BenchmarkFirstAddressAmongNodes(b *testing.B) {
+	for _, tc := range []struct {
+		nodes    int
+		prepared bool
+	}{{3, false}, {1000, false}, {1000, true}} {
+		b.Run(fmt.Sprintf("%d nodes, prepared %t", tc.nodes, tc.prepared), func(b *testing.B) {
+			w := newWorld(b, "10.0.0.0/8")
+			for i := range tc.nodes {
+				w.host(fmt.Sprint("n", i), fmt.Sprintf("172.16.%d.%d/16", i/250, i%250+1))
+			}
+			var n int
+			for b.Loop() {
+				n++
+				c := New(w.store, fmt.Sprint("h", n), OnHost(localnet.List))
+				if tc.prepared {
+					b.StopTimer()
+					if err := c.Prepare(b.Context()); err != nil {
+						b.Fatal(err)
+					}
+					b.StartTimer()
+				}
+				if _, err := c.AutoAssign(b.Context(), Request{IPv4: 1}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
