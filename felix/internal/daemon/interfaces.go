@@ -133,10 +133,13 @@ func (d *dataplane) sampleSettings() (due bool) {
 		left--
 		due = d.differ(one.settings)
 	}
+	if due {
+		d.sysctls.Resync()
+	}
 	return due
 }
 
-// differ has the settings read again when one of those given was changed.
+// differ has those of the given settings written again that were changed.
 func (d *dataplane) differ(wanted map[sysctls.Key]string) (due bool) {
 	for key, want := range wanted {
 		if have, err := d.settings.Read(key); err == nil && have != want && d.sysctls.InForce(key) {
