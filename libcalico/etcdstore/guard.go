@@ -49,6 +49,13 @@ func (g *Guard) Verdict() trust.Verdict {
 	return v
 }
 
+// Follows reports whether the store is this host's cluster, so that what the host tells of
+// itself may be written there.
+func (g *Guard) Follows() bool {
+	state := g.Verdict().State
+	return state == trust.Trusted || state == trust.Locked
+}
+
 func (g *Guard) state() (v trust.Verdict, changed <-chan struct{}, lost error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -84,16 +84,22 @@ func (s *Server) Wipe(tb testing.TB) {
 	}
 }
 
-// GUID is the cluster's id in a store that [Server.SetUp] has set up.
+// GUID is the cluster's id in a store that [SetUp] has set up.
 const GUID = "0123456789abcdef0123456789abcdef"
 
-// SetUp makes the store that of a cluster, as the start-up of its first node does: programs
-// follow no other.
+// SetUp is [SetUp] of the server's store.
 func (s *Server) SetUp(tb testing.TB) {
+	tb.Helper()
+	SetUp(tb, s.Client(tb))
+}
+
+// SetUp makes a store that of a cluster, as the start-up of its first node does: programs
+// follow no other.
+func SetUp(tb testing.TB, client *clientv3.Client) {
 	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	_, err := s.Client(tb).Txn(ctx).Then(
+	_, err := client.Txn(ctx).Then(
 		clientv3.OpPut(model.Paths(model.ReadyKey{})[0], "true"),
 		clientv3.OpPut(model.Paths(model.FelixConfigKey{Name: model.ClusterGUID})[0], GUID),
 	).Commit()

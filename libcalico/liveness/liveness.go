@@ -35,8 +35,14 @@ const (
 // stored within a second, that it does no more within three. The error is that of a key
 // that cannot be.
 func Run(ctx context.Context, c *etcdstore.Client, node, program string, ready func() bool) error {
+	return RunIn(ctx, c, node, program, ready, func() bool { return true })
+}
+
+// RunIn is [Run] for a program that does not write to a store that is another cluster's,
+// whose nodes may have the same names: ours says whether it is not.
+func RunIn(ctx context.Context, c *etcdstore.Client, node, program string, ready, ours func() bool) error {
 	r := &reporter{
-		client: c, ready: ready,
+		client: c, ready: ready, ours: ours,
 		key:   model.LivenessKey{Node: node, Program: program},
 		value: model.Liveness{Version: version.Version, Started: time.Now().UTC().Truncate(time.Second)},
 	}
@@ -46,7 +52,9 @@ func Run(ctx context.Context, c *etcdstore.Client, node, program string, ready f
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		r.hold(ctx, tick)
+		if ours() {
+			r.hold(ctx, tick)
+		}
 		tick.Reset(poll)
 		select {
 		case <-tick.C:
@@ -57,13 +65,14 @@ func Run(ctx context.Context, c *etcdstore.Client, node, program string, ready f
 }
 
 type reporter struct {
-	client *etcdstore.Client
-	ready  func() bool
-	key    model.LivenessKey
-	value  model.Liveness
+	client      *etcdstore.Client
+	ready, ours func() bool
+	key         model.LivenessKey
+	value       model.Liveness
 }
 
-// hold has a lease and the key on it until either is lost or ctx ends.
+// hold has a lease and the key on it until either is lost, the store is another one, or
+// ctx ends.
 func (r *reporter) hold(ctx context.Context, tick *time.Ticker) {
 	lease, err := r.grant(ctx)
 	if err != nil {
@@ -82,6 +91,9 @@ func (r *reporter) hold(ctx context.Context, tick *time.Ticker) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
+			return
+		}
+		if !r.ours() {
 			return
 		}
 		if time.Since(renewed) < TTL/3 {

@@ -25,6 +25,7 @@ type program struct {
 	tb     testing.TB
 	client *etcdstore.Client
 	ready  atomic.Bool
+	ours   atomic.Bool
 	stop   func()
 	result chan error
 }
@@ -37,7 +38,8 @@ func start(t *testing.T, s *etcdtest.Server) *program {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &program{tb: t, client: client, stop: cancel, result: make(chan error, 1)}
-	go func() { p.result <- liveness.Run(ctx, client, key.Node, key.Program, p.ready.Load) }()
+	p.ours.Store(true)
+	go func() { p.result <- liveness.RunIn(ctx, client, key.Node, key.Program, p.ready.Load, p.ours.Load) }()
 	t.Cleanup(func() {
 		cancel()
 		_ = client.Close()
@@ -130,4 +132,16 @@ func TestBadNameEndsAtOnce(t *testing.T) {
 	if err := liveness.Run(t.Context(), client, "a b", "felix", func() bool { return true }); err == nil {
 		t.Error("a node name with a space was accepted")
 	}
+}
+
+// A store that is another cluster's may have a node of the same name: nothing is written
+// there, and nothing stays there.
+func TestNothingIsWrittenToAStoreOfOthers(t *testing.T) {
+	s := etcdtest.Shared(t)
+	p := start(t, s)
+	p.ours.Store(false)
+	p.until("removal", func(_ *model.Liveness, err error) bool { return errors.Is(err, etcdstore.ErrNotFound) })
+	p.ready.Store(true)
+	p.ours.Store(true)
+	p.untilReady(true)
 }

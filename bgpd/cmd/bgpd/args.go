@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"calico.internal/libcalico/hostrecord"
 	"calico.internal/libcalico/logattr"
 )
 
@@ -28,6 +29,7 @@ Usage:
 Flags of run:
   --config FILE          configuration (` + defaultConfig + `) [BGPD_CONFIG]
   --run-dir DIR          directory of the sockets (` + defaultRunDir + `) [CALICO_RUN_DIR]
+  --state-dir DIR        directory of what this host remembers (` + hostrecord.DefaultDir + `) [` + hostrecord.DirVariable + `]
   --node NAME            name of this host in etcd [NODENAME]
   --log-format FORMAT    text or json (text) [BGPD_LOG_FORMAT]
 
@@ -48,6 +50,7 @@ type options struct {
 	file      string
 	config    string
 	runDir    string
+	stateDir  string
 	node      string
 	logFormat string
 }
@@ -73,6 +76,7 @@ func parseArgs(args []string, getenv func(string) string) (options, error) {
 	}
 	if o.command == "run" {
 		fs.StringVar(&o.config, "config", env(getenv, "BGPD_CONFIG", defaultConfig), "")
+		fs.StringVar(&o.stateDir, "state-dir", hostrecord.Dir(getenv), "")
 		fs.StringVar(&o.node, "node", "", "")
 		fs.StringVar(&o.logFormat, "log-format", env(getenv, "BGPD_LOG_FORMAT", logattr.FormatText), "")
 	}

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"calico.internal/libcalico/etcdtest"
 	"calico.internal/libcalico/grpcsock"
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/nettest"
@@ -127,6 +128,7 @@ func (l *lab) startEtcd() {
 		_, err := client.Get(ctx, "x")
 		return err
 	})
+	etcdtest.SetUp(l.t, client)
 }
 
 func (l *lab) newNode(i int) *node {
@@ -245,7 +247,7 @@ func (n *node) runDir() string { return filepath.Join(n.dir, "run") }
 // start starts bgpd.
 func (n *node) start() {
 	n.lab.t.Helper()
-	cmd := n.command("run", "--config", n.config(), "--run-dir", n.runDir())
+	cmd := n.command("run", "--config", n.config(), "--run-dir", n.runDir(), "--state-dir", n.runDir())
 	n.output = &buffer{t: n.lab.t, prefix: n.name + "| "}
 	cmd.Stderr = n.output
 	n.proc = n.StartCommand(cmd)

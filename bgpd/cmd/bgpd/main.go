@@ -23,6 +23,7 @@ import (
 	"calico.internal/bgpd/internal/statusapi"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/grpcsock"
+	"calico.internal/libcalico/hostrecord"
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/nodename"
 	"calico.internal/libcalico/version"
@@ -88,14 +89,20 @@ func runDaemon(ctx context.Context, opts options, getenv func(string) string, st
 	signal.Notify(hangup, syscall.SIGHUP)
 	defer signal.Stop(hangup)
 	level := new(slog.LevelVar)
+	log := logattr.New(stderr, level, opts.logFormat)
+	record, _, err := hostrecord.Read(opts.stateDir)
+	if err != nil {
+		log.Warn("this host does not know which cluster it belongs to", logattr.Err, err)
+	}
 	return daemon.Run(ctx, daemon.Config{
-		File:   opts.config,
-		RunDir: opts.runDir,
-		Node:   node,
-		Etcd:   etcd,
-		Log:    logattr.New(stderr, level, opts.logFormat),
-		Level:  level,
-		Hangup: hangup,
+		File:        opts.config,
+		RunDir:      opts.runDir,
+		Node:        node,
+		Etcd:        etcd,
+		ClusterGUID: record.ClusterGUID,
+		Log:         log,
+		Level:       level,
+		Hangup:      hangup,
 	})
 }
 

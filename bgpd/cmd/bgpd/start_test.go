@@ -15,7 +15,7 @@ import (
 func (n *node) runOnce() (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), converge)
 	defer cancel()
-	cmd := n.Command(ctx, os.Args[0], "run", "--config", n.config(), "--run-dir", n.runDir())
+	cmd := n.Command(ctx, os.Args[0], "run", "--config", n.config(), "--run-dir", n.runDir(), "--state-dir", n.runDir())
 	cmd.Env = n.command().Env
 	out, err := cmd.CombinedOutput()
 	if ctx.Err() != nil {

@@ -37,7 +37,7 @@ const (
 // core holds all state. But for the inbox, all of it belongs to the goroutine of run.
 type core struct {
 	cfg     Config
-	client  *etcdstore.Client
+	guard   *etcdstore.Guard
 	tasks   *errgroup.Group
 	started time.Time
 	kick    chan struct{}
@@ -91,10 +91,10 @@ type job struct {
 	after bool
 }
 
-func newCore(cfg Config, client *etcdstore.Client, tasks *errgroup.Group) *core {
+func newCore(cfg Config, guard *etcdstore.Guard, tasks *errgroup.Group) *core {
 	c := &core{
 		cfg:      cfg,
-		client:   client,
+		guard:    guard,
 		tasks:    tasks,
 		owners:   map[string]*owner{},
 		started:  time.Now(),
@@ -193,10 +193,11 @@ func (c *core) done(err error) {
 	}
 }
 
-// isReady: a configuration is in force, etcd is heard, BGP runs where it should, and the
-// kernel is as wanted.
+// isReady: a configuration is in force, etcd is heard and followed, BGP runs where it
+// should, and the kernel is as wanted.
 func (c *core) isReady() bool {
-	return len(c.missing)+len(c.deaf) == 0 && c.doc.Hash != "" && c.inSync && c.etcdConnected() && c.pipeline.open && c.pipeline.applied
+	return len(c.missing)+len(c.deaf) == 0 && c.doc.Hash != "" && c.inSync && c.etcdConnected() && c.held() == "" &&
+		c.pipeline.open && c.pipeline.applied
 }
 
 // onFile reads the document. It is called by the file's goroutine.
@@ -454,7 +455,11 @@ func (c *core) speak(ctx context.Context) error {
 	}
 	if !c.pipeline.open {
 		c.pipeline.open = true
-		if !c.inSync {
+		switch {
+		case c.inSync:
+		case c.held() != "":
+			c.cfg.Log.Warn("etcd is not followed; going on with the blocks that the kernel has")
+		default:
 			c.cfg.Log.Warn("etcd does not answer; going on with the blocks that the kernel has")
 		}
 	}

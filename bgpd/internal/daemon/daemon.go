@@ -41,7 +41,10 @@ type Config struct {
 	// Node is this host's name in etcd.
 	Node string
 	Etcd etcdstore.Config
-	Log  *slog.Logger
+	// ClusterGUID is the id of the cluster that this host belongs to, as it remembers; empty
+	// when it does not.
+	ClusterGUID string
+	Log         *slog.Logger
 	// Level is the level of Log, which the document sets.
 	Level *slog.LevelVar
 	// Hangup asks to read File again, as operators of BIRD do by SIGHUP; nil is never.
@@ -57,12 +60,13 @@ func Run(ctx context.Context, cfg Config) error {
 	defer func() { _ = client.Close() }()
 
 	tasks, ctx := errgroup.WithContext(ctx)
-	c := newCore(cfg, client, tasks)
+	guard := client.Guard(cfg.ClusterGUID, cfg.Log)
+	c := newCore(cfg, guard, tasks)
 	server := statusapi.New(c)
 	c.onReady = server.SetReady
 
 	tasks.Go(func() error { return server.Serve(ctx, filepath.Join(cfg.RunDir, statusapi.Socket)) })
-	tasks.Go(func() error { return liveness.Run(ctx, client, cfg.Node, program, c.ready.Load) })
+	tasks.Go(func() error { return liveness.RunIn(ctx, client, cfg.Node, program, c.ready.Load, guard.Follows) })
 	for _, s := range c.sources {
 		tasks.Go(func() error { return s.follow(ctx, c, c.onBatch) })
 	}

@@ -30,7 +30,7 @@ func relevant(k model.Key) bool {
 
 // follow hands on batches one by one; meanwhile the watch merges what comes.
 func (s *source) follow(ctx context.Context, c *core, take func(*source, store.Batch)) error {
-	for b := range c.client.Watch(ctx, []string{s.prefix}, etcdstore.WatchOptions{}) {
+	for b := range c.guard.Watch(ctx, []string{s.prefix}, etcdstore.WatchOptions{}) {
 		if err := c.call(ctx, func(context.Context) { take(s, b) }); err != nil {
 			return nil // only at the end
 		}
@@ -77,6 +77,16 @@ func (c *core) etcdConnected() bool {
 		}
 	}
 	return true
+}
+
+// held says why what etcd holds is not followed; empty when it is.
+func (c *core) held() string {
+	for _, s := range c.sources {
+		if err := s.view.Held(); err != nil {
+			return err.Error()
+		}
+	}
+	return ""
 }
 
 // revision is the one up to which all watches have come.

@@ -42,6 +42,9 @@ func (c *core) Status(ctx context.Context) (out statusapi.Status, err error) {
 // problems says what this host should do and does not.
 func (c *core) problems() []string {
 	var out []string
+	if why := c.held(); why != "" {
+		out = append(out, why)
+	}
 	for _, a := range c.missing {
 		out = append(out, fmt.Sprintf("this host does not have %s, the address of this node; give it to an interface, or correct the node's address (calicoctl node run --%s=…)", a, gobgp.FlagOf(a)))
 	}

@@ -17,6 +17,7 @@ import (
 	"calico.internal/felix/internal/config"
 	"calico.internal/felix/internal/daemon"
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/hostrecord"
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/nodename"
@@ -40,7 +41,7 @@ type environment struct {
 
 // flags are the command line's; each also has an environment variable.
 type flags struct {
-	runDir, configFile, logFormat                      string
+	runDir, stateDir, configFile, logFormat            string
 	etcdEndpoints, etcdCA, etcdCert, etcdKey, etcdUser string
 	nodeName                                           string
 	// localOnly leaves etcd out where parameters are printed.
@@ -130,6 +131,7 @@ func (f *flags) register(cmd *cobra.Command, env environment) {
 		cmd.PersistentFlags().StringVar(to, name, def, usage+" ("+variable+")")
 	}
 	add(&f.runDir, "run-dir", "CALICO_RUN_DIR", "/var/run/calico", "directory of the socket felix.sock")
+	add(&f.stateDir, "state-dir", hostrecord.DirVariable, hostrecord.DefaultDir, "directory of what this host remembers, node.json")
 	add(&f.configFile, "config-file", "FELIX_CONFIGFILE", "/etc/calico/felix.cfg", "file with parameters; may be absent")
 	add(&f.logFormat, "log-format", "CALICO_LOG_FORMAT", "text", "format of the log on stderr: text or json")
 	add(&f.nodeName, "node-name", "FELIX_FELIXHOSTNAME", "", "name of this host in etcd; else NODENAME, /var/run/calico/nodename, the host's name")
@@ -182,9 +184,13 @@ func runDaemon(ctx context.Context, env environment, f flags) error {
 		return err
 	}
 	defer client.Close() //nolint:errcheck // the program ends
+	record, _, err := hostrecord.Read(f.stateDir)
+	if err != nil {
+		log.Warn("this host does not know which cluster it belongs to", logattr.Err, err)
+	}
 	d, err := daemon.New(daemon.Config{
 		Node: node, RunDir: f.runDir, Environment: src.Environment, File: src.File,
-		Etcd: client, Log: log, Level: level,
+		Etcd: client, ClusterGUID: record.ClusterGUID, Log: log, Level: level,
 	})
 	if err != nil {
 		return err

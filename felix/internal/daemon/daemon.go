@@ -37,7 +37,10 @@ type Config struct {
 	// when it answers.
 	Environment, File map[string]string
 	Etcd              *etcdstore.Client
-	Log               *slog.Logger
+	// ClusterGUID is the id of the cluster that this host belongs to, as it remembers; empty
+	// when it does not.
+	ClusterGUID string
+	Log         *slog.Logger
 	// Level, when not nil, follows the parameter LogSeverityScreen.
 	Level *slog.LevelVar
 }
@@ -55,6 +58,7 @@ type Daemon struct {
 	live    *live
 	// unreported is what the reporter has to tell the loop.
 	unreported *unreported
+	guard      *etcdstore.Guard
 }
 
 // New checks the local configuration. It touches nothing.
@@ -72,6 +76,7 @@ func New(cfg Config) (*Daemon, error) {
 	d := &Daemon{
 		cfg: cfg, log: cfg.Log, started: time.Now(), local: &result.Config,
 		health: health.NewServer(), beat: &heartbeat{}, live: newLive(&result.Config), unreported: &unreported{},
+		guard: cfg.Etcd.Guard(cfg.ClusterGUID, cfg.Log),
 	}
 	d.health.SetServingStatus("", healthgrpc.HealthCheckResponse_NOT_SERVING)
 	d.board = statusapi.NewBoard(statusapi.State{Node: cfg.Node, Version: version.String(), Started: d.started})
@@ -105,10 +110,10 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g.Go(func() error { return (&servers{d: d}).run(ctx) })
 	g.Go(func() error { return (&reporter{d: d}).run(ctx) })
 	g.Go(func() error {
-		return liveness.Run(ctx, d.cfg.Etcd, d.cfg.Node, program, func() bool {
+		return liveness.RunIn(ctx, d.cfg.Etcd, d.cfg.Node, program, func() bool {
 			ready, _ := d.board.Ready()
 			return ready
-		})
+		}, d.guard.Follows)
 	})
 	return g.Wait()
 }
@@ -155,7 +160,7 @@ func (d *Daemon) runLoop(ctx context.Context) error {
 	found := make(chan controlPlane)
 	g.Go(func() error { return newLocator(d, found).run(ctx) })
 	g.Go(func() error {
-		batches := d.cfg.Etcd.Watch(ctx, []string{model.PrefixV1}, etcdstore.WatchOptions{})
+		batches := d.guard.Watch(ctx, []string{model.PrefixV1}, etcdstore.WatchOptions{})
 		cfg := *d.local
 		l := newLoop(d, &cfg)
 		l.found = found

@@ -66,13 +66,14 @@ type world struct {
 	net   *nettest.Net
 }
 
-// newWorld makes an empty datastore for hosts to come. The datastore is the package's
+// newWorld makes the datastore of a new cluster for hosts to come. The datastore is the package's
 // unless a server of its own is given.
 func newWorld(t testing.TB, etcd *etcdtest.Server) *world {
 	t.Helper()
 	if etcd == nil {
 		etcd = etcdtest.Shared(t)
 	}
+	etcd.SetUp(t)
 	store, err := etcdstore.New(etcdstore.Config{Endpoints: etcd.Endpoints()})
 	if err != nil {
 		t.Fatal(err)
@@ -122,7 +123,7 @@ func (w *world) addHost(n int, variant string) *host {
 
 // command is calico-felix with arguments, as it runs on the host.
 func (h *host) command(args ...string) *exec.Cmd {
-	args = append(args, "--run-dir="+h.runDir, "--config-file="+filepath.Join(h.runDir, "felix.cfg"),
+	args = append(args, "--run-dir="+h.runDir, "--state-dir="+h.runDir, "--config-file="+filepath.Join(h.runDir, "felix.cfg"),
 		"--etcd-endpoints="+cmp.Or(h.endpoints, "http://127.0.0.1:2379"), "--node-name="+h.Name)
 	cmd := h.Command(context.Background(), binary, args...)
 	cmd.Env = append(os.Environ(), "FELIX_IPTABLESBACKEND="+h.variant)

@@ -13,6 +13,7 @@ import (
 	"calico.internal/felix/internal/ifmonitor"
 	"calico.internal/felix/internal/iptables"
 	"calico.internal/felix/internal/statusapi"
+	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/store"
@@ -56,6 +57,7 @@ type loop struct {
 
 	cfg     *config.Config
 	sources config.Sources
+	guard   *etcdstore.Guard
 	view    *store.View
 	engine  *calc.Engine
 	// fed is set once the engine has been given anything.
@@ -69,6 +71,10 @@ type loop struct {
 	dp      *dataplane
 
 	state statusapi.State
+	// reconfigureDue says that the configuration in the datastore changed while that is locked.
+	reconfigureDue bool
+	// flushed is the revision of the store up to which the dataplane knows what is wanted.
+	flushed int64
 	// configFault says why the configuration of the datastore is not in force.
 	configFault string
 	quarantined bool
@@ -105,6 +111,7 @@ func newLoop(d *Daemon, cfg *config.Config) *loop {
 	l := &loop{
 		log: d.log, board: d.board, metrics: d.metrics, node: d.cfg.Node, level: d.cfg.Level, beat: d.beat, live: d.live, unreported: d.unreported,
 		cfg: cfg, sources: config.Sources{Environment: d.cfg.Environment, File: d.cfg.File},
+		guard:     d.guard,
 		view:      store.New(store.Options{Filter: wanted(d.cfg.Node), KeepLastGood: true}),
 		engine:    calc.New(d.cfg.Node, cfg.InterfacePrefix...),
 		links:     ifmonitor.NewLinks(),
@@ -226,7 +233,9 @@ func (l *loop) takeBatch(b store.Batch) error {
 	if reconnected := l.view.Connected() && !l.state.Connected; reconnected {
 		l.log.Info("etcd answers", logattr.Rev, l.view.Revision())
 	}
-	if l.sources.Apply(l.node, events) {
+	l.reconfigureDue = l.sources.Apply(l.node, events) || l.reconfigureDue
+	if l.reconfigureDue && !l.locked() {
+		l.reconfigureDue = false
 		if err := l.reconfigure(); err != nil {
 			return err
 		}
@@ -238,6 +247,26 @@ func (l *loop) takeBatch(b store.Batch) error {
 		l.fed, l.stale = true, true
 	}
 	return nil
+}
+
+// locked reports whether the store says that it is not to be followed for a while: what
+// changes in it is taken in, and waits.
+func (l *loop) locked() bool {
+	r, _ := l.view.Get(model.ReadyKey{})
+	ready, ok := r.(*model.Ready)
+	return !ok || !bool(*ready)
+}
+
+// hold says why the store is not followed, and held that it is not the truth; the text is
+// empty when it is followed.
+func (l *loop) hold() (why string, held bool) {
+	if err := l.view.Held(); err != nil {
+		return err.Error(), true
+	}
+	if l.view.InSync() && l.locked() {
+		return l.guard.Verdict().Why, false
+	}
+	return "", false
 }
 
 // takeAddresses notes the addresses of other hosts' endpoints, and the gateways of this
@@ -259,16 +288,26 @@ func (l *loop) takeAddresses(events []store.Event) {
 			l.owners[n.Addr()] = struct{}{}
 		}
 	}
-	if l.dp != nil {
+}
+
+// flush tells the dataplane what is wanted as of now.
+func (l *loop) flush() {
+	if len(l.owners) > 0 {
 		for a := range l.owners {
 			l.dp.handover.owned(a)
 		}
 		l.owners = map[netip.Addr]struct{}{}
-		if l.gateways.takeChanged() {
-			l.dp.setGateways(l.gateways.byKey)
-			l.wantPass = true
-		}
 	}
+	if l.gateways.takeChanged() {
+		l.dp.setGateways(l.gateways.byKey)
+		l.wantPass = true
+	}
+	changes := l.engine.Flush()
+	if !changes.IsEmpty() {
+		l.dp.update(changes)
+		l.wantPass, l.stale = true, true
+	}
+	l.flushed = l.view.Revision()
 }
 
 // addresses yields the addresses of all endpoints of all hosts.

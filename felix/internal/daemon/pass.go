@@ -10,7 +10,6 @@ import (
 	"calico.internal/felix/internal/iptables"
 	"calico.internal/felix/internal/statusapi"
 	"calico.internal/libcalico/logattr"
-	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/reconcile"
 )
 
@@ -18,7 +17,7 @@ import (
 // what came of it.
 func (l *loop) work(ctx context.Context) error {
 	if !l.mayTouch() {
-		if l.view.Connected() != l.state.Connected || l.view.Revision() != l.state.Seen {
+		if l.news() {
 			l.post()
 		}
 		return nil
@@ -33,24 +32,21 @@ func (l *loop) work(ctx context.Context) error {
 			l.metrics.table(s.Name)
 		}
 		l.state.Dataplane = dp.backend.String()
-		l.takeAddresses(nil)
 		l.dp.setControlPlane(*l.control)
 		if err := l.adoptMasquerading(ctx); err != nil {
 			return err
 		}
 	}
-	changes := l.engine.Flush()
-	if !changes.IsEmpty() {
-		l.dp.update(changes)
-		l.wantPass, l.stale = true, true
+	if !l.locked() {
+		l.flush()
 	}
 	if l.wantPass || l.failures > 0 && !time.Now().Before(l.retryAt) {
 		l.pass(ctx)
 		return nil
 	}
-	if l.view.Revision() != l.state.Seen || l.view.Connected() != l.state.Connected {
+	if l.news() {
 		if l.failures == 0 { // nothing of it concerns this host
-			l.state.Revision = l.view.Revision()
+			l.state.Revision = l.flushed
 		}
 		l.post()
 	}
@@ -58,17 +54,17 @@ func (l *loop) work(ctx context.Context) error {
 }
 
 // mayTouch says whether the kernel may be touched: not before the whole store, all
-// interfaces and the place of the control plane are known, and not while the store says that it is not set up.
+// interfaces and the place of the control plane are known. What is wanted since then is kept
+// up whatever becomes of the store.
 func (l *loop) mayTouch() bool {
-	if !l.view.InSync() || !l.haveLinks || l.control == nil {
-		return false
-	}
-	ready, known := l.view.Get(model.ReadyKey{})
-	if r, ok := ready.(*model.Ready); known && ok && !bool(*r) {
-		l.log.Warn("the datastore says that it is not ready (/calico/v1/Ready is false); waiting")
-		return false
-	}
-	return true
+	return l.view.InSync() && l.haveLinks && l.control != nil && (l.dp != nil || !l.locked())
+}
+
+// news reports whether there is anything to tell of the store.
+func (l *loop) news() bool {
+	hold, held := l.hold()
+	return l.view.Revision() != l.state.Seen || l.view.Connected() != l.state.Connected ||
+		hold != l.state.Hold || held != l.state.Held
 }
 
 func (l *loop) pass(ctx context.Context) {
@@ -108,7 +104,7 @@ func (l *loop) pass(ctx context.Context) {
 	default:
 		l.lookAtAll = l.lookAtAll || l.state.Fault != ""
 		l.failures, l.state.Fault = 0, ""
-		l.state.Revision = l.view.Revision()
+		l.state.Revision = l.flushed
 		if !l.passedOnce {
 			l.passedOnce, l.state.InSync = true, true
 			l.trimSoon()
@@ -204,6 +200,7 @@ func (l *loop) logPass(ctx context.Context, took time.Duration) (changes int) {
 // look at all objects takes long where there are many.
 func (l *loop) post() {
 	l.state.Connected, l.state.Seen = l.view.Connected(), l.view.Revision()
+	l.state.Hold, l.state.Held = l.hold()
 	l.state.Degraded = l.notInForce()
 	if l.dp != nil {
 		tables := l.dp.statuses()

@@ -40,7 +40,14 @@ func (r *reporter) run(ctx context.Context) error {
 		cfg, reconfigured := r.d.live.get()
 		st, _ := r.d.board.State()
 		now := time.Now()
-		if st.Connected && cfg.ReportingInterval > 0 && !now.Before(next) {
+		if st.Held {
+			// What is followed next may know nothing of it.
+			for key := range r.told {
+				r.told[key] = ""
+			}
+		}
+		writable := st.Connected && r.d.guard.Follows()
+		if writable && cfg.ReportingInterval > 0 && !now.Before(next) {
 			next = now.Add(cfg.ReportingInterval)
 			err := r.status(ctx, cfg, st)
 			if ctx.Err() == nil {
@@ -51,14 +58,14 @@ func (r *reporter) run(ctx context.Context) error {
 				r.d.log.Warn("status not reported", logattr.Err, err)
 			}
 		}
-		if st.Connected && st.InSync && !now.Before(nextEndpoints) {
+		if writable && st.InSync && !now.Before(nextEndpoints) {
 			nextEndpoints = now.Add(cfg.EndpointReportingDelay)
 			if err := r.endpoints(ctx, cfg, st); err != nil && ctx.Err() == nil {
 				r.d.log.Warn("endpoint status not reported", logattr.Err, err)
 			}
 		}
 		timer.Reset(pollReports)
-		if st.Connected && st.InSync && !cfg.EndpointReportingEnabled && len(r.told) == 0 && now.Before(next) {
+		if writable && st.InSync && !cfg.EndpointReportingEnabled && len(r.told) == 0 && now.Before(next) {
 			timer.Reset(next.Sub(now)) // nothing else can become due
 		}
 		select {

@@ -27,6 +27,10 @@ type State struct {
 	Seen, Revision int64
 	// Connected says whether the store answers.
 	Connected bool
+	// Hold is why what the store holds is not followed, and what to do; empty when it is.
+	// Held says that the store is not the truth; else it is only locked for a while.
+	Hold string
+	Held bool
 	// Fault is why the latest pass failed as a whole; empty when it did not.
 	Fault string
 	// Degraded names policies that the store holds and that are not in force; empty when
@@ -52,9 +56,10 @@ func (s *State) Table(name string) reconcile.Status {
 	return reconcile.Status{}
 }
 
-// Ready reports whether felix does all of its work.
+// Ready reports whether felix does all of its work. While somebody keeps the store locked
+// there is none that it could do.
 func (s *State) Ready() bool {
-	return s.InSync && s.Connected && s.Fault == "" && s.Degraded == ""
+	return s.InSync && s.Connected && !s.Held && s.Fault == "" && s.Degraded == ""
 }
 
 // Problem is an object that is not as wanted.

@@ -36,11 +36,15 @@ func (s *Server) Status(context.Context, *felixv1.StatusRequest) (*felixv1.Statu
 		Revision:           st.Revision,
 		Dataplane:          st.Dataplane,
 		DatastoreConnected: st.Connected,
+		DatastoreHeld:      st.Hold,
 	}
 	for _, t := range st.Tables {
 		out.Tables = append(out.Tables, &felixv1.Table{
 			Name: t.Name, Desired: int32(t.Desired), Actual: int32(t.Actual), Pending: int32(t.Pending),
 		})
+	}
+	if st.Hold != "" {
+		out.Problems = append(out.Problems, &felixv1.Problem{Object: "datastore", Reason: st.Hold})
 	}
 	if st.Fault != "" {
 		out.Problems = append(out.Problems, &felixv1.Problem{Object: "dataplane", Reason: st.Fault})
@@ -51,7 +55,8 @@ func (s *Server) Status(context.Context, *felixv1.StatusRequest) (*felixv1.Statu
 	return out, nil
 }
 
-// WaitEndpoint answers once an endpoint of this host is in force at or past a revision.
+// WaitEndpoint answers once an endpoint of this host is in force at or past a revision. It
+// does not wait for a store that is not followed until somebody says so.
 func (s *Server) WaitEndpoint(ctx context.Context, r *felixv1.WaitEndpointRequest) (*felixv1.WaitEndpointResponse, error) {
 	id := r.GetId()
 	key := model.WorkloadEndpointKey{
@@ -68,10 +73,17 @@ func (s *Server) WaitEndpoint(ctx context.Context, r *felixv1.WaitEndpointReques
 		if missing == "" {
 			return &felixv1.WaitEndpointResponse{Revision: st.Revision}, nil
 		}
+		if st.Held && missing == st.Hold {
+			return nil, status.Errorf(codes.FailedPrecondition, "endpoint %s is not in force: %s", key, missing)
+		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, status.Errorf(status.FromContextError(ctx.Err()).Code(), "endpoint %s is not in force: %s", key, missing)
+			code := status.FromContextError(ctx.Err()).Code()
+			if missing == st.Hold {
+				code = codes.FailedPrecondition
+			}
+			return nil, status.Errorf(code, "endpoint %s is not in force: %s", key, missing)
 		}
 	}
 }
@@ -98,6 +110,8 @@ func answerInTime(ctx context.Context) (context.Context, context.CancelFunc) {
 func (s *State) missing(key model.WorkloadEndpointKey, revision int64) string {
 	e, known := s.Endpoints[key]
 	switch {
+	case s.Hold != "" && (!s.InSync || s.Seen < revision || s.Revision < revision || !known):
+		return s.Hold
 	case !s.InSync && s.Fault != "":
 		return "felix cannot program the kernel: " + s.Fault
 	case !s.InSync && !s.Connected:

@@ -75,6 +75,57 @@ func TestWaitEndpointSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
+// While the store is not followed, what is in force stays so, and nothing else can come: a
+// caller does not wait for an operator, but it does for the end of a lock.
+func TestWaitEndpointWhileTheStoreIsNotFollowed(t *testing.T) {
+	inForce := with(Endpoint{})
+	const why = "it was emptied"
+	for _, c := range []struct {
+		name    string
+		state   State
+		want    string
+		at      codes.Code
+		waiting bool
+	}{
+		{"held, and in force", State{InSync: true, Connected: true, Held: true, Seen: 7, Revision: 7, Endpoints: inForce}, "", codes.OK, false},
+		{"held, and not known", State{InSync: true, Connected: true, Held: true, Seen: 7, Revision: 7}, why, codes.FailedPrecondition, false},
+		{"held, and older", State{InSync: true, Connected: true, Held: true, Seen: 4, Revision: 4, Endpoints: inForce}, why, codes.FailedPrecondition, false},
+		{"held from the start", State{Connected: true, Held: true}, why, codes.FailedPrecondition, false},
+		{"held, and damaged", State{InSync: true, Connected: true, Held: true, Seen: 7, Revision: 7, Endpoints: with(Endpoint{Why: "its route is missing"})}, "its route is missing", codes.DeadlineExceeded, true},
+		{"locked, and in force", State{InSync: true, Connected: true, Seen: 7, Revision: 7, Endpoints: inForce}, "", codes.OK, false},
+		{"locked, and changed since", State{InSync: true, Connected: true, Seen: 7, Revision: 4, Endpoints: inForce}, why, codes.FailedPrecondition, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c.state.Node, c.state.Hold = "me", why
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				start := time.Now()
+				_, err := NewServer(NewBoard(c.state)).WaitEndpoint(ctx, request(key, 7))
+				if status.Code(err) != c.at || !strings.Contains(status.Convert(err).Message(), c.want) {
+					t.Errorf("got %v, want %q", err, c.want)
+				}
+				if took := time.Since(start); took > 0 != c.waiting {
+					t.Errorf("it answered after %v", took)
+				}
+			})
+		})
+	}
+}
+
+func TestAStoreThatIsNotFollowedIsReported(t *testing.T) {
+	held := State{Node: "me", InSync: true, Connected: true, Hold: "it was emptied", Held: true}
+	locked := held
+	locked.Held = false
+	if held.Ready() || !locked.Ready() {
+		t.Errorf("ready: held %t, locked %t", held.Ready(), locked.Ready())
+	}
+	got, err := NewServer(NewBoard(held)).Status(t.Context(), &felixv1.StatusRequest{})
+	if err != nil || got.GetDatastoreHeld() != "it was emptied" || len(got.GetProblems()) != 1 || got.GetProblems()[0].GetObject() != "datastore" {
+		t.Errorf("the status is %v, %v", got, err)
+	}
+}
+
 func TestWaitEndpointIsWokenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := NewBoard(State{Node: "me"})

@@ -77,8 +77,11 @@ type StatusResponse struct {
 	Problems []*Problem `protobuf:"bytes,8,rep,name=problems,proto3" json:"problems,omitempty"`
 	// Whether etcd answers at the moment.
 	DatastoreConnected bool `protobuf:"varint,9,opt,name=datastore_connected,json=datastoreConnected,proto3" json:"datastore_connected,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Why what etcd holds is not followed, and what to do: it was emptied, is another
+	// cluster's, or is locked. Empty when it is followed.
+	DatastoreHeld string `protobuf:"bytes,10,opt,name=datastore_held,json=datastoreHeld,proto3" json:"datastore_held,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -172,6 +175,13 @@ func (x *StatusResponse) GetDatastoreConnected() bool {
 		return x.DatastoreConnected
 	}
 	return false
+}
+
+func (x *StatusResponse) GetDatastoreHeld() string {
+	if x != nil {
+		return x.DatastoreHeld
+	}
+	return ""
 }
 
 // Table is one kind of kernel object that felix keeps equal to what it wants.
@@ -641,7 +651,7 @@ var File_felix_v1_felix_proto protoreflect.FileDescriptor
 const file_felix_v1_felix_proto_rawDesc = "" +
 	"\n" +
 	"\x14felix/v1/felix.proto\x12\x0fcalico.felix.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
-	"\rStatusRequest\"\xde\x02\n" +
+	"\rStatusRequest\"\x85\x03\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x124\n" +
@@ -651,7 +661,9 @@ const file_felix_v1_felix_proto_rawDesc = "" +
 	"\tdataplane\x18\x06 \x01(\tR\tdataplane\x12.\n" +
 	"\x06tables\x18\a \x03(\v2\x16.calico.felix.v1.TableR\x06tables\x124\n" +
 	"\bproblems\x18\b \x03(\v2\x18.calico.felix.v1.ProblemR\bproblems\x12/\n" +
-	"\x13datastore_connected\x18\t \x01(\bR\x12datastoreConnected\"g\n" +
+	"\x13datastore_connected\x18\t \x01(\bR\x12datastoreConnected\x12%\n" +
+	"\x0edatastore_held\x18\n" +
+	" \x01(\tR\rdatastoreHeld\"g\n" +
 	"\x05Table\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\adesired\x18\x02 \x01(\x05R\adesired\x12\x16\n" +

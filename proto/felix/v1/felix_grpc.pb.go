@@ -37,7 +37,8 @@ type FelixClient interface {
 	// store at or past the revision asked for, and the chains, sets, route, neighbour
 	// entry and sysctls of the endpoint are in the kernel. It ends with
 	// DEADLINE_EXCEEDED, and a sentence that names what is still missing, when the
-	// caller's deadline passes first.
+	// caller's deadline passes first, and with FAILED_PRECONDITION when nothing can come
+	// because the store is not followed (see datastore_held).
 	WaitEndpoint(ctx context.Context, in *WaitEndpointRequest, opts ...grpc.CallOption) (*WaitEndpointResponse, error)
 	// ListEndpoints lists the endpoints of this host with what is wanted, what is in
 	// the kernel, and why they differ.
@@ -92,7 +93,8 @@ type FelixServer interface {
 	// store at or past the revision asked for, and the chains, sets, route, neighbour
 	// entry and sysctls of the endpoint are in the kernel. It ends with
 	// DEADLINE_EXCEEDED, and a sentence that names what is still missing, when the
-	// caller's deadline passes first.
+	// caller's deadline passes first, and with FAILED_PRECONDITION when nothing can come
+	// because the store is not followed (see datastore_held).
 	WaitEndpoint(context.Context, *WaitEndpointRequest) (*WaitEndpointResponse, error)
 	// ListEndpoints lists the endpoints of this host with what is wanted, what is in
 	// the kernel, and why they differ.
