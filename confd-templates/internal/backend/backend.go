@@ -34,6 +34,8 @@ type Store struct {
 	bad    map[string]error
 	// unread holds the prefixes that have not been read yet, unreachable those whose watch has lost etcd.
 	unread, unreachable map[string]bool
+	// held says of prefixes why what etcd holds below them is not followed.
+	held map[string]error
 }
 
 // New returns an empty store for the keys below the given prefixes, with rules for their values. No prefix may stand
@@ -48,6 +50,7 @@ func New(prefixes []string, rules expect.Rules, logger *slog.Logger) *Store {
 		bad:         map[string]error{},
 		unread:      map[string]bool{},
 		unreachable: map[string]bool{},
+		held:        map[string]error{},
 	}
 	for _, prefix := range prefixes {
 		s.unread[prefix] = true
@@ -69,20 +72,13 @@ func Prefixes(keys []string) []string {
 	return prefixes
 }
 
-// Follow applies what the watch of a prefix sends, until it ends.
-func (s *Store) Follow(prefix string, batches <-chan store.Batch) {
-	for b := range batches {
-		s.Apply(prefix, b)
-	}
-}
-
 // Changed signals when values have changed. It has room for one signal.
 func (s *Store) Changed() <-chan struct{} { return s.changed }
 
 // Synced is closed when all values have been read for the first time.
 func (s *Store) Synced() <-chan struct{} { return s.synced }
 
-// Apply takes over what the watch of a prefix sent.
+// Apply takes over what the watch of a prefix sent. While etcd is not followed all values stay.
 func (s *Store) Apply(prefix string, b store.Batch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,6 +87,11 @@ func (s *Store) Apply(prefix string, b store.Batch) {
 		return
 	}
 	s.found(prefix, b.Revision)
+	if b.Held != nil {
+		s.held[prefix] = b.Held
+		return
+	}
+	delete(s.held, prefix)
 	before := maps.Clone(s.values)
 	if b.Snapshot {
 		s.forget(prefix, b.Puts)
@@ -167,6 +168,16 @@ func (s *Store) put(path, value string) {
 		s.logger.Error("a value is not usable and is left out", logattr.Key, path, logattr.Err, err, "last_good_one_stays", kept)
 	}
 	s.bad[path] = err
+}
+
+// Held says why what etcd holds is not followed; nil when it is.
+func (s *Store) Held() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, err := range s.held {
+		return err
+	}
+	return nil
 }
 
 // Bad lists the keys whose values are left out, with the reason.

@@ -167,3 +167,27 @@ func TestPrefixes(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestWhatIsHeldStays(t *testing.T) {
+	s := New([]string{"/a", "/b"}, nil, slog.New(slog.DiscardHandler))
+	s.Apply("/a", store.Batch{Snapshot: true, Puts: kvs("/a/x 1", "/a/y 2")})
+	s.Apply("/b", store.Batch{Snapshot: true})
+	signalled(s)
+	why := errors.New("it was emptied")
+	s.Apply("/a", store.Batch{Held: why})
+	s.Apply("/b", store.Batch{Held: why})
+	if diff := cmp.Diff(map[string]string{"/a/x": "1", "/a/y": "2"}, get(t, s, "/a", "/b")); diff != "" || signalled(s) {
+		t.Errorf("values were taken away: %s", diff)
+	}
+	s.Apply("/b", store.Batch{Snapshot: true})
+	if !errors.Is(s.Held(), why) {
+		t.Errorf("Held = %v while /a is", s.Held())
+	}
+	s.Apply("/a", store.Batch{Snapshot: true, Puts: kvs("/a/y 2")})
+	if s.Held() != nil || !signalled(s) {
+		t.Errorf("Held = %v in the end", s.Held())
+	}
+	if diff := cmp.Diff(map[string]string{"/a/y": "2"}, get(t, s, "/a", "/b")); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"calico.internal/confd-templates/internal/resource"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/grpcsock"
+	"calico.internal/libcalico/hostrecord"
 	"calico.internal/libcalico/liveness"
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/nodename"
@@ -46,12 +48,19 @@ type daemon struct {
 	node      string
 	resources []resource.Resource
 	etcd      *etcdstore.Client
+	guard     *etcdstore.Guard
 	prefixes  []string
 	values    *backend.Store
 	engine    *render.Engine
 	loop      *loop.Loop
 	health    *health.Server
-	ready     atomic.Bool
+	// held has room for the reason why etcd is not followed.
+	held chan error
+
+	// filesReady says that all files are as they must be; ready also that etcd is followed.
+	readyMu    sync.Mutex
+	filesReady bool
+	ready      atomic.Bool
 }
 
 // Run does what the options ask for: all files once, or until ctx ends.
@@ -68,7 +77,7 @@ func Run(ctx context.Context, o options.Options, logger *slog.Logger) (err error
 }
 
 func newDaemon(ctx context.Context, o options.Options, logger *slog.Logger) (*daemon, error) {
-	d := &daemon{options: o, logger: logger, health: health.NewServer()}
+	d := &daemon{options: o, logger: logger, health: health.NewServer(), held: make(chan error, 1)}
 	d.health.SetServingStatus("", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
 	if err := d.load(); err != nil {
 		return nil, err
@@ -80,6 +89,11 @@ func newDaemon(ctx context.Context, o options.Options, logger *slog.Logger) (*da
 	if d.etcd, err = etcdstore.New(o.Etcd); err != nil {
 		return nil, err
 	}
+	record, _, err := hostrecord.Read(o.StateDir)
+	if err != nil {
+		logger.Warn("this host does not know which cluster it belongs to", logattr.Err, err)
+	}
+	d.guard = d.etcd.Guard(record.ClusterGUID, logger)
 	d.engine, err = render.New(render.Config{
 		ConfDir: o.ConfDir, StoreClient: d.values, PGPPrivateKey: keyring, Debug: logger.Enabled(ctx, slog.LevelDebug),
 	}, d.resources)
@@ -88,7 +102,7 @@ func newDaemon(ctx context.Context, o options.Options, logger *slog.Logger) (*da
 	}
 	d.loop = loop.New(loop.Config{
 		Resources: d.resources, Renderer: d.engine, Command: command.Run, CommandTimeout: o.CommandTimeout, Audit: d.auditInterval(),
-		Noop: o.Noop, SyncOnly: o.SyncOnly, KeepStageFile: o.KeepStageFile, Logger: logger, OnStatus: d.setReady,
+		Noop: o.Noop, SyncOnly: o.SyncOnly, KeepStageFile: o.KeepStageFile, Logger: logger, OnStatus: d.setFilesReady,
 	})
 	return d, nil
 }
@@ -144,13 +158,39 @@ func (d *daemon) auditInterval() time.Duration {
 
 func (d *daemon) close() error { return errors.Join(d.engine.Close(), d.etcd.Close()) }
 
-func (d *daemon) setReady(ready bool) {
+// setFilesReady says whether all files are as they must be.
+func (d *daemon) setFilesReady(ready bool) {
+	d.readyMu.Lock()
+	defer d.readyMu.Unlock()
+	d.filesReady = ready
+	d.tellReady()
+}
+
+// tellReady says to others whether confd is ready. readyMu is held.
+func (d *daemon) tellReady() {
+	ready := d.filesReady && d.values.Held() == nil
 	status := grpc_health_v1.HealthCheckResponse_NOT_SERVING
 	if ready {
 		status = grpc_health_v1.HealthCheckResponse_SERVING
 	}
 	d.ready.Store(ready)
 	d.health.SetServingStatus("", status)
+}
+
+// follow takes over what etcd holds below a prefix, until ctx ends.
+func (d *daemon) follow(ctx context.Context, prefix string) {
+	for b := range d.guard.Watch(ctx, []string{prefix}, etcdstore.WatchOptions{}) {
+		d.values.Apply(prefix, b)
+		d.readyMu.Lock()
+		d.tellReady()
+		d.readyMu.Unlock()
+		if b.Held != nil {
+			select {
+			case d.held <- b.Held:
+			default:
+			}
+		}
+	}
 }
 
 // once reads the values and makes all files.
@@ -162,11 +202,13 @@ func (d *daemon) once(ctx context.Context) error {
 	watching, stop := context.WithTimeout(ctx, patience)
 	defer stop()
 	for _, prefix := range d.prefixes {
-		go d.values.Follow(prefix, d.etcd.Watch(watching, []string{prefix}, etcdstore.WatchOptions{}))
+		go d.follow(watching, prefix)
 	}
 	select {
 	case <-d.values.Synced():
 		return d.loop.Once(ctx)
+	case err := <-d.held:
+		return err
 	case <-watching.Done():
 		return fmt.Errorf("%s did not send all values within %s", d.etcd.Endpoints(), patience)
 	}
@@ -177,14 +219,14 @@ func (d *daemon) keep(ctx context.Context) error {
 	tasks, ctx := errgroup.WithContext(ctx)
 	for _, prefix := range d.prefixes {
 		tasks.Go(func() error {
-			d.values.Follow(prefix, d.etcd.Watch(ctx, []string{prefix}, etcdstore.WatchOptions{}))
+			d.follow(ctx, prefix)
 			return nil
 		})
 	}
 	tasks.Go(func() error {
 		return grpcsock.Serve(ctx, filepath.Join(d.options.RunDir, "confd.sock"), d.health, nil)
 	})
-	tasks.Go(func() error { return liveness.Run(ctx, d.etcd, d.node, "confd", d.ready.Load) })
+	tasks.Go(func() error { return liveness.RunIn(ctx, d.etcd, d.node, "confd", d.ready.Load, d.guard.Follows) })
 	tasks.Go(func() error { return d.keepFiles(ctx) })
 	d.logger.Info("confd started", logattr.Node, d.node, logattr.Dir, d.options.ConfDir, logattr.Endpoints, d.etcd.Endpoints())
 	err := tasks.Wait()

@@ -14,6 +14,7 @@ import (
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/etcdtest"
 	"calico.internal/libcalico/grpcsock"
+	"calico.internal/libcalico/hostrecord"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/health/grpc_health_v1"
 )
@@ -35,6 +36,7 @@ const template = `{{range gets "/list/*"}}{{base .Key}}={{.Value}}
 
 func newRig(t *testing.T, server *etcdtest.Server) *rig {
 	t.Helper()
+	server.SetUp(t)
 	r := &rig{t: t, etcd: server, dir: t.TempDir()}
 	r.write("conf.d/out.toml", fmt.Sprintf(`[template]
 src = "out.tmpl"
@@ -53,7 +55,7 @@ fields = { enabled = "bool" }
 	r.write("reload", "")
 	r.write("ran", "")
 	r.o = options.Options{
-		ConfDir: r.dir, Interval: time.Minute, Watch: true, RunDir: filepath.Join(r.dir, "run"), NodeName: "node00",
+		ConfDir: r.dir, Interval: time.Minute, Watch: true, RunDir: filepath.Join(r.dir, "run"), StateDir: filepath.Join(r.dir, "state"), NodeName: "node00",
 		CommandTimeout: time.Second, Etcd: etcdstore.Config{Endpoints: server.Endpoints()},
 	}
 	return r
@@ -277,11 +279,62 @@ func TestStartBeforeEtcdAndItsRestart(t *testing.T) {
 	r.put("/t/list/b", "2")
 	r.wantFile("after the restart", "a=1\nb=2\nmesh=<no value>\n")
 	t.Logf("rendered %s after etcd came back", time.Since(back))
-	if err := server.Reset(); err != nil {
+}
+
+// What etcd has lost stays, and is kept up, until the data is back or somebody says that
+// there shall be none.
+func TestAnEmptiedEtcdTakesNothingAway(t *testing.T) {
+	for name, empty := range map[string]func(*testing.T, *etcdtest.Server){
+		"its keys are deleted": func(t *testing.T, s *etcdtest.Server) { s.Wipe(t) },
+		"etcd starts on a new folder": func(t *testing.T, s *etcdtest.Server) {
+			if err := s.Reset(); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := etcdtest.Start(t)
+			r := newRig(t, server)
+			r.put("/t/list/a", "1", "/t/list/b", "2")
+			r.start()
+			const before = "a=1\nb=2\nmesh=<no value>\n"
+			r.wantFile("at the start", before)
+			r.wantHealth("at the start", grpc_health_v1.HealthCheckResponse_SERVING)
+			empty(t, server)
+			r.put("/t/list/c", "3")
+			r.wantHealth("while the data is gone", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
+			if err := os.Remove(r.dest()); err != nil {
+				t.Fatal(err)
+			}
+			r.wantFile("healed while the data is gone", before)
+			r.wantHealth("still", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
+			if keys, err := server.Client(t).Get(t.Context(), "/calico", clientv3.WithPrefix()); err != nil || keys.Count > 0 {
+				t.Errorf("confd wrote %v to a store that is not its cluster's, %v", keys, err)
+			}
+			r.put("/t/list/a", "1")
+			server.SetUp(t)
+			r.wantFile("with the data back", "a=1\nc=3\nmesh=<no value>\n")
+			r.wantHealth("with the data back", grpc_health_v1.HealthCheckResponse_SERVING)
+		})
+	}
+}
+
+func TestAnotherClustersEtcdMakesNoFile(t *testing.T) {
+	r := newRig(t, etcdtest.Shared(t))
+	r.put("/t/list/a", "1")
+	if err := hostrecord.Write(r.o.StateDir, hostrecord.Record{ClusterGUID: "mine"}); err != nil {
 		t.Fatal(err)
 	}
-	r.put("/t/list/c", "3")
-	r.wantFile("after etcd lost everything", "c=3\nmesh=<no value>\n")
+	r.o.OneTime = true
+	err := Run(t.Context(), r.o, slog.New(slog.DiscardHandler))
+	if err == nil || !strings.Contains(err.Error(), "this host's is mine") {
+		t.Errorf("Run = %v, want why etcd is not followed", err)
+	}
+	r.o.OneTime = false
+	r.start()
+	r.wantHealth("at the start", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
+	r.put("/calico/v1/accepted_guid", etcdtest.GUID)
+	r.wantFile("once it is accepted", "a=1\nmesh=<no value>\n")
 }
 
 func TestCompaction(t *testing.T) {

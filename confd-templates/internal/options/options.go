@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/hostrecord"
 	"github.com/BurntSushi/toml"
 )
 
@@ -32,7 +33,9 @@ type Options struct {
 	SecretKeyring string
 	PrintVersion  bool
 	// RunDir is where the socket lies; empty means none.
-	RunDir         string
+	RunDir string
+	// StateDir is where the host keeps what it remembers of itself.
+	StateDir       string
 	NodeName       string
 	CommandTimeout time.Duration
 	Etcd           etcdstore.Config
@@ -64,6 +67,7 @@ type raw struct {
 	LogFormat      string        `toml:"log-format"`
 	KeepStageFile  bool          `toml:"keep-stage-file"`
 	RunDir         string        `toml:"run-dir"`
+	StateDir       string        `toml:"state-dir"`
 	CommandTimeout time.Duration `toml:"command-timeout"`
 
 	oneTime, printVersion bool
@@ -87,7 +91,7 @@ type LookupSRV func(service, proto, name string) (cname string, records []*net.S
 func Parse(args []string, getenv func(string) string, lookup LookupSRV, out io.Writer) (Options, error) {
 	r := raw{
 		Backend: "etcdv3", ConfDir: "/etc/calico/confd", Interval: 600, Scheme: "http", LogFormat: "text",
-		RunDir: "/var/run/calico", CommandTimeout: 10 * time.Second,
+		RunDir: "/var/run/calico", StateDir: hostrecord.DefaultDir, CommandTimeout: 10 * time.Second,
 	}
 	// The first look is for -config-file alone; a mistake is reported at the second.
 	first := r
@@ -144,6 +148,7 @@ func newFlagSet(r *raw) *flag.FlagSet {
 	set.StringVar(&r.SecretKeyring, "secret-keyring", r.SecretKeyring, "`file` with a PGP keyring, for encrypted values")
 	set.StringVar(&r.SRVDomain, "srv-domain", r.SRVDomain, "`domain` whose SRV record names the endpoints")
 	set.StringVar(&r.SRVRecord, "srv-record", r.SRVRecord, "SRV `record` that names the endpoints")
+	set.StringVar(&r.StateDir, "state-dir", r.StateDir, "`folder` of node.json, which says which cluster this host belongs to")
 	set.BoolVar(&r.SyncOnly, "sync-only", r.SyncOnly, "make files without check_cmd and reload_cmd")
 	set.StringVar(&r.Username, "username", r.Username, "user name for etcd")
 	set.BoolVar(&r.printVersion, "version", false, "print the version and exit")
@@ -191,11 +196,12 @@ func (r *raw) readFile(name string) ([]string, error) {
 
 func (r *raw) readEnv(getenv func(string) string) {
 	for name, setting := range map[string]*string{
-		"CONFD_CLIENT_CAKEYS": &r.ClientCaKeys,
-		"CONFD_CLIENT_CERT":   &r.ClientCert,
-		"CONFD_CLIENT_KEY":    &r.ClientKey,
-		"CONFD_RUN_DIR":       &r.RunDir,
-		"CONFD_LOG_LEVEL":     &r.LogLevel,
+		"CONFD_CLIENT_CAKEYS":  &r.ClientCaKeys,
+		"CONFD_CLIENT_CERT":    &r.ClientCert,
+		"CONFD_CLIENT_KEY":     &r.ClientKey,
+		"CONFD_RUN_DIR":        &r.RunDir,
+		"CONFD_LOG_LEVEL":      &r.LogLevel,
+		hostrecord.DirVariable: &r.StateDir,
 	} {
 		if value := getenv(name); value != "" {
 			*setting = value
@@ -231,7 +237,7 @@ func (r *raw) options(getenv func(string) string, lookup LookupSRV) (Options, er
 	return Options{
 		ConfDir: r.ConfDir, Prefix: r.Prefix, Interval: time.Duration(r.Interval) * time.Second, Watch: r.Watch,
 		OneTime: r.oneTime, Noop: r.Noop, SyncOnly: r.SyncOnly, KeepStageFile: r.KeepStageFile, LogLevel: r.LogLevel,
-		LogFormat: r.LogFormat, SecretKeyring: r.SecretKeyring, PrintVersion: r.printVersion, RunDir: r.RunDir,
+		LogFormat: r.LogFormat, SecretKeyring: r.SecretKeyring, PrintVersion: r.printVersion, RunDir: r.RunDir, StateDir: r.StateDir,
 		NodeName: r.nodeName, CommandTimeout: r.CommandTimeout, Etcd: etcd,
 	}, nil
 }

@@ -18,7 +18,7 @@ import (
 func defaults() Options {
 	return Options{
 		ConfDir: "/etc/calico/confd", Interval: 600 * time.Second, LogFormat: "text", RunDir: "/var/run/calico",
-		CommandTimeout: 10 * time.Second,
+		StateDir: "/var/lib/calico", CommandTimeout: 10 * time.Second,
 	}
 }
 
@@ -83,10 +83,10 @@ func TestParse(t *testing.T) {
 		}},
 		{
 			"all switches", nil,
-			[]string{"-onetime", "-noop", "-sync-only", "-keep-stage-file", "-prefix=/p", "-secret-keyring=/k", "-version", "-run-dir=/r", "-nodename=n", "-log-format=json", "-backend=etcdv3", "-basic-auth"},
+			[]string{"-onetime", "-noop", "-sync-only", "-keep-stage-file", "-prefix=/p", "-secret-keyring=/k", "-version", "-run-dir=/r", "-state-dir=/s", "-nodename=n", "-log-format=json", "-backend=etcdv3", "-basic-auth"},
 			func(o *Options) {
 				o.OneTime, o.Noop, o.SyncOnly, o.KeepStageFile, o.Prefix, o.SecretKeyring = true, true, true, true, "/p", "/k"
-				o.PrintVersion, o.RunDir, o.NodeName, o.LogFormat = true, "/r", "n", "json"
+				o.PrintVersion, o.RunDir, o.StateDir, o.NodeName, o.LogFormat = true, "/r", "/s", "n", "json"
 			},
 		},
 	} {
