@@ -84,19 +84,20 @@ func (d *dataplane) neighbourDiffers(iface string, n ifmonitor.Neigh) bool {
 
 func (d *dataplane) addrChanged(a ifmonitor.Addr) bool {
 	link, known := d.links.ByIndex(a.Index)
-	_, wanted := d.addresses.Desired(addressOn(link.Name, a.Prefix.Addr()))
-	switch {
-	case !known:
-		return false
-	case wanted && a.Gone:
-	case !wanted && !a.Gone && isLoopback(link.Name) && gatewayRange.Contains(a.Prefix.Addr()):
-	default:
+	if !known {
 		return false
 	}
-	d.addresses.Resync()
-	if a.Gone {
+	key := addressOn(link.Name, a.Prefix.Addr())
+	_, wanted := d.addresses.Desired(key)
+	switch {
+	case wanted && a.Gone:
+		d.addresses.Forget(key)
 		// The kernel tells only in this way that IPv6 was switched off on an interface.
 		d.settingChanged(a.Index)
+	case !wanted && !a.Gone && isLoopback(link.Name) && gatewayRange.Contains(a.Prefix.Addr()):
+		d.addresses.Resync()
+	default:
+		return false
 	}
 	return true
 }
