@@ -35,6 +35,10 @@ func badASNumber(s string) error {
 // String is the number in decimal.
 func (n ASNumber) String() string { return strconv.FormatUint(uint64(n), 10) }
 
+// Reserved reports whether n is nobody's own number: 0 (RFC 7607), 23456, which stands for
+// a longer one (RFC 6793), or 4294967295 (RFC 7300).
+func (n ASNumber) Reserved() bool { return n == 0 || n == 23456 || n == 1<<32-1 }
+
 // MarshalText writes the number in decimal; in JSON that is a string.
 func (n ASNumber) MarshalText() ([]byte, error) { return []byte(n.String()), nil }
 

@@ -37,7 +37,7 @@ func checkBGPConfig(f *faults, k BGPConfigKey, s *Setting) {
 	switch k.Name {
 	case "as_num":
 		as, err := ParseASNumber(rawText([]byte(s.Value)))
-		f.unless(err == nil && as != 0, "value", s.Value, "not an AS number (1 to 4294967295)")
+		f.unless(err == nil && !as.Reserved(), "value", s.Value, "not an AS number that somebody can have (1 to 4294967294, and not 23456)")
 	case "node_mesh":
 		var mesh struct {
 			Enabled *bool `json:"enabled"`
@@ -194,7 +194,7 @@ func checkNode(f *faults, k NodeKey, n *Node) {
 	f.nodeAddress("4", n.IPv4, n.IPv4Net, 4)
 	f.nodeAddress("6", n.IPv6, n.IPv6Net, 6)
 	if n.ASNumber != nil {
-		f.unless(*n.ASNumber != 0, "spec.bgp.asNumber", *n.ASNumber, "AS 0 is reserved (RFC 7607)")
+		f.unless(!n.ASNumber.Reserved(), "spec.bgp.asNumber", *n.ASNumber, "is reserved (RFC 7607, 6793, 7300)")
 	}
 	if id := n.RouteReflectorClusterID; id != "" {
 		a, err := netip.ParseAddr(id)
@@ -218,7 +218,7 @@ func checkBGPPeer(f *faults, k BGPPeerKey, p *BGPPeer) {
 	if f.addr("metadata.peerIP", p.IP, 0) {
 		f.unless(p.IP == k.IP, "metadata.peerIP", p.IP, "differs from the peer's key "+k.IP.String())
 	}
-	f.unless(p.ASNumber != 0, "spec.asNumber", p.ASNumber, "must be 1 to 4294967295")
+	f.unless(!p.ASNumber.Reserved(), "spec.asNumber", p.ASNumber, "must be 1 to 4294967294, and not 23456, which is reserved")
 	// RFC 2385 leaves the length open; Linux takes at most 80 bytes.
 	f.unless(len(p.Password) <= 80, "spec.password", len(p.Password), "at most 80 bytes (TCP_MD5SIG)")
 	f.unless(!strings.ContainsAny(p.Password, "\x00\r\n"), "spec.password", "…", "must be one line")

@@ -222,6 +222,9 @@ func TestValidateResources(t *testing.T) {
 		{"peer: password with a newline", peerKey, &model.BGPPeer{IP: addr("10.0.0.1"), ASNumber: 1, Password: "a\nb"}, []string{"spec.password"}},
 
 		{"BGP: AS number", model.BGPConfigKey{Name: "as_num"}, &model.Setting{Value: "64512"}, nil},
+		{"BGP: reserved AS number", model.BGPConfigKey{Name: "as_num"}, &model.Setting{Value: "23456"}, []string{"value"}},
+		{"BGP: the last AS number", model.BGPConfigKey{Name: "as_num"}, &model.Setting{Value: "65535.65535"}, []string{"value"}},
+		{"peer: reserved AS number", peerKey, &model.BGPPeer{IP: addr("10.0.0.1"), ASNumber: 23456}, []string{"spec.asNumber"}},
 		{"BGP: bad AS number", model.BGPConfigKey{Name: "as_num"}, &model.Setting{Value: "x"}, []string{"value"}},
 		{"BGP: bad mesh", model.BGPConfigKey{Name: "node_mesh"}, &model.Setting{Value: "{}"}, []string{"value"}},
 		{"BGP: bad log level", model.BGPConfigKey{Name: "loglevel"}, &model.Setting{Value: "loud"}, []string{"value"}},

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -13,9 +14,10 @@ import (
 	"github.com/pelletier/go-toml/v2/unstable"
 )
 
-// document is a TOML document on its way to a Config: values by name, the line of
-// each, and what was found wrong so far.
+// document is a TOML document on its way to a Config: its text, the line of each key once
+// something was wrong, and what was.
 type document struct {
+	text     []byte
 	lines    map[string]int
 	faults   []Fault
 	warnings []Fault
@@ -31,13 +33,12 @@ type table struct {
 
 // open parses the document's syntax. On a fault the table is nil.
 func open(doc []byte) (*document, *table) {
-	d := &document{lines: map[string]int{}}
+	d := &document{text: doc}
 	var root map[string]any
 	if err := toml.Unmarshal(doc, &root); err != nil {
 		d.faults = append(d.faults, syntaxFault(err))
 		return d, nil
 	}
-	d.lines = keyLines(doc)
 	return d, &table{d: d, values: root}
 }
 
@@ -50,17 +51,29 @@ func syntaxFault(err error) Fault {
 	return Fault{Line: row, Text: fmt.Sprintf("column %d: %s", column, strings.TrimPrefix(de.Error(), "toml: "))}
 }
 
+// lineOf finds the line of a key, or that of the table that lacks it.
+func (d *document) lineOf(key, table string) int {
+	if d.lines == nil {
+		d.lines = keyLines(d.text)
+	}
+	if line, ok := d.lines[key]; ok {
+		return line
+	}
+	return d.lines[table]
+}
+
 // keyLines maps the path of each key of a valid document to its line. Array tables
 // count from 0: "peer[0].address".
 func keyLines(doc []byte) map[string]int {
 	lines := map[string]int{}
 	count := map[string]int{}
 	prefix := ""
+	at := position{doc: doc, line: 1}
 	var p unstable.Parser
 	p.Reset(doc)
 	for p.NextExpression() {
 		e := p.Expression()
-		name, line := keyOf(&p, e)
+		name, offset := keyOf(e)
 		switch e.Kind {
 		case unstable.Table:
 			prefix = name + "."
@@ -72,21 +85,35 @@ func keyLines(doc []byte) map[string]int {
 		default:
 			name = prefix + name
 		}
-		lines[name] = line
+		lines[name] = at.forward(offset)
 	}
 	return lines
 }
 
-func keyOf(p *unstable.Parser, e *unstable.Node) (name string, line int) {
+func keyOf(e *unstable.Node) (name string, offset int) {
 	var parts []string
 	for it := e.Key(); it.Next(); {
 		n := it.Node()
-		parts = append(parts, string(n.Data))
-		if line == 0 {
-			line = p.Shape(n.Raw).Start.Line
+		if parts == nil {
+			offset = int(n.Raw.Offset)
 		}
+		parts = append(parts, string(n.Data))
 	}
-	return strings.Join(parts, "."), line
+	return strings.Join(parts, "."), offset
+}
+
+// position counts lines in one way through a document: the parser's own count starts at
+// the beginning for each key.
+type position struct {
+	doc          []byte
+	offset, line int
+}
+
+// forward goes on to an offset that is not before the last one, and returns its line.
+func (p *position) forward(offset int) int {
+	p.line += bytes.Count(p.doc[p.offset:offset], []byte("\n"))
+	p.offset = offset
+	return p.line
 }
 
 func (t *table) field(key string) string {
@@ -108,11 +135,7 @@ func (t *table) warn(key, format string, args ...any) {
 
 func (t *table) note(key, format string, args ...any) Fault {
 	f := t.field(key)
-	line, ok := t.d.lines[f]
-	if !ok {
-		line = t.d.lines[t.path]
-	}
-	return Fault{Line: line, Field: f, Text: fmt.Sprintf(format, args...)}
+	return Fault{Line: t.d.lineOf(f, t.path), Field: f, Text: fmt.Sprintf(format, args...)}
 }
 
 // get marks a key as known and finds its value.

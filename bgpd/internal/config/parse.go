@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -15,10 +16,6 @@ const DefaultProtocol = 12
 
 // maxPassword is TCP_MD5SIG_MAXKEYLEN of the kernel.
 const maxPassword = 80
-
-// asTrans stands for a four-octet AS number towards old speakers (RFC 6793) and is
-// nobody's own.
-const asTrans = 23456
 
 // Parse reads a document. It returns an [*InvalidError] with all faults if it cannot
 // be used, and, valid or not, warnings about what it ignores.
@@ -94,7 +91,7 @@ func parseASNumber(s string) (_ model.ASNumber, fault string) {
 	switch {
 	case err != nil:
 		return 0, "must be an AS number from 1 to 4294967294"
-	case n == 0 || n == asTrans || n == 1<<32-1:
+	case n.Reserved():
 		return 0, "which is reserved and nobody's own AS number (RFC 7607, 6793, 7300)"
 	}
 	return n, ""
@@ -161,14 +158,18 @@ func readKernel(t *table) uint8 {
 	return uint8(t.number("protocol", DefaultProtocol, 5, 255))
 }
 
+// readPools reads all pools and keeps, of several with one network, the first. Names of
+// keys tell apart what is the same network in another spelling.
 func readPools(ts []*table) []Pool {
 	var out []Pool
+	seen := map[netip.Prefix]bool{}
 	for _, t := range ts {
 		p := readPool(t)
-		if slices.ContainsFunc(out, func(o Pool) bool { return o.CIDR == p.CIDR && p.CIDR.IsValid() }) {
-			t.fault("cidr", "%s stands there twice", p.CIDR)
+		if seen[p.CIDR] && p.CIDR.IsValid() {
+			t.warn("cidr", "%s stands there twice; the first one counts", p.CIDR)
 			continue
 		}
+		seen[p.CIDR] = true
 		out = append(out, p)
 	}
 	slices.SortFunc(out, byCIDR)
@@ -200,16 +201,15 @@ func readPool(t *table) Pool {
 
 // readPeers reads all peers and keeps, of several with one address, the most specific.
 func readPeers(ts []*table, c Config) []Peer {
-	var out []Peer
+	byAddress := make(map[netip.Addr]Peer, len(ts))
 	for _, t := range ts {
 		p := readPeer(t)
-		if p.Address.IsValid() && keepPeer(t, p, c, out) {
-			out = slices.DeleteFunc(out, func(o Peer) bool { return o.Address == p.Address })
-			out = append(out, p)
+		before, twice := byAddress[p.Address]
+		if p.Address.IsValid() && c.canReach(t, p) && (!twice || replaces(t, p, before)) {
+			byAddress[p.Address] = p
 		}
 	}
-	slices.SortFunc(out, byAddr)
-	return out
+	return slices.SortedFunc(maps.Values(byAddress), byAddr)
 }
 
 func readPeer(t *table) Peer {
@@ -235,31 +235,31 @@ func readPeer(t *table) Peer {
 	return p
 }
 
-// keepPeer decides between a peer and what was read before. Two entries of one type
-// for one address contradict each other; of two types, the more specific one counts.
-func keepPeer(t *table, p Peer, c Config, before []Peer) bool {
-	if slices.Contains(c.Listen, p.Address) {
+// canReach reports whether a peer is another host of a family that this one speaks.
+func (c Config) canReach(t *table, p Peer) bool {
+	switch {
+	case slices.Contains(c.Listen, p.Address):
 		t.warn("address", "%s is this host's own, ignored", p.Address)
 		return false
-	}
-	if c.ListenOf(p.Address) == (netip.Addr{}) {
+	case !c.ListenOf(p.Address).IsValid():
 		t.warn("address", "%s is of a family of which this host has no BGP address, ignored", p.Address)
 		return false
 	}
-	i := slices.IndexFunc(before, func(o Peer) bool { return o.Address == p.Address })
-	if i < 0 {
-		return true
-	}
-	o := before[i]
-	if o.Type == p.Type {
-		t.fault("address", "%s is the %s peer %s already", p.Address, o.Type, o.Name)
+	return true
+}
+
+// replaces decides between a peer and one with its address that was read before: the more
+// specific one counts, of two alike the first.
+func replaces(t *table, p, before Peer) bool {
+	if before.Type == p.Type {
+		t.warn("address", "%s is the %s peer %s already; the first one counts", p.Address, before.Type, before.Name)
 		return false
 	}
 	order := []PeerType{PeerMesh, PeerGlobal, PeerNode}
-	wins := slices.Index(order, p.Type) > slices.Index(order, o.Type)
-	kept, lost := o, p
+	wins := slices.Index(order, p.Type) > slices.Index(order, before.Type)
+	kept, lost := before, p
 	if wins {
-		kept, lost = p, o
+		kept, lost = p, before
 	}
 	t.warn("address", "%s is also the %s peer %s, which is ignored: %s counts", p.Address, lost.Type, lost.Name, kept.Name)
 	return wins

@@ -173,9 +173,6 @@ ipip = "always"
 			`line 4: listen_addresses: "fe80::1%eth0" must be a plain`,
 			`line 4: listen_addresses: has two addresses of one family`,
 		}},
-		{"one peer twice", minimal + peerText("a", "global", "10.0.0.2") + peerText("b", "global", "10.0.0.2"), []string{
-			`line 12: peer[1].address: 10.0.0.2 is the global peer a already`,
-		}},
 		{"times out of range", minimal + "[timers]\nhold = 2\nrestart = 5000\n[kernel]\nprotocol = 2\n", []string{
 			"line 5: timers.hold: is 2, must be at least 3",
 			"line 6: timers.restart: is 5000, must be at most 4095",
@@ -229,6 +226,21 @@ func TestParse_warns_and_goes_on(t *testing.T) {
 		{
 			"a peer of a family that the host has not", minimal + peerText("six", "mesh", "fd00::2"),
 			[]string{`line 7: peer[0].address: fd00::2 is of a family of which this host has no BGP address, ignored`},
+			nil,
+		},
+		{
+			"one peer twice", minimal + peerText("a", "global", "10.0.0.2") + peerText("b", "global", "10.0.0.2"),
+			[]string{`line 12: peer[1].address: 10.0.0.2 is the global peer a already; the first one counts`},
+			[]string{"a"},
+		},
+		{
+			"one peer in two spellings", strings.Replace(minimal, `"]`, `", "fd00::1"]`, 1) + peerText("a", "mesh", "FD00::0002") + peerText("b", "mesh", "fd00::2"),
+			[]string{`line 12: peer[1].address: fd00::2 is the mesh peer a already; the first one counts`},
+			[]string{"a"},
+		},
+		{
+			"one pool in two spellings", minimal + "[[pool]]\ncidr = \"FD80::0/64\"\n[[pool]]\ncidr = \"fd80::/64\"\nexport = false\n",
+			[]string{`line 7: pool[1].cidr: fd80::/64 stands there twice; the first one counts`},
 			nil,
 		},
 		{

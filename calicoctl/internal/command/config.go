@@ -15,7 +15,7 @@ const settingsHelp = `
 -----------------+-------------+----------------------------------------
  logLevel        | global,node | none,debug,info,warning,error,critical
  nodeToNodeMesh  | global      | on,off
- asNumber        | global      | 1-4294967295, or dotted such as 64512.1
+ asNumber        | global      | 1-4294967294, or dotted such as 64512.1
  ipip            | global      | off (on is not served yet)
 
 Names are case insensitive.`

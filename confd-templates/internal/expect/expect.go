@@ -161,7 +161,10 @@ func checkField(member any, form string) error {
 	case string:
 		text = m
 	case json.Number:
-		text = m.String()
+		// A template reads 1.10 as the number 1.1, and prints the AS number 1.
+		if text = m.String(); form == "asn" && strings.ContainsAny(text, ".eE") {
+			return fmt.Errorf("is no asn: a dotted one stands in quotes: \"%s\"", text)
+		}
 	case bool:
 		// A template treats "false" in quotes as true, so a switch must be a real one.
 		if form != "bool" {

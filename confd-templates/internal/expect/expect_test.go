@@ -55,7 +55,9 @@ func TestCheck(t *testing.T) {
 		{"a peer whose address is an object", "/peer/x", `{"ip":{},"as_num":"64512"}`, "list or an object"},
 		{"a peer whose address is a switch", "/peer/x", `{"ip":true,"as_num":"64512"}`, "is no ip"},
 		{"a large AS number stays exact", "/peer/x", `{"ip":"10.0.0.1","as_num":4200000000}`, ""},
-		{"an AS number with a fraction", "/peer/x", `{"ip":"10.0.0.1","as_num":64512.5}`, ""}, // 64512.5 is dotted
+		{"a dotted AS number in quotes", "/peer/x", `{"ip":"10.0.0.1","as_num":"64512.5"}`, ""},
+		{"a dotted AS number that JSON reads as another", "/peer/x", `{"ip":"10.0.0.1","as_num":1.10}`, "stands in quotes"},
+		{"an AS number with an exponent", "/peer/x", `{"ip":"10.0.0.1","as_num":1e3}`, "stands in quotes"},
 		{"a password with a control character", "/peer/x", `{"ip":"10.0.0.1","as_num":1,"password":"a\u0007"}`, "control character"},
 		{"a password that is too long", "/peer/x", `{"ip":"10.0.0.1","as_num":1,"password":"` + strings.Repeat("x", 81) + `"}`, "81 bytes"},
 		{"a port beyond 16 bits", "/peer/x", `{"ip":"10.0.0.1","as_num":1,"port":65536}`, "field port"},

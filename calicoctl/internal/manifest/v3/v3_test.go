@@ -363,7 +363,7 @@ func TestRules(t *testing.T) {
 		{"peer's port", "BGPPeer", "{name: a}", "{peerIP: '192.0.2.1:0', asNumber: 1}", `"0" is not a port`},
 		{"peer's address", "BGPPeer", "{name: a}", "{peerIP: tor, asNumber: 1}", "with or without a port"},
 		{"multicast peer", "BGPPeer", "{name: a}", "{peerIP: 224.0.0.1, asNumber: 1}", "not the address of one host"},
-		{"AS 0", "BGPPeer", "{name: a}", "{peerIP: 192.0.2.1, asNumber: 0}", `spec.asNumber: "0": must be 1 to 4294967295`},
+		{"AS 0", "BGPPeer", "{name: a}", "{peerIP: 192.0.2.1, asNumber: 0}", `spec.asNumber: "0": must be 1 to 4294967294`},
 		{"peer of some nodes", "BGPPeer", "{name: a}", "{peerIP: 192.0.2.1, asNumber: 1, nodeSelector: has(a)}", "spec.nodeSelector: must be all()"},
 		{"peer of a node and of all", "BGPPeer", "{name: a}", "{peerIP: 192.0.2.1, asNumber: 1, nodeSelector: all(), node: n}", "spec.nodeSelector: excludes node"},
 		{"peers by selector", "BGPPeer", "{name: a}", "{peerIP: 192.0.2.1, asNumber: 1, peerSelector: all()}", "spec.peerSelector: nothing acts"},
