@@ -93,6 +93,63 @@ func TestUntrackedPolicy(t *testing.T) {
 	})
 }
 
+// TestUntrackedPolicyIsForTheHostAlone has untracked policy that allows all, and one that
+// allows the host's port alone, beside containers of a pool that is masqueraded and of one
+// that is not.
+func TestUntrackedPolicyIsForTheHostAlone(t *testing.T) {
+	onVariants(t, func(t *testing.T, variant string) {
+		u := newUnusable(t, variant)
+		u.raw(openPath, goodValues()[openPath])
+		u.raw(hostPath, `{"name":"eth0","labels":{"is":"host"},"profile_ids":["open"]}`)
+		u.peer.ServeTCP(tcpPort)
+		u.peer.ServeUDP(udpPort)
+		u.h.ServeUDP(udpPort)
+		one := func(port uint16) model.Match {
+			return model.Match{Ports: []model.Port{{First: port, Last: port}}}
+		}
+		everything := []model.Rule{{Action: model.ActionAllow}}
+		for what, p := range map[string]*model.Policy{
+			"all": {InboundRules: everything, OutboundRules: everything},
+			"the host's port alone": {
+				InboundRules:  []model.Rule{{Action: model.ActionAllow, Protocol: "tcp", Destination: one(tcpPort)}, {Action: model.ActionDeny, Protocol: "udp"}},
+				OutboundRules: []model.Rule{{Action: model.ActionAllow, Protocol: "tcp", Source: one(tcpPort)}},
+			},
+		} {
+			p.Selector, p.DoNotTrack = "is == 'host'", true
+			u.awaitRevision(u.put(model.NewPolicyKey("", "raw"), p))
+			for _, masquerade := range []bool{true, false} {
+				for path, value := range goodValues() {
+					if path == pool4Path || path == pool6Path {
+						u.awaitRevision(u.raw(path, strings.Replace(value, `"masquerade":true`, fmt.Sprintf(`"masquerade":%v`, masquerade), 1)))
+					}
+				}
+				for _, ipv6 := range []bool{false, true} {
+					here, there, b := u.h.Addr(ipv6), u.peer.Addr(ipv6), u.b.addr
+					if ipv6 {
+						b = u.b.addr6
+					}
+					when := fmt.Sprintf("untracked policy allows %s, masqueraded: %v, IPv6: %v", what, masquerade, ipv6)
+					for way, try := range map[string]func() error{
+						"outside to container":         func() error { return u.peer.TCP(netip.AddrPortFrom(b, tcpPort), answer) },
+						"outside to container by UDP":  func() error { return u.peer.UDP(netip.AddrPortFrom(b, udpPort), answer) },
+						"container to outside":         func() error { return u.b.TCP(netip.AddrPortFrom(there, tcpPort), answer) },
+						"container to outside by UDP":  func() error { return u.b.UDP(netip.AddrPortFrom(there, udpPort), answer) },
+						"container to outside by ping": func() error { _, err := u.b.Ping(there, answer); return err },
+						"outside to host":              func() error { return u.peer.TCP(netip.AddrPortFrom(here, tcpPort), answer) },
+					} {
+						if strings.HasSuffix(way, "outside by UDP") && masquerade && what != "all" {
+							continue // the answer goes to the host's address, for which UDP is denied
+						}
+						if err := try(); err != nil {
+							t.Errorf("%s: %s: %v", when, way, err)
+						}
+					}
+				}
+			}
+		}
+	})
+}
+
 // tracked reports whether the host's kernel knows a connection of the peer.
 func (g *guarded) tracked() bool {
 	g.Helper()

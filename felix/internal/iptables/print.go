@@ -115,6 +115,9 @@ func (p *printer) match(m *rules.Match) {
 	}
 	p.conn(m.Conn, m.DNAT)
 	p.addrType(m.SourceLocal, m.DestinationLocal)
+	if m.Socket {
+		p.add("-m", "socket", "--nowildcard")
+	}
 	if m.RPFilterFails {
 		p.add("-m", "rpfilter", "--validmark", "--invert")
 	}

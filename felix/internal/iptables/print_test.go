@@ -77,6 +77,7 @@ func TestPrintRule(t *testing.T) {
 			"-m mark --mark 0x0/0x1000000 -j MARK --set-xmark 0x2000000/0x2000000",
 		},
 		{"clear marks", rules.V4, rules.Rule{Action: rules.Action{Verb: rules.ClearMark, Mark: 0xf}}, "-j MARK --set-xmark 0x0/0xf"},
+		{"socket", rules.V6, rules.Rule{Match: match{Socket: true}, Action: rules.Action{Verb: rules.NoTrack}}, "-m socket --nowildcard -j CT --notrack"},
 		{"reverse path", rules.V4, rules.Rule{Match: match{RPFilterFails: true}}, "-m rpfilter --validmark --invert -j DROP"},
 		{
 			"local addresses", rules.V4,

@@ -502,8 +502,10 @@ func TestEveryKindOfRuleIsTakenByTheKernel(t *testing.T) {
 				}
 				name := fmt.Sprintf("cali%d-", f)
 				family := map[rules.Family]string{rules.V4: "inet", rules.V6: "inet6"}[f]
-				for _, set := range []string{"all-ipam-pools", "masq-ipam-pools"} {
-					nettest.Run(t, "ipset", "create", name+set, "hash:net", "family", family)
+				for set, kind := range map[string]string{
+					"all-ipam-pools": "hash:net", "masq-ipam-pools": "hash:net", "etcd-endpoints": "hash:ip,port", "all-hosts": "hash:ip",
+				} {
+					nettest.Run(t, "ipset", "create", name+set, kind, "family", family)
 				}
 				byTable := map[rules.Table][]reconcile.Item[string, Chain]{}
 				for _, c := range slices.Concat(r.Static(f), []rules.Chain{

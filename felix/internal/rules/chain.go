@@ -102,6 +102,9 @@ type Match struct {
 	RPFilterFails bool
 	// SourceLocal and DestinationLocal ask for an address of this host.
 	SourceLocal, DestinationLocal Tristate
+	// Socket requires that a program of this host waits for the packet: a socket that is
+	// connected to its sender, or listens where it goes.
+	Socket bool
 }
 
 // Interface matches an interface's name; the zero value matches any.

@@ -10,7 +10,8 @@
 //
 //	raw PREROUTING      cali-PREROUTING   clear our marks; from a workload: drop 127/8 and
 //	                                      forged sources; else → cali-from-host-endpoint
-//	                                      (untracked policy); accept what is marked
+//	                                      (untracked policy); what is marked
+//	                                      ⇒ cali-untracked-in: not tracked, accepted
 //	mangle PREROUTING   cali-PREROUTING   known connections pass; from a workload:
 //	                                      → cali-from-wl-guard, the rest passes; else
 //	                                      → cali-from-host-endpoint (preDNAT policy)
@@ -22,7 +23,7 @@
 //	                                      → cali-from-wl-dispatch, to a workload
 //	                                      → cali-to-wl-dispatch, → cali-to-hep-forward;
 //	                                      accept what came back and is a workload's
-//	raw OUTPUT          cali-OUTPUT       clear our marks; untracked policy
+//	raw OUTPUT          cali-OUTPUT       clear our marks; untracked policy, ⇒ cali-untracked-out
 //	nat OUTPUT          cali-OUTPUT       → cali-fip-dnat: floating addresses
 //	filter OUTPUT       cali-OUTPUT       to a workload: not policed; else → host endpoints
 //	mangle POSTROUTING  cali-POSTROUTING  what the host itself sends with a rewritten destination
@@ -56,6 +57,11 @@
 // was there before it was guarded goes on. Nodes and etcd's members that come and go are
 // members of sets, and change no rule. The same set of etcd's addresses and ports is what
 // no host endpoint closes.
+//
+// Untracked policy never meets traffic to or from addresses of pools, which workloads of any
+// host have: it would not find its way back, and workloads have policies of their own. What
+// goes to the host itself is untracked only where a program of the host waits for it; the
+// rest may be the answer to a masqueraded packet of a workload, and is accepted but tracked.
 //
 // A rule that names networks is one for their families: in the other family it is not
 // rendered, also when the list is a negated one.

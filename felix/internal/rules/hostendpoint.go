@@ -104,26 +104,55 @@ func (r *Renderer) hostEndpoints(f Family, bound []boundHost) []Chain {
 	var list []Chain
 	failsafe := map[ChainID]Chain{}
 	for _, s := range hostStages() {
-		list = append(list, r.hostDispatch(s, bound))
+		list = append(list, r.hostDispatch(f, s, bound))
 		for _, b := range bound {
 			if !s.asked(b.endpoint) {
 				continue
 			}
 			list = append(list, r.hostEndpoint(s, b))
 			if !s.forward {
-				c := r.failsafe(f, s)
-				failsafe[c.ChainID] = c
+				for _, c := range []Chain{r.failsafe(f, s), r.etcd(f, s)} {
+					failsafe[c.ChainID] = c
+				}
 			}
 		}
 	}
+	list = append(list, r.untracked(bound)...)
 	return slices.AppendSeq(list, maps.Values(failsafe))
+}
+
+// untracked are the chains in which what untracked policy allows ends. Their rules need
+// parts of the kernel that nothing else needs, and are there only when there is such policy.
+//
+// The answer to a masqueraded packet of a workload goes to the host's own address. Without
+// connection tracking it would never get back to the workload. So what goes to the host is
+// only untracked when a program of the host waits for it; the rest is allowed all the same.
+func (r *Renderer) untracked(bound []boundHost) []Chain {
+	in, out := Chain{ChainID: ChainID{Raw, chainUntrackedIn}}, Chain{ChainID: ChainID{Raw, chainUntrackedOut}}
+	if slices.ContainsFunc(bound, func(b boundHost) bool { return len(b.endpoint.Untracked) > 0 }) {
+		in.add(
+			Rule{Match: Match{DestinationLocal: No}, Action: do(NoTrack)},
+			Rule{Match: Match{Socket: true}, Action: do(NoTrack)},
+			Rule{Action: do(Accept), Comment: "Allowed by untracked policy"},
+		)
+		out.add(Rule{Action: do(NoTrack)}, Rule{Action: do(Accept), Comment: "Allowed by untracked policy"})
+	}
+	return []Chain{in, out}
 }
 
 // hostDispatch finds the endpoint of a packet's interface. The endpoint for all
 // interfaces gets what is left, but not packets of workloads or within the host. An
 // interface that has an endpoint of its own never falls to it.
-func (r *Renderer) hostDispatch(s hostStage, bound []boundHost) Chain {
+func (r *Renderer) hostDispatch(f Family, s hostStage, bound []boundHost) Chain {
 	c := Chain{ChainID: ChainID{s.table, s.dispatch}}
+	if s.table == Raw && slices.ContainsFunc(bound, func(b boundHost) bool { return s.asked(b.endpoint) }) {
+		// Untracked policy is for the host's own traffic: that of workloads, here and
+		// elsewhere, needs its connections to be known.
+		for _, side := range []Side{Src, Dst} {
+			pools := Set{Name: SetName(f, desired.SetAllPools), Side: side}
+			c.add(Rule{Match: Match{Sets: []Set{pools}}, Action: do(Return), Comment: "Of a workload"})
+		}
+	}
 	every := len(bound) > 0 && bound[len(bound)-1].iface == "*" && s.asked(bound[len(bound)-1].endpoint)
 	for _, b := range bound {
 		if b.iface == "*" {
@@ -229,20 +258,29 @@ func (r *Renderer) failsafe(f Family, s hostStage) Chain {
 	if s.table == Raw {
 		add(others, Src)
 	}
-	r.addEtcd(&c, f, s)
+	c.add(Rule{Action: jump(etcdChain(s.direction))})
 	return c
 }
 
-// addEtcd accepts what this host sends to etcd, whatever ports are configured to be open:
+// etcd accepts what this host sends to etcd, whatever ports are configured to be open:
 // without it, the policy that closed too much could not be taken back. Only where
-// connections are not known the answers need a rule of their own.
-func (r *Renderer) addEtcd(c *Chain, f Family, s hostStage) {
+// connections are not known the answers need a rule of their own. It is a chain of its own,
+// so that a fault of its set closes no failsafe port.
+func (r *Renderer) etcd(f Family, s hostStage) Chain {
+	c := Chain{ChainID: ChainID{s.table, etcdChain(s.direction)}}
 	etcd := Set{Name: SetName(f, desired.SetEtcd), Side: Dst, WithPort: true}
 	if s.direction == desired.Ingress {
-		if s.table != Raw {
-			return
-		}
 		etcd.Side = Src
 	}
-	c.add(Rule{Match: Match{Protocol: desired.TCP, Sets: []Set{etcd}}, Action: do(Accept), Comment: "etcd"})
+	if s.direction == desired.Egress || s.table == Raw {
+		c.add(Rule{Match: Match{Protocol: desired.TCP, Sets: []Set{etcd}}, Action: do(Accept), Comment: "Failsafe: etcd"})
+	}
+	return c
+}
+
+func etcdChain(d desired.Direction) string {
+	if d == desired.Ingress {
+		return chainEtcdIn
+	}
+	return chainEtcdOut
 }

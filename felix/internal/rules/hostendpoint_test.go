@@ -266,6 +266,37 @@ func TestHostEndpoints(t *testing.T) {
 			send: fromHost(80), want: Accept, notrack: true,
 		},
 		{
+			name: "untracked policy does not meet what goes to a workload",
+			build: func(w *world) {
+				twoOpen(w)
+				w.host("eth0").Untracked = []desired.Tier{w.staged(desired.Untracked, "u", denyAll()...)}
+			},
+			send: tcp("eth0", peer, "cali1", "10.0.0.1"), want: Accept,
+		},
+		{
+			name: "nor what comes from a workload elsewhere",
+			build: func(w *world) {
+				w.profile("open", allowAll(), allowAll())
+				w.host("eth0", "open").Untracked = []desired.Tier{w.staged(desired.Untracked, "u", allowAll()...)}
+			},
+			send: packet{in: "eth0", src: "10.9.0.2", dst: host, proto: desired.TCP, dport: 80}, want: Accept,
+		},
+		{
+			name: "nor what the host sends to it",
+			build: func(w *world) {
+				w.profile("open", allowAll(), allowAll())
+				w.host("eth0", "open").Untracked = []desired.Tier{w.staged(desired.Untracked, "u", denyAll()...)}
+			},
+			send: packet{out: "eth0", src: host, dst: "10.9.0.2", proto: desired.TCP, dport: 80}, want: Accept,
+		},
+		{
+			name: "the answer to a masqueraded workload is allowed, but tracked",
+			build: func(w *world) {
+				w.host("eth0").Untracked = []desired.Tier{w.staged(desired.Untracked, "u", allowAll()...)}
+			},
+			send: packet{in: "eth0", src: peer, dst: host, proto: desired.TCP, sport: 80, dport: 40000, noSocket: true}, want: Accept,
+		},
+		{
 			name: "preDNAT policy denies before all else",
 			build: func(w *world) {
 				twoOpen(w)

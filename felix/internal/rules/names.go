@@ -37,6 +37,12 @@ const (
 	chainAllow = "cali-allow"
 	chainPass  = "cali-pass"
 
+	chainUntrackedIn  = "cali-untracked-in"
+	chainUntrackedOut = "cali-untracked-out"
+
+	chainEtcdIn  = "cali-etcd-in"
+	chainEtcdOut = "cali-etcd-out"
+
 	chainFailsafeIn  = "cali-failsafe-in"
 	chainFailsafeOut = "cali-failsafe-out"
 

@@ -47,48 +47,40 @@ func (r *Renderer) policyRule(f Family, t Table, d *desired.Rule) []Rule {
 	if len(b.rules) > 0 {
 		m.Mark = isSet(r.marks.scratch0).Mark
 	}
-	out := append(b.rules, r.verdict(t, m, d)...)
+	out := append(b.rules, Rule{Match: m, Action: r.verdict(t, d)})
 	for i := range out {
 		out[i].Origin = &d.Origin
 	}
 	return out
 }
 
-// verdict renders the rules that do what the policy rule says with what m matches: one, but
-// in the raw table, where what is allowed is not tracked either.
-func (r *Renderer) verdict(t Table, m Match, d *desired.Rule) []Rule {
-	one := func(a Action) []Rule { return []Rule{{Match: m, Action: a}} }
+// verdict is what the policy rule says about a packet that it matches.
+func (r *Renderer) verdict(t Table, d *desired.Rule) Action {
 	switch d.Action {
 	case desired.Allow:
-		if t == Raw {
-			accepted := isSet(r.marks.accept)
-			return append(one(setMark(r.marks.accept)), Rule{Match: accepted, Action: do(NoTrack)}, Rule{Match: accepted, Action: do(Return)})
-		}
-		return one(goTo(chainAllow))
+		return goTo(chainAllow)
 	case desired.Pass:
-		return one(goTo(chainPass))
+		return goTo(chainPass)
 	case desired.Log:
 		prefix := d.LogPrefix
 		if prefix == "" {
 			prefix = r.cfg.LogPrefix
 		}
-		return one(Action{Verb: Log, Prefix: logPrefix(prefix)})
+		return Action{Verb: Log, Prefix: logPrefix(prefix)}
 	case desired.Deny:
 	}
-	return one(do(r.in(t).cfg.FilterDeny))
+	return do(r.in(t).cfg.FilterDeny)
 }
 
 // decisions are the chains to which the rules of policies go with what they allow or pass.
 // A goto leaves no way back behind: at the end of such a chain the packet returns to the
 // chain that asked the policy. So one rule does what would take two otherwise, one that
-// marks and one that returns what is marked. In the raw table nothing goes to cali-allow:
-// it would need a part of the kernel (xt_CT) that only untracked policy needs.
+// marks and one that returns what is marked.
 func (r *Renderer) decisions() (list []Chain) {
 	for _, t := range []Table{Raw, Mangle, Filter} {
-		if t != Raw {
-			list = append(list, Chain{ChainID: ChainID{t, chainAllow}, Rules: []Rule{{Action: setMark(r.marks.accept)}}})
-		}
-		list = append(list, Chain{ChainID: ChainID{t, chainPass}, Rules: []Rule{{Action: setMark(r.marks.pass)}}})
+		list = append(list,
+			Chain{ChainID: ChainID{t, chainAllow}, Rules: []Rule{{Action: setMark(r.marks.accept)}}},
+			Chain{ChainID: ChainID{t, chainPass}, Rules: []Rule{{Action: setMark(r.marks.pass)}}})
 	}
 	return list
 }

@@ -57,6 +57,9 @@ func (m Match) String() string {
 	if m.DNAT != DontCare {
 		w.add(not(m.DNAT == No), "dnat")
 	}
+	if m.Socket {
+		w.add("", "socket")
+	}
 	if m.RPFilterFails {
 		w.add("", "source comes another way")
 	}

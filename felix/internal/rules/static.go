@@ -102,7 +102,7 @@ func (r *Renderer) rawPrerouting(f Family) Chain {
 	}
 	fromWorkload(func(m *Match) { m.RPFilterFails = true }, "The source is not this workload's")
 	c.add(Rule{Match: isClear(r.marks.scratch0), Action: jump(chainFromHost)})
-	c.add(Rule{Match: isSet(r.marks.accept), Action: do(Accept)})
+	c.add(Rule{Match: isSet(r.marks.accept), Action: goTo(chainUntrackedIn)})
 	return c
 }
 
@@ -111,7 +111,7 @@ func (r *Renderer) rawOutput() Chain {
 	c.add(
 		Rule{Action: clearMark(r.marks.all())},
 		Rule{Action: jump(chainToHost)},
-		Rule{Match: isSet(r.marks.accept), Action: do(Accept)},
+		Rule{Match: isSet(r.marks.accept), Action: goTo(chainUntrackedOut)},
 	)
 	return c
 }

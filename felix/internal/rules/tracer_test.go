@@ -21,7 +21,9 @@ type packet struct {
 	rpfFails       bool
 	// dnat says that other rules than felix's rewrote the destination.
 	dnat bool
-	mark uint32 // set by another program before felix sees the packet
+	// noSocket says that no program of the host waits for it.
+	noSocket bool
+	mark     uint32 // set by another program before felix sees the packet
 }
 
 // fate is what became of a packet.
@@ -280,7 +282,7 @@ func (tr *tracer) matches(r *run, m Match) bool {
 		(m.Protocol == 0 || m.Protocol == r.proto) && (m.NotProtocol == 0 || m.NotProtocol != r.proto) &&
 		matchNet(m.Source, r.fate.src) && matchNet(m.Destination, r.fate.dst) &&
 		(m.Conn == 0 || m.Conn&r.conn != 0) && r.fate.mark&m.Mark.Mask == m.Mark.Value &&
-		(!m.RPFilterFails || r.rpfFails) && (m.DNAT == DontCare || (m.DNAT == Yes) == (r.dnat || r.fate.dst != netip.MustParseAddr(r.packet.dst))) &&
+		(!m.RPFilterFails || r.rpfFails) && (!m.Socket || !r.noSocket) && (m.DNAT == DontCare || (m.DNAT == Yes) == (r.dnat || r.fate.dst != netip.MustParseAddr(r.packet.dst))) &&
 		tr.matchLocal(m.SourceLocal, r.fate.src) && tr.matchLocal(m.DestinationLocal, r.fate.dst)
 	for _, p := range m.Ports {
 		ok = ok && m.Protocol.HasPorts() && matchPorts(p, r)
