@@ -220,6 +220,11 @@ func (d *dataplane) openChains(ctx context.Context) error {
 		}
 	}
 	d.chains = newChains(targets, d.standIn)
+	for _, f := range d.families {
+		if d.chains.lacks[f], err = d.iptables.Lacks(f); err != nil {
+			d.log.Warn("it is not known what the kernel lacks", logattr.Err, err)
+		}
+	}
 	d.chains.read(ctx)
 	if err := d.chains.blocked(rules.V6); err != nil && !iptables.IsBusy(err) {
 		d.chains.drop(rules.V6)
@@ -324,7 +329,7 @@ func (d *dataplane) changeChains(render func(*rules.Tracker) rules.ChainChanges)
 	for i, f := range d.families {
 		wg.Go(func() {
 			c := render(d.trackers[f])
-			set[i], gone[i] = printChains(f, c.Set), c.Delete
+			set[i], gone[i] = printChains(f, c.Set, d.chains.lacks[f]), c.Delete
 		})
 	}
 	wg.Wait()

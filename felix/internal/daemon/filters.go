@@ -49,11 +49,14 @@ type printedChain struct {
 	err   error
 }
 
-func printChains(family rules.Family, chains []rules.Chain) []printedChain {
+func printChains(family rules.Family, chains []rules.Chain, lacks iptables.Lacks) []printedChain {
 	out := make([]printedChain, len(chains))
 	for i, c := range chains {
-		out[i] = printedChain{id: c.ChainID, sets: setsOf(c)}
-		out[i].chain, out[i].err = iptables.NewChain(family, c)
+		c, err := lacks.Around(c)
+		out[i] = printedChain{id: c.ChainID, sets: setsOf(c), err: err}
+		if err == nil {
+			out[i].chain, out[i].err = iptables.NewChain(family, c)
+		}
 	}
 	return out
 }

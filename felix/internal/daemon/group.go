@@ -37,6 +37,8 @@ type chains struct {
 	standIns iptables.StandIns
 	// faults are the tables that failed as a whole in the latest try.
 	faults map[rules.Family]map[rules.Table]*tableFault
+	// lacks is what the kernel does not have for rules of a family.
+	lacks map[rules.Family]iptables.Lacks
 	// stuck says that the latest pass failed as a whole.
 	stuck bool
 	// told is what news last compared.
@@ -57,7 +59,7 @@ type tableFault struct {
 func newChains(targets map[rules.Family]map[rules.Table]*iptables.Target, standIns iptables.StandIns) *chains {
 	c := &chains{
 		targets: targets, standIns: standIns, tables: map[rules.Family]map[rules.Table]*chainTable{},
-		faults: map[rules.Family]map[rules.Table]*tableFault{},
+		faults: map[rules.Family]map[rules.Table]*tableFault{}, lacks: map[rules.Family]iptables.Lacks{},
 	}
 	for f, byTable := range targets {
 		c.faults[f] = map[rules.Table]*tableFault{}
@@ -179,6 +181,9 @@ const minRetry = 500 * time.Millisecond
 // blocked says why a family's packets are not known to be filtered as wanted; nil when they
 // are.
 func (c *chains) blocked(f rules.Family) error {
+	if err := c.lacks[f].Err(); err != nil {
+		return err
+	}
 	for _, t := range []rules.Table{rules.Raw, rules.Filter} {
 		if fault := c.faults[f][t]; fault != nil {
 			return fault.err
@@ -199,6 +204,9 @@ func (c *chains) verdict() error {
 			continue
 		}
 		c.stuck = c.stuck && c.blocked(f) != nil
+		if err := c.lacks[f].Err(); err != nil {
+			all = append(all, err)
+		}
 		for _, t := range rules.Tables {
 			fault := c.faults[f][t]
 			if fault == nil {
@@ -239,13 +247,21 @@ func (c *chains) drop(f rules.Family) {
 	delete(c.targets, f)
 	delete(c.tables, f)
 	delete(c.faults, f)
+	delete(c.lacks, f)
 }
 
-// problems tells of tables that are not to be had, and of rules in them at which the tools of
-// others fail.
+// problems tells of what the kernel lacks, of tables that are not to be had, and of rules in
+// them at which the tools of others fail.
 func (c *chains) problems() []statusapi.Problem {
 	var out []statusapi.Problem
 	for _, f := range rules.Families {
+		object := fmt.Sprintf("IPv%d", f)
+		if err := c.lacks[f].Err(); err != nil {
+			out = append(out, statusapi.Problem{Object: object, Reason: err.Error() + " and restart felix; until then no endpoint gets routes of this family"})
+		}
+		for _, text := range c.lacks[f].Problems() {
+			out = append(out, statusapi.Problem{Object: object, Reason: text})
+		}
 		for _, t := range rules.Tables {
 			if fault := c.faults[f][t]; fault != nil && !c.stuck { // of which the state tells
 				out = append(out, statusapi.Problem{Object: chainTableName(f, t), Reason: fault.err.Error() + costs[t]})

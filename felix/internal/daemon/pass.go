@@ -277,7 +277,7 @@ func (l *loop) problems() []statusapi.Problem {
 		return out
 	}
 	for k, err := range l.dp.filters.unprintable {
-		out = append(out, statusapi.Problem{Object: "chain " + k.Name, Reason: err.Error() + "; it drops"})
+		out = append(out, statusapi.Problem{Object: "chain " + k.Name, Reason: err.Error() + "; it is closed"})
 	}
 	for k, set := range l.dp.filters.closed {
 		out = append(out, statusapi.Problem{Object: "chain " + k.Name, Reason: "it drops, because set " + set + " is not as wanted: " + l.dp.filters.broken[set]})
