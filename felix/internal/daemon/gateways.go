@@ -62,9 +62,17 @@ type hostGateways struct {
 	byKey map[model.WorkloadEndpointKey]gatewayPair
 	// wanted are the addresses that lo is to have.
 	wanted map[netip.Addr]struct{}
-	// held are those that a network of the host holds.
+	// held are those that a network of the host holds, by the host's address in it.
 	held map[netip.Addr]routes.AddrKey
 }
+
+// linkLocal is the network in which machines choose addresses by themselves, and give way
+// to one that is taken.
+var linkLocal = netip.MustParsePrefix("169.254.0.0/16")
+
+// isLeft reports whether a network of the host that holds a gateway's address is left that
+// address: one that somebody chose, in which a machine may have it on purpose.
+func isLeft(network netip.Prefix) bool { return network.Bits() > linkLocal.Bits() }
 
 // setGateways takes over the endpoints' gateways.
 func (d *dataplane) setGateways(byKey map[model.WorkloadEndpointKey]gatewayPair) {
@@ -79,8 +87,8 @@ func (d *dataplane) setGateways(byKey map[model.WorkloadEndpointKey]gatewayPair)
 }
 
 // placeGateways puts the first gateway and those of the endpoints on lo. One that a network
-// of the host holds is left to that network, where another machine may have it: the route
-// to that network makes the kernel answer containers just as well.
+// of the host holds may be left to that network, where another machine may have it: the
+// route to that network makes the kernel answer containers just as well.
 func (d *dataplane) placeGateways() (changed bool) {
 	wanted := map[netip.Addr]struct{}{firstGateway.v4: {}}
 	for _, g := range d.gateways.byKey {
@@ -90,7 +98,9 @@ func (d *dataplane) placeGateways() (changed bool) {
 	for a := range wanted {
 		if iface, prefix, ok := d.links.NetworkOf(a, d.isOwn); ok {
 			held[a] = routes.AddrKey{Interface: iface, Prefix: prefix}
-			delete(wanted, a)
+			if isLeft(prefix) {
+				delete(wanted, a)
+			}
 		}
 	}
 	for a := range d.gateways.wanted {

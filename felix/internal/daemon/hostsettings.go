@@ -98,13 +98,17 @@ func (d *dataplane) deafInterfaces() (out []statusapi.Problem) {
 	return out
 }
 
-// heldGateways are the gateways that felix leaves to a network of the host.
+// heldGateways are the gateways that a network of the host holds.
 func (d *dataplane) heldGateways() (out []statusapi.Problem) {
 	for a, by := range d.gateways.held {
+		reason := "this host has the address for its containers, so that it reaches no other machine by it; give a machine there that has it another one"
+		if isLeft(by.Prefix) {
+			reason = fmt.Sprintf("the address may be another machine's there, and felix leaves it to that network. Containers reach everything as before, but for the gateway itself, by ping or for names; to have that too, give %s a network outside of %s",
+				by.Interface, gatewayRange)
+		}
 		out = append(out, statusapi.Problem{
 			Object: "gateway " + a.String(),
-			Reason: fmt.Sprintf("interface %s has the network %s, and the address may be another machine's there; felix leaves it to that network. Containers reach everything as before, but for the gateway itself, by ping or for names; to have that too, give %s a network outside of %s",
-				by.Interface, by.Prefix.Masked(), by.Interface, gatewayRange),
+			Reason: fmt.Sprintf("interface %s has the network %s: %s", by.Interface, by.Prefix.Masked(), reason),
 		})
 	}
 	slices.SortFunc(out, statusapi.Problem.Compare)

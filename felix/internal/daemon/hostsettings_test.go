@@ -253,7 +253,7 @@ func TestIPv6GatewaysAreRepaired(t *testing.T) {
 
 func TestAGatewayAddressThatAnotherNetworkHoldsIsLeftToIt(t *testing.T) {
 	w := newWorld(t, nil)
-	h, other := w.addHost(0, iptables.NFT), w.addHost(1, iptables.NFT)
+	h := w.addHost(0, iptables.NFT)
 	w.network("net1")
 	// A machine on another link of the host has the address, as a server's own management
 	// controller may. A third machine is on that link too.
@@ -262,7 +262,6 @@ func TestAGatewayAddressThatAnotherNetworkHoldsIsLeftToIt(t *testing.T) {
 	device.Run("ip", "addr", "add", "169.254.1.1/24", "dev", "cali0")
 	third.Run("ip", "addr", "add", "169.254.1.9/24", "dev", "cali0")
 	third.Run("ip", "link", "set", "cali0", "address", "02:00:00:00:00:09")
-	_ = other
 
 	mac := func(s *nettest.Space) string {
 		t.Helper()
@@ -275,7 +274,7 @@ func TestAGatewayAddressThatAnotherNetworkHoldsIsLeftToIt(t *testing.T) {
 	h.startInSync()
 	a := h.container("aaaa", "net1", "192.168.0.1")
 	b := h.container("bbbb", "net1", "192.168.0.2")
-	h.eventuallyProblem(true, "gateway 169.254.1.1", "interface br0 has the network 169.254.1.0/24")
+	h.eventuallyProblem(true, "gateway 169.254.1.1", "interface br0 has the network 169.254.1.0/24: the address may be another machine's")
 	check := func() {
 		t.Helper()
 		a.forgetNeighbours()
@@ -304,12 +303,31 @@ func TestAGatewayAddressThatAnotherNetworkHoldsIsLeftToIt(t *testing.T) {
 		t.Error(err)
 	}
 	w.canReach(a, b)
-	h.Run("ip", "addr", "add", "169.254.1.5/16", "dev", "br0")
-	h.eventuallyProblem(true, "gateway 169.254.1.1", "interface br0 has the network 169.254.0.0/16")
+	h.Run("ip", "addr", "add", "169.254.1.5/24", "dev", "br0")
+	h.eventuallyProblem(true, "gateway 169.254.1.1", "interface br0 has the network 169.254.1.0/24")
+	check()
 	h.Run("ip", "link", "set", "br0", "down")
 	h.eventuallyProblem(false, "gateway 169.254.1.1", "")
 	a.forgetNeighbours()
 	w.canReach(a, b)
+}
+
+func TestANetworkOfAddressesThatMachinesChooseTakesNoGatewayAway(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.NFT)
+	w.network("net1")
+	h.Run("ip", "addr", "add", "169.254.77.5/16", "dev", "eth0")
+	h.startInSync()
+	a := h.container("aaaa", "net1", "192.168.0.1")
+	h.eventuallyProblem(true, "gateway 169.254.1.1", "interface eth0 has the network 169.254.0.0/16: this host has the address for its containers")
+	if have := h.Run("ip", "addr", "show", "dev", "lo"); !strings.Contains(have, "169.254.1.1/32") {
+		t.Errorf("the gateway is gone: %s", have)
+	}
+	if _, err := a.Ping(nettest.Gateway, answer); err != nil {
+		t.Error(err)
+	}
+	h.Run("ip", "addr", "del", "169.254.77.5/16", "dev", "eth0")
+	h.eventuallyProblem(false, "gateway 169.254.1.1", "")
 }
 
 // router is a machine that advertises itself as router of IPv6 to the host.

@@ -1,8 +1,10 @@
 package ifmonitor
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 // Links is what is known of the host's interfaces: the sum of all events. It belongs to
@@ -95,9 +97,9 @@ func addressesOf(prefixes map[netip.Prefix]struct{}) []netip.Addr {
 	return slices.Compact(out)
 }
 
-// NetworkOf finds the network in which an address is, among those of the interfaces that
-// are up, are not the loopback and are accepted by want: the interface's name, and its
-// address with the network's length.
+// NetworkOf finds the narrowest network in which an address is, among those of the
+// interfaces that are up, are not the loopback and are accepted by want: the interface's
+// name, and its address with the network's length.
 func (l *Links) NetworkOf(a netip.Addr, want func(name string) bool) (name string, own netip.Prefix, ok bool) {
 	for index, addrs := range l.addrs {
 		link, known := l.byIndex[index]
@@ -105,7 +107,7 @@ func (l *Links) NetworkOf(a netip.Addr, want func(name string) bool) (name strin
 			continue
 		}
 		for p := range addrs {
-			if p.Contains(a) && (!ok || link.Name < name || link.Name == name && p.Compare(own) < 0) {
+			if p.Contains(a) && (!ok || cmp.Or(own.Bits()-p.Bits(), strings.Compare(link.Name, name), p.Compare(own)) < 0) {
 				name, own, ok = link.Name, p, true
 			}
 		}

@@ -50,6 +50,10 @@ func TestNetworkOf(t *testing.T) {
 	// Of several, the answer does not depend on chance.
 	l.Apply(Event{Addrs: []Addr{{Index: 2, Prefix: prefix("169.254.1.7/24")}, {Index: 2, Prefix: prefix("169.254.1.6/24")}, {Index: 3, Prefix: prefix("169.254.1.5/24")}}})
 	expect("169.254.1.1", "eth0", "169.254.1.6/24")
+	l.Apply(Event{Addrs: []Addr{{Index: 3, Prefix: prefix("169.254.1.8/28")}}})
+	expect("169.254.1.1", "usb0", "169.254.1.8/28")
+	expect("169.254.1.17", "eth0", "169.254.1.6/24")
+	l.Apply(Event{Addrs: []Addr{{Index: 3, Prefix: prefix("169.254.1.8/28"), Gone: true}}})
 	l.Apply(Event{Links: []Link{{Index: 2, Name: "eth0", Gone: true}}})
 	expect("169.254.1.1", "usb0", "169.254.1.5/24")
 }
