@@ -21,15 +21,31 @@ import (
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/etcdtest"
 	"calico.internal/libcalico/ipam"
+	"calico.internal/libcalico/localnet"
 )
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"calicoctl":   func() { os.Exit(command.Run(context.Background(), command.OSEnv(), os.Args[1:], command.NewNode)) },
+		"calicoctl":   func() { os.Exit(command.Run(context.Background(), scriptEnv(), os.Args[1:], command.NewNode)) },
 		"kv":          func() { os.Exit(status(kv(os.Args[1:]))) },
 		"v2":          func() { os.Exit(status(v2(os.Args[1]))) },
 		"ipam-assign": func() { os.Exit(status(assign(os.Args[1:]))) },
 	})
+}
+
+// scriptEnv is the world of a script's programs. What the machine's network has taken is
+// for the script to say: TAKEN is "PREFIX WHAT" for one place.
+func scriptEnv() *command.Env {
+	env := command.OSEnv()
+	env.Taken = func() ([]localnet.Place, error) {
+		prefix, what, ok := strings.Cut(os.Getenv("TAKEN"), " ")
+		if !ok {
+			return nil, nil
+		}
+		p, err := netip.ParsePrefix(prefix)
+		return []localnet.Place{{Prefix: p, What: what}}, err
+	}
+	return env
 }
 
 func TestScripts(t *testing.T) {

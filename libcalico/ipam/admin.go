@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/model"
 )
 
@@ -233,6 +234,16 @@ func (c *Client) overdue(env *environment, empty map[netip.Prefix]int64, grace t
 		}
 	}
 	return out
+}
+
+// Taken lists what nodes and the store have for themselves: networks before the
+// addresses in them. No address comes from a block that touches any of it.
+func (c *Client) Taken(ctx context.Context) ([]localnet.Place, error) {
+	places, err := c.backend.places(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the networks of nodes: %w", err)
+	}
+	return places, nil
 }
 
 // InUse is how many addresses of a range somebody has, by the blocks in it. A block

@@ -209,7 +209,7 @@ func (t *taking) from(p pool, b *model.Block) error {
 }
 
 func (t *taking) full(n int, ipv6 bool, pools []pool) error {
-	e := &PoolFullError{Wanted: n, IPv6: ipv6, Within: t.usable.within, Strict: t.env.config.StrictAffinity, Taken: t.env.takenOf(pools)}
+	e := &PoolFullError{Wanted: n, IPv6: ipv6, Within: t.usable.within, Strict: t.env.config.StrictAffinity, Taken: t.env.taken}
 	for _, p := range pools {
 		fill, ok := t.finds.fill[p.cidr]
 		if !ok {

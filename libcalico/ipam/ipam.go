@@ -142,8 +142,7 @@ type PoolFullError struct {
 	Strict bool
 	// Limit is the number of blocks that the node may have, if that was the reason.
 	Limit int
-	// Taken is what hosts have of the pools for themselves; blocks that touch any of it
-	// did not count.
+	// Taken is what hosts have for themselves; blocks that touch any of it did not count.
 	Taken []localnet.Place
 }
 
@@ -170,8 +169,8 @@ func (e *PoolFullError) Error() string {
 			fmt.Fprintf(&b, ", %d reserved", p.Reserved)
 		}
 	}
-	if len(e.Taken) > 0 {
-		fmt.Fprintf(&b, "; no address comes from blocks that touch %s", someOf(e.Taken))
+	if taken := e.taken(); taken != "" {
+		fmt.Fprintf(&b, "; no address comes from blocks that touch %s", taken)
 	}
 	switch {
 	case e.Limit > 0:
@@ -182,6 +181,14 @@ func (e *PoolFullError) Error() string {
 		b.WriteString("; add a pool, or release addresses (calicoctl ipam check)")
 	}
 	return b.String()
+}
+
+func (e *PoolFullError) taken() string {
+	ranges := make([]netip.Prefix, len(e.Pools))
+	for i, p := range e.Pools {
+		ranges[i] = p.Pool
+	}
+	return localnet.Overlap(e.Taken, ranges...)
 }
 
 // Unwrap returns what the error Is.
@@ -201,20 +208,6 @@ func inRanges(ranges []netip.Prefix) string {
 		names[i] = r.String()
 	}
 	return " within " + strings.Join(names, ", ")
-}
-
-// fewPlaces is how many places a message lists.
-const fewPlaces = 3
-
-func someOf(places []localnet.Place) string {
-	var names []string
-	for _, p := range places[:min(len(places), fewPlaces)] {
-		names = append(names, p.String())
-	}
-	if more := len(places) - len(names); more > 0 {
-		names = append(names, fmt.Sprintf("%d more of the hosts' own networks", more))
-	}
-	return strings.Join(names, ", ")
 }
 
 func familyName(ipv6 bool) string {

@@ -197,17 +197,6 @@ func (e *environment) leaves(block netip.Prefix) bool {
 	return !taken
 }
 
-// takenOf is what hosts have of the ranges of some pools.
-func (e *environment) takenOf(pools []pool) []localnet.Place {
-	var out []localnet.Place
-	for _, place := range e.taken {
-		if slices.ContainsFunc(pools, func(p pool) bool { return p.cidr.Overlaps(place.Prefix) }) {
-			out = append(out, place)
-		}
-	}
-	return out
-}
-
 // choose returns the pools of a family that a request may use, in the order in which
 // they are to be used.
 func (e *environment) choose(wanted, within []netip.Prefix, ipv6 bool) ([]pool, error) {

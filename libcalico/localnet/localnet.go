@@ -40,6 +40,32 @@ func Across(places []Place, within netip.Prefix) (Place, bool) {
 	return places[i], true
 }
 
+// fewNames is how many places a message names.
+const fewNames = 3
+
+// Overlap names those of the places that share an address with one of the ranges, but
+// for those that lie in one that is named; it is empty when none does.
+func Overlap(places []Place, ranges ...netip.Prefix) string {
+	var named []Place
+	for _, p := range places {
+		_, within := Across(named, p.Prefix)
+		if !within && slices.ContainsFunc(ranges, p.Prefix.Overlaps) {
+			named = append(named, p)
+		}
+	}
+	var names []string
+	for _, p := range named[:min(len(named), fewNames)] {
+		names = append(names, p.String())
+	}
+	if more := len(named) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("%d more of the hosts' own", more))
+	}
+	if last := len(names) - 1; last > 0 {
+		return strings.Join(names[:last], ", ") + " and " + names[last]
+	}
+	return strings.Join(names, "")
+}
+
 // Interface is an interface with its addresses, each with the length of its subnet.
 type Interface struct {
 	Name     string

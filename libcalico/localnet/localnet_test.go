@@ -52,6 +52,23 @@ func TestList(t *testing.T) {
 	}
 }
 
+func TestOverlap(t *testing.T) {
+	var places []localnet.Place
+	for _, p := range []string{"10.0.0.0/24", "10.0.0.1/32", "10.0.1.0/24", "10.0.2.0/24", "10.0.3.0/24", "10.0.4.0/24"} {
+		places = append(places, localnet.Place{Prefix: netip.MustParsePrefix(p), What: "x"})
+	}
+	for within, want := range map[string]string{
+		"192.168.0.0/16": "",
+		"10.0.0.0/25":    "10.0.0.0/24 (x)",
+		"10.0.0.0/23":    "10.0.0.0/24 (x) and 10.0.1.0/24 (x)",
+		"10.0.0.0/8":     "10.0.0.0/24 (x), 10.0.1.0/24 (x), 10.0.2.0/24 (x) and 2 more of the hosts' own",
+	} {
+		if got := localnet.Overlap(places, netip.MustParsePrefix(within)); got != want {
+			t.Errorf("%s: %q, want %q", within, got, want)
+		}
+	}
+}
+
 func TestAcross(t *testing.T) {
 	places := []localnet.Place{
 		{Prefix: netip.MustParsePrefix("10.0.0.0/24"), What: "a"}, {Prefix: netip.MustParsePrefix("fd00::1/128"), What: "b"},

@@ -11,6 +11,7 @@ import (
 	"calico.internal/calicoctl/internal/resource"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/logattr"
+	"calico.internal/libcalico/nodename"
 )
 
 // Config reads how to reach the datastore, as the command line and the environment
@@ -47,7 +48,17 @@ func (env *Env) inStore(ctx context.Context, f func(context.Context, *resource.S
 	defer client.Close() //nolint:errcheck // there is nothing left to lose
 	s := resource.New(client)
 	s.OnWarning(func(msg string) { fmt.Fprintf(env.Stderr, "Warning: %s\n", msg) })
+	s.OnMachine(env.machine())
 	return f(ctx, s)
+}
+
+// machine is the machine that the command runs on.
+func (env *Env) machine() resource.Machine {
+	m := resource.Machine{Taken: env.Taken}
+	if name, err := nodename.Resolve("", env.Getenv); err == nil {
+		m.Node = name
+	}
+	return m
 }
 
 // Connect opens the datastore of a configuration and makes sure that it answers.

@@ -6,8 +6,10 @@ import (
 	"calico.internal/calicoctl/internal/resource"
 )
 
+var replaceVerb = verb{"replace", "replaced"}
+
 func newReplace(env *Env) *cobra.Command {
-	return newWriter(env, verb{"replace", "replaced"}, &cobra.Command{
+	return newWriter(env, replaceVerb, &cobra.Command{
 		Use:   "replace -f FILE",
 		Short: "Replace resources by file or standard input",
 		Long: "Replace resources. A resource that does not exist is an error, and then none is\n" +

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"calico.internal/calicoctl/internal/manifest"
+	"calico.internal/libcalico/localnet"
 )
 
 // The exit statuses.
@@ -26,6 +27,8 @@ type Env struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Getenv         func(string) string
+	// Taken lists what the machine's network has taken; nil lists nothing.
+	Taken func() ([]localnet.Place, error)
 
 	registry   *manifest.Registry
 	configPath string
@@ -39,7 +42,7 @@ type Env struct {
 
 // OSEnv is the world of the process.
 func OSEnv() *Env {
-	return &Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv}
+	return &Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Taken: localnet.List}
 }
 
 // Builder makes a command that belongs to an environment.

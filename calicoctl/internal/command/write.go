@@ -29,10 +29,13 @@ workloadEndpoint of apiVersion v1, and the kinds of projectcalico.org/v3.`
 func newWriter(env *Env, v verb, cmd *cobra.Command, mode func() resource.Mode) *cobra.Command {
 	var files inputs
 	var how changing
-	atomic := false
+	atomic, force := false, false
 	cmd.Args = atMost(0)
 	files.flags(cmd, v.present)
 	how.flags(cmd)
+	if v != replaceVerb {
+		cmd.Flags().BoolVar(&force, "force", false, "create pools also over networks of hosts, and warn of them")
+	}
 	if v == applyVerb {
 		cmd.Flags().BoolVar(&atomic, "atomic", false, "write everything in one transaction, or nothing; what is too much for one is refused")
 	}
@@ -47,15 +50,21 @@ func newWriter(env *Env, v verb, cmd *cobra.Command, mode func() resource.Mode) 
 		if err != nil {
 			return err
 		}
+		allow := func(s *resource.Store) *resource.Store {
+			if force {
+				s.AllowTaken()
+			}
+			return s
+		}
 		return env.execute(cmd, v, how, objects, change{
 			plan: func(ctx context.Context, s *resource.Store) ([]resource.Change, error) {
-				return s.Plan(ctx, mode(), objects)
+				return allow(s).Plan(ctx, mode(), objects)
 			},
 			do: func(ctx context.Context, s *resource.Store) ([]resource.Outcome, error) {
 				if atomic {
-					return s.WriteAtomically(ctx, mode(), objects)
+					return allow(s).WriteAtomically(ctx, mode(), objects)
 				}
-				return s.Write(ctx, mode(), objects)
+				return allow(s).Write(ctx, mode(), objects)
 			},
 		})
 	}

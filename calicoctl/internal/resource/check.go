@@ -9,7 +9,7 @@ import (
 )
 
 // check finds what is wrong among resources rather than in one: pools that overlap,
-// nodes that have the same address, names that another resource has, and tiers that are
+// nodes that have the same address, pools over hosts' networks, names that another resource has, and tiers that are
 // not there.
 func (s *Store) check(ctx context.Context, steps []step) []error {
 	var faults []error
@@ -20,6 +20,7 @@ func (s *Store) check(ctx context.Context, steps []step) []error {
 	}
 	faults = append(faults, s.checkNames(ctx, steps)...)
 	faults = append(faults, s.checkBlocks(ctx, steps)...)
+	faults = append(faults, s.checkPlaces(ctx, steps)...)
 	return append(faults, s.checkTiers(ctx, steps)...)
 }
 

@@ -64,6 +64,9 @@ type Store struct {
 	// warn takes what is worth saying about a write that is carried out all the same.
 	warn   func(string)
 	warned map[string]bool
+
+	machine    Machine
+	allowTaken bool
 }
 
 // New returns the store behind a client. The client stays the caller's to close.

@@ -10,6 +10,7 @@ import (
 
 	"calico.internal/calicoctl/internal/node/address"
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/model"
 )
 
@@ -21,6 +22,9 @@ type cluster struct {
 	ready    bool
 	// locked says that the store is closed for changes ("calicoctl datastore lock").
 	locked bool
+	// taken is what hosts have for themselves: this one's networks and gateways, nodes,
+	// and etcd.
+	taken []localnet.Place
 	// unreadable names values that are passed over.
 	unreadable []string
 }
@@ -55,6 +59,8 @@ func makePlan(ctx context.Context, s settings, c cluster, interfaces []address.I
 	}
 	p.asNumber(s)
 	p.put[model.NodeKey{Name: s.nodeName}] = p.node
+	c.taken = append(c.taken, p.own()...)
+	p.overlapping(c)
 	if err := p.pools(s, c); err != nil {
 		return p, err
 	}
@@ -178,12 +184,54 @@ func (p *plan) pools(s settings, c cluster) error {
 		p.say("Skipping IP pool configuration")
 		return nil
 	}
+	said := len(p.lines)
 	err := p.pool(s.pool4, c, 4)
-	if !s.ipv6 {
+	if s.ipv6 {
+		err = errors.Join(err, p.pool(s.pool6, c, 6))
+	} else {
 		p.say("IPv6 supported on this platform: false")
-		return err
 	}
-	return errors.Join(err, p.pool(s.pool6, c, 6))
+	if err != nil {
+		p.lines = p.lines[:said] // nothing is created
+	}
+	return err
+}
+
+// overHosts refuses a pool, and says the way on.
+func overHosts(want poolSettings, family int, covers string) error {
+	name := fmt.Sprintf("CALICO_IPV%dPOOL_CIDR", family)
+	if want.given {
+		return fmt.Errorf("%s=%s covers %s: choose a range that no host has a part of "+
+			"(or, to have it all the same, start with NO_DEFAULT_POOLS=true and use calicoctl create --force)", name, want.cidr, covers)
+	}
+	return fmt.Errorf("the default IPv%d pool %s covers %s: set %s to a range that no host has a part of, "+
+		"or NO_DEFAULT_POOLS=true, and create pools with calicoctl", family, want.cidr, covers, name)
+}
+
+// own is what the host will have for itself as a node.
+func (p *plan) own() []localnet.Place {
+	var out []localnet.Place
+	for _, n := range []netip.Prefix{p.node.IPv4Net, p.node.IPv6Net} {
+		if n.IsValid() {
+			out = append(out, localnet.Place{Prefix: n, What: "network of this node"})
+		}
+	}
+	for _, a := range []netip.Addr{p.node.IPv4, p.node.IPv6} {
+		if a.IsValid() {
+			out = append(out, localnet.Place{Prefix: netip.PrefixFrom(a, a.BitLen()), What: "this node"})
+		}
+	}
+	return out
+}
+
+// overlapping warns of pools that lie over what hosts have for themselves.
+func (p *plan) overlapping(c cluster) {
+	for _, pool := range c.pools {
+		if covers := localnet.Overlap(c.taken, pool.CIDR); covers != "" {
+			p.say("WARNING: pool %s covers %s: no address comes from its blocks there, and containers cannot reach what has those addresses; "+
+				"move its containers to a pool elsewhere, and delete it", pool.CIDR, covers)
+		}
+	}
 }
 
 // pool makes the default pool of a family that has none. What the environment asks
@@ -203,6 +251,9 @@ func (p *plan) pool(want poolSettings, c cluster, family int) error {
 	}
 	if want.ipipMode != model.IPIPOff {
 		return fmt.Errorf("CALICO_IPV4POOL_IPIP=%s: IP-in-IP is not served yet: pools are routed directly; leave it out, or say off", want.ipipMode)
+	}
+	if covers := localnet.Overlap(c.taken, want.cidr); covers != "" {
+		return overHosts(want, family, covers)
 	}
 	p.create[model.IPPoolKey{CIDR: want.cidr}] = &model.IPPool{CIDR: want.cidr, Masquerade: want.nat, IPAM: true}
 	p.say("%s", want.natNote)

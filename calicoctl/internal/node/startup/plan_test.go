@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"calico.internal/calicoctl/internal/node/address"
+	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/model"
 )
 
@@ -108,6 +109,11 @@ func TestStartAgainChangesNothing(t *testing.T) {
 
 func TestPlans(t *testing.T) {
 	other := map[string]*model.Node{"node02": {IPv4: netip.MustParseAddr("172.17.8.101")}}
+	lan := []localnet.Place{
+		{Prefix: netip.MustParsePrefix("172.17.8.0/24"), What: "network of eth0"},
+		{Prefix: netip.MustParsePrefix("fd00::/120"), What: "network of eth0"},
+		{Prefix: netip.MustParsePrefix("172.17.9.10/32"), What: "etcd"},
+	}
 	pool := []*model.IPPool{{CIDR: netip.MustParsePrefix("10.0.0.0/16")}}
 	for _, tc := range []struct {
 		name string
@@ -125,6 +131,12 @@ func TestPlans(t *testing.T) {
 		{"an AS", cluster{}, []string{"AS=65000.1"}, "Using AS number specified in environment (AS=4259840001)", ""},
 		{"no pools", cluster{}, []string{"NO_DEFAULT_POOLS=true"}, "Skipping IP pool configuration", ""},
 		{"a pool that has no effect is named", cluster{pools: pool}, []string{"CALICO_IPV4POOL_CIDR=10.1.0.0/16"}, "WARNING: CALICO_IPV4POOL_CIDR=10.1.0.0/16 has no effect, since there is a pool already (10.0.0.0/16)", ""},
+		{"a pool over the LAN", cluster{taken: lan}, []string{"CALICO_IPV4POOL_CIDR=172.17.0.0/16"}, "", "CALICO_IPV4POOL_CIDR=172.17.0.0/16 covers 172.17.8.0/24 (network of eth0) and 172.17.9.10 (etcd): choose a range"},
+		{"an IPv6 pool over the LAN", cluster{taken: lan}, []string{"CALICO_IPV6POOL_CIDR=fd00::/64"}, "", "CALICO_IPV6POOL_CIDR=fd00::/64 covers fd00::/120 (network of eth0): choose a range"},
+		{"the default pool over the LAN", cluster{taken: []localnet.Place{{Prefix: netip.MustParsePrefix("192.168.1.0/24"), What: "network of eth0"}}}, nil, "", "the default IPv4 pool 192.168.0.0/16 covers 192.168.1.0/24 (network of eth0): set CALICO_IPV4POOL_CIDR"},
+		{"a pool over the LAN that is there", cluster{taken: lan, pools: []*model.IPPool{{CIDR: netip.MustParsePrefix("172.17.0.0/16")}}}, nil, "WARNING: pool 172.17.0.0/16 covers 172.17.8.0/24 (network of eth0) and 172.17.9.10 (etcd): no address comes from its blocks there", ""},
+		{"a pool over the node's own address", cluster{}, []string{"IP=10.9.0.1/24", "CALICO_IPV4POOL_CIDR=10.9.0.0/16"}, "", "CALICO_IPV4POOL_CIDR=10.9.0.0/16 covers 10.9.0.0/24 (network of this node): "},
+		{"no pool is made over the LAN", cluster{taken: lan}, []string{"NO_DEFAULT_POOLS=true"}, "Skipping IP pool configuration", ""},
 		{"IP-in-IP is refused", cluster{}, []string{"CALICO_IPV4POOL_IPIP=always"}, "", "CALICO_IPV4POOL_IPIP=always: IP-in-IP is not served yet"},
 		{"IP-in-IP beside a pool has no effect", cluster{pools: pool}, []string{"CALICO_IPV4POOL_IPIP=cross-subnet"}, "WARNING: CALICO_IPV4POOL_IPIP=cross-subnet has no effect", ""},
 		{"a value that cannot be used is named", cluster{unreadable: []string{"/calico/x: bad"}}, nil, "WARNING: the store holds a value that cannot be used", ""},

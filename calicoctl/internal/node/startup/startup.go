@@ -13,6 +13,8 @@ import (
 
 	"calico.internal/calicoctl/internal/node/address"
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/ipam"
+	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/nodename"
 )
@@ -92,11 +94,19 @@ func write(ctx context.Context, cfg Config, s settings, client *etcdstore.Client
 	if err != nil {
 		return err
 	}
+	here, err := localnet.List()
+	if err != nil {
+		return err
+	}
 	for range maxTries {
 		c, err := readCluster(ctx, client)
 		if err != nil {
 			return err
 		}
+		if c.taken, err = ipam.New(client, s.nodeName).Taken(ctx); err != nil {
+			return err
+		}
+		c.taken = append(c.taken, here...)
 		p, err := makePlan(ctx, s, c, interfaces, cfg.Version, newGUID())
 		if err == nil {
 			err = commit(ctx, client, p)
