@@ -74,10 +74,12 @@ type dataplane struct {
 	control        controlPlane
 	controlMembers map[desired.SetID]map[desired.Member]struct{}
 	etcdPorts      []uint16
-	filters        *filters
-	policies       map[model.PolicyKey]*desired.Policy
-	profiles       map[string]*desired.Profile
-	workloads      *workloads
+	// bridges are those of Docker's networks, as [rules.IsDockerBridge] knows them.
+	bridges   []string
+	filters   *filters
+	policies  map[model.PolicyKey]*desired.Policy
+	profiles  map[string]*desired.Profile
+	workloads *workloads
 }
 
 // newDataplane connects to the kernel. An error says what it lacks.
@@ -113,6 +115,8 @@ func newDataplane(ctx context.Context, log *slog.Logger, cfg *config.Config, lin
 		d.setHooks(f, nil)
 	}
 	d.addControlPlane()
+	d.bridges = d.links.Names(rules.IsDockerBridge)
+	d.forwardWorkloads()
 	d.setHostAddrs()
 	d.changeChains(func(t *rules.Tracker) rules.ChainChanges { return t.Apply(desired.Changes{}) })
 	d.sysctls.Set(sysctls.ForwardIPv4, "1")
@@ -371,6 +375,7 @@ func (d *dataplane) configure(cfg *config.Config) error {
 	oldHooks := d.renderer.Hooks()
 	d.renderer = renderer
 	d.changeChains(func(t *rules.Tracker) rules.ChainChanges { return t.Reconfigure(renderer) })
+	d.forwardWorkloads()
 	for _, f := range d.families {
 		d.setHooks(f, oldHooks)
 	}

@@ -20,6 +20,7 @@ func (d *dataplane) interfacesChanged(e ifmonitor.Event, changed []ifmonitor.Lin
 		due = d.workloads.linkChanged(l) || due
 	}
 	due = d.hostAddrsChanged(e, changed) || due
+	due = d.bridgesChanged(e, changed) || due
 	for _, r := range e.Routes {
 		due = d.routeChanged(r) || due
 	}

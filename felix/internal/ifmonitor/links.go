@@ -76,6 +76,18 @@ func (l *Links) applyAddr(a Addr) {
 	l.addrs[a.Index][a.Prefix] = struct{}{}
 }
 
+// Names lists the interfaces that want chooses, sorted.
+func (l *Links) Names(want func(name string) bool) []string {
+	var list []string
+	for name := range l.byName {
+		if want(name) {
+			list = append(list, name)
+		}
+	}
+	slices.Sort(list)
+	return list
+}
+
 // Addrs lists the addresses of the interfaces that want accepts, sorted, by the
 // interfaces' names.
 func (l *Links) Addrs(want func(name string) bool) map[string][]netip.Addr {

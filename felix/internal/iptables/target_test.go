@@ -509,6 +509,7 @@ func TestEveryKindOfRuleIsTakenByTheKernel(t *testing.T) {
 				}
 				byTable := map[rules.Table][]reconcile.Item[string, Chain]{}
 				for _, c := range slices.Concat(r.Static(f), []rules.Chain{
+					r.ForwardWorkload([]string{"br-0123456789ab"}),
 					{ChainID: rules.ChainID{Table: rules.Filter, Name: "cali-from-wl-dispatch"}},
 					{ChainID: rules.ChainID{Table: rules.Filter, Name: "cali-to-wl-dispatch"}},
 				}) {

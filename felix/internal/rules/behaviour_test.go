@@ -302,6 +302,33 @@ func TestBehaviour(t *testing.T) {
 			send: packet{in: "eth0", out: "cali1", src: "10.9.0.2", dst: "10.0.0.1", proto: desired.UDP, dport: 4789}, want: Accept,
 		},
 		{
+			name: "what a workload sends into a bridge of Docker's is left to Docker, whose policy drops", build: twoOpen,
+			send: tcp("cali1", "10.0.0.1", "docker0", "172.17.0.2"), want: Drop, by: "policy of FORWARD",
+		},
+		{
+			name:  "with allow action RETURN too",
+			build: func(w *world) { twoOpen(w); w.cfg.FilterAllow = Return },
+			send:  tcp("cali1", "10.0.0.1", "docker0", "172.17.0.2"), want: Drop, by: "policy of FORWARD",
+		},
+		{
+			name:  "so is what comes from the bridge of another network",
+			build: func(w *world) { twoOpen(w); w.bridges = []string{"br-0123456789ab"} },
+			send:  tcp("br-0123456789ab", "172.18.0.2", "cali1", "10.0.0.1"), want: Drop, by: "policy of FORWARD",
+		},
+		{
+			name:  "policy is asked before Docker",
+			build: func(w *world) { w.endpoint("cali1") },
+			send:  tcp("docker0", "172.17.0.2", "cali1", "10.0.0.1"), want: Drop, by: "No policy or profile allowed it",
+		},
+		{
+			name: "known connections with a bridge go on", build: twoOpen,
+			send: packet{in: "cali1", out: "docker0", src: "10.0.0.1", dst: "172.17.0.2", conn: Established}, want: Accept,
+		},
+		{
+			name: "a bridge of the host's own is not Docker's", build: twoOpen,
+			send: tcp("cali1", "10.0.0.1", "br-lan", "10.9.0.2"), want: Accept,
+		},
+		{
 			name: "a workload does not reach etcd, whatever its policy says", build: twoOpen,
 			send: packet{in: "cali1", out: "eth0", src: "10.0.0.1", dst: "172.28.8.10", proto: desired.TCP, dport: 12379}, want: Drop, by: "Workloads must not reach etcd",
 		},

@@ -22,7 +22,9 @@
 //	filter FORWARD      cali-FORWARD      → cali-from-hep-forward, from a workload
 //	                                      → cali-from-wl-dispatch, to a workload
 //	                                      → cali-to-wl-dispatch, → cali-to-hep-forward;
-//	                                      accept what came back and is a workload's
+//	                                      what came back and is a workload's
+//	                                      ⇒ cali-forward-wl: accept, but leave to Docker
+//	                                      what comes from or goes to a bridge of its
 //	raw OUTPUT          cali-OUTPUT       clear our marks; untracked policy, ⇒ cali-untracked-out
 //	nat OUTPUT          cali-OUTPUT       → cali-fip-dnat: floating addresses
 //	filter OUTPUT       cali-OUTPUT       to a workload: not policed; else → host endpoints
@@ -62,6 +64,13 @@
 // host have: it would not find its way back, and workloads have policies of their own. What
 // goes to the host itself is untracked only where a program of the host waits for it; the
 // rest may be the answer to a masqueraded packet of a workload, and is accepted but tracked.
+//
+// Between a workload and a bridge of Docker's, felix only denies: what it allows goes on to
+// Docker's own chains, so that ports that are not published, and networks that are internal,
+// stay closed to workloads. Docker's bridges are known by their names. All of them begin with
+// "br-", but so do bridges of the host's own, and to leave these to Docker's policy DROP would
+// cut the host's workloads off; so each bridge is named, in one chain, which is all that is
+// written when one comes or goes.
 //
 // A rule that names networks is one for their families: in the other family it is not
 // rendered, also when the list is a negated one.

@@ -61,7 +61,10 @@ func TestGolden(t *testing.T) {
 				static[c.ChainID] = true
 			}
 			tk := NewTracker(r, tt.family)
-			for _, c := range tk.Apply(w.changes).Set {
+			for _, c := range append(tk.Apply(w.changes).Set, r.ForwardWorkload([]string{"br-0123456789ab"})) {
+				if c.Name == chainForwardWorkload && !strings.HasPrefix(tt.name, "frame") {
+					continue
+				}
 				if static[c.ChainID] && !strings.Contains(c.Name, "host-endpoint") && !strings.Contains(c.Name, "hep-forward") && !strings.HasPrefix(tt.name, "frame") {
 					continue
 				}

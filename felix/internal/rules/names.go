@@ -29,6 +29,9 @@ const (
 	chainWorkloadToHost = "cali-wl-to-host"
 	chainWorkloadGuard  = "cali-from-wl-guard"
 
+	chainForwardWorkload = "cali-forward-wl"
+	chainToDocker        = "cali-to-docker"
+
 	chainFromHost        = "cali-from-host-endpoint"
 	chainToHost          = "cali-to-host-endpoint"
 	chainFromHostForward = "cali-from-hep-forward"

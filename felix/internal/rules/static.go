@@ -18,8 +18,8 @@ const dnsPort = 53
 // bgpPort is where nodes tell each other their routes.
 const bgpPort = 179
 
-// Static are the chains of the frame: all but the dispatch chains of workloads. Those of
-// host endpoints are as they are without any.
+// Static are the chains of the frame: all but the dispatch chains of workloads and
+// [Renderer.ForwardWorkload]. Those of host endpoints are as they are without any.
 func (r *Renderer) Static(f Family) []Chain {
 	list := []Chain{
 		r.rawPrerouting(f), r.rawOutput(),
@@ -28,7 +28,7 @@ func (r *Renderer) Static(f Family) []Chain {
 		{ChainID: ChainID{NAT, chainOutput}, Rules: []Rule{{Action: jump(chainDNAT)}}},
 		{ChainID: ChainID{NAT, chainPostrouting}, Rules: []Rule{{Action: jump(chainSNAT)}, {Action: jump(chainNATOutgoing)}}},
 		r.natOutgoing(f),
-		r.filterForward(), r.filterInput(), r.workloadToHost(f), r.workloadGuard(f, Filter), r.filterOutput(),
+		r.filterForward(), r.toDocker(), r.filterInput(), r.workloadToHost(f), r.workloadGuard(f, Filter), r.filterOutput(),
 	}
 	list = append(list, r.decisions()...)
 	list = append(list, r.floating(f, nil)...)
@@ -216,9 +216,9 @@ func (r *Renderer) filterForward() Chain {
 	c.add(r.fromWorkloads(Rule{Action: jump(chainFromWorkload)})...)
 	c.add(r.toWorkloads(Rule{Action: jump(chainToWorkload)})...)
 	c.add(Rule{Action: jump(chainToHostForward)})
+	c.add(r.fromWorkloads(Rule{Action: goTo(chainForwardWorkload)})...)
+	c.add(r.toWorkloads(Rule{Action: goTo(chainForwardWorkload)})...)
 	if r.cfg.FilterAllow == Accept {
-		c.add(r.fromWorkloads(Rule{Action: do(Accept), Comment: "Allowed by policy"})...)
-		c.add(r.toWorkloads(Rule{Action: do(Accept), Comment: "Allowed by policy"})...)
 		c.add(Rule{Match: isSet(r.marks.accept), Action: do(Accept), Comment: "Allowed by policy"})
 	}
 	return c

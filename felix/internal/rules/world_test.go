@@ -18,6 +18,7 @@ type world struct {
 	cfg     Config
 	changes desired.Changes
 	sets    map[desired.SetID][]string
+	bridges []string // Docker's, besides docker0
 	built   map[Family]*tracer
 }
 
@@ -104,6 +105,7 @@ func (w *world) tracer(f Family) *tracer {
 		tr := newTracer(w.t, f, tk.Hooks())
 		tr.locals = []netip.Addr{netip.MustParseAddr(hostAddr)}
 		tr.apply(tk.Apply(w.changes))
+		tr.apply(ChainChanges{Set: []Chain{r.ForwardWorkload(w.bridges)}})
 		for id, members := range w.sets {
 			tr.setMembers(id, members...)
 		}
