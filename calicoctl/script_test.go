@@ -20,6 +20,7 @@ import (
 	"calico.internal/calicoctl/internal/command"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/etcdtest"
+	"calico.internal/libcalico/hostrecord"
 	"calico.internal/libcalico/ipam"
 	"calico.internal/libcalico/localnet"
 )
@@ -63,6 +64,7 @@ func TestScripts(t *testing.T) {
 				UpdateScripts:       os.Getenv("UPDATE") != "",
 				Setup: func(env *testscript.Env) error {
 					env.Setenv("ETCD_ENDPOINTS", etcd.Endpoint())
+					env.Setenv(hostrecord.DirVariable, filepath.Join(env.WorkDir, "state"))
 					return nil
 				},
 			})
@@ -90,11 +92,19 @@ func status(err error) int {
 	return 0
 }
 
-// kv is a program for scripts: "kv get KEY", "kv keys PREFIX", "kv put KEY VALUE".
+// kv is a program for scripts: "kv get KEY", "kv keys PREFIX", "kv put KEY VALUE",
+// "kv del KEY", and "kv wipe", which deletes all in one revision.
 func kv(args []string) error {
 	return withEnv(func(ctx context.Context, c *etcdstore.Client) error {
-		if args[0] == "put" {
+		switch args[0] {
+		case "put":
 			_, err := c.Raw().Put(ctx, args[1], args[2])
+			return err
+		case "del":
+			_, err := c.Raw().Delete(ctx, args[1])
+			return err
+		case "wipe":
+			_, err := c.Raw().Delete(ctx, "", clientv3.WithFromKey())
 			return err
 		}
 		var opts []clientv3.OpOption

@@ -90,13 +90,22 @@ func Write(dir string, r Record) error {
 	if err != nil {
 		return fmt.Errorf("this host's record: %w", err)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDir(dir); err != nil {
 		return fmt.Errorf("this host's record: %w", err)
 	}
 	if err := replace(filepath.Join(dir, file), append(text, '\n')); err != nil {
 		return fmt.Errorf("this host's record: %w", err)
 	}
 	return nil
+}
+
+// makeDir makes the directory. Docker makes what it mounts readable for everybody; the
+// directory that is ours alone is closed again.
+func makeDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil || filepath.Clean(dir) != DefaultDir {
+		return err
+	}
+	return os.Chmod(dir, 0o700)
 }
 
 // replace makes a file hold a text, or leaves it as it is, also when the host loses power.

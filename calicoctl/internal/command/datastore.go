@@ -5,14 +5,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"calico.internal/calicoctl/internal/node/startup"
 	"calico.internal/calicoctl/internal/resource"
 	"calico.internal/calicoctl/internal/transfer"
+	"calico.internal/libcalico/hostrecord"
 	"calico.internal/libcalico/model"
 )
 
@@ -23,7 +26,7 @@ func newDatastore(env *Env) *cobra.Command {
 		RunE:  group,
 		Args:  cobra.ArbitraryArgs,
 	}
-	cmd.AddCommand(newDatastoreExport(env), newDatastoreImport(env), newDatastoreLock(env, true), newDatastoreLock(env, false))
+	cmd.AddCommand(newDatastoreExport(env), newDatastoreImport(env), newDatastoreLock(env), newDatastoreUnlock(env))
 	return cmd
 }
 
@@ -226,15 +229,15 @@ func (env *Env) printTransfer(t transferring, r transferResult, err error) {
 	}
 }
 
-func newDatastoreLock(env *Env, lock bool) *cobra.Command {
+func newDatastoreLock(env *Env) *cobra.Command {
 	var out outputFlag
 	cmd := &cobra.Command{
 		Use:   "lock",
 		Short: "Lock the datastore against changes",
 		Long: `Lock the datastore against changes, by setting its Ready flag to false: calicoctl refuses
-to change anything, nodes do not start, and containers get no addresses, until "datastore
-unlock" opens it. What is in force on the nodes stays so, and containers that end still give
-their addresses back.`,
+to change anything, new nodes do not start, and containers get no addresses, until "datastore
+unlock" opens it. What is in force on the nodes stays so and is repaired, and containers that
+end still give their addresses back.`,
 		Example: "  calicoctl datastore lock",
 		Args:    atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -242,37 +245,104 @@ their addresses back.`,
 				return err
 			}
 			return executing(env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
-				return env.setLock(ctx, s, lock, out)
+				return env.lock(ctx, s, out)
 			}))
 		},
-	}
-	if !lock {
-		cmd.Use, cmd.Short = "unlock", "Open the datastore for changes"
-		cmd.Long = "Open the datastore for changes again, by setting its Ready flag to true."
-		cmd.Example = "  calicoctl datastore unlock"
 	}
 	out.flag(cmd)
 	return cmd
 }
 
-func (env *Env) setLock(ctx context.Context, s *resource.Store, lock bool, out outputFlag) error {
-	changed, err := s.SetLock(ctx, lock)
-	switch {
-	case err != nil:
+func (env *Env) lock(ctx context.Context, s *resource.Store, out outputFlag) error {
+	changed, err := s.Lock(ctx)
+	if err != nil {
 		return err
-	case out.json():
+	}
+	if out.json() {
 		return writeJSON(env.Stdout, struct {
 			Locked  bool `json:"locked"`
 			Changed bool `json:"changed"`
-		}{lock, changed})
+		}{true, changed})
 	}
-	word, already := "unlocked", ""
-	if lock {
-		word = "locked"
-	}
+	env.sayLocked("locked", changed)
+	return nil
+}
+
+func (env *Env) sayLocked(word string, changed bool) {
 	if !changed {
-		already = " already"
+		word += " already"
 	}
-	fmt.Fprintf(env.Stdout, "The datastore is %s%s.\n", word, already)
+	fmt.Fprintf(env.Stdout, "The datastore is %s.\n", word)
+}
+
+func newDatastoreUnlock(env *Env) *cobra.Command {
+	var out outputFlag
+	cmd := &cobra.Command{
+		Use:   "unlock",
+		Short: "Open the datastore for changes, and say that it is the right one",
+		Long: `Open the datastore for changes again, by setting its Ready flag to true.
+
+Nodes follow no datastore that has lost its Ready flag or its cluster's GUID, or that has
+another one than they know: they keep and repair what is in force, and say so ("calicoctl
+node status"), since a datastore that was emptied would else empty the network. When the data
+is lost for good, or the nodes shall follow another datastore, this command says so: it sets
+the flag, makes a GUID if there is none, and accepts the GUID for all nodes, whichever they
+know. Then they take away what the datastore does not hold. Look at it first.
+
+A datastore that is merely locked is only opened; for nodes that hold on because of its GUID,
+run the command once more.`,
+		Example: `  # Open the datastore after a lock.
+  calicoctl datastore unlock
+
+  # See what the nodes would follow, and have them follow it.
+  calicoctl get nodes,ippools,policies,profiles,workloadendpoints
+  calicoctl datastore unlock`,
+		Args: atMost(0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := out.check(); err != nil {
+				return err
+			}
+			return executing(env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
+				return env.unlock(ctx, s, out)
+			}))
+		},
+	}
+	out.flag(cmd)
+	return cmd
+}
+
+// unlockResult is the answer in JSON.
+type unlockResult struct {
+	Locked  bool `json:"locked"`
+	Changed bool `json:"changed"`
+	// ClusterGUID is the datastore's, HostClusterGUID the one that this host knows.
+	ClusterGUID     string `json:"clusterGUID"`
+	HostClusterGUID string `json:"hostClusterGUID,omitempty"`
+	Accepted        bool   `json:"accepted"`
+}
+
+func (env *Env) unlock(ctx context.Context, s *resource.Store, out outputFlag) error {
+	// Whoever may not read this host's record belongs to no cluster, as somebody elsewhere.
+	host, _, err := hostrecord.Read(hostrecord.Dir(env.Getenv))
+	if err != nil && !errors.Is(err, fs.ErrPermission) {
+		fmt.Fprintf(env.Stderr, "WARNING: %v\n", err)
+	}
+	done, err := s.Unlock(ctx, host.ClusterGUID, startup.NewGUID())
+	if err != nil {
+		return err
+	}
+	if out.json() {
+		return writeJSON(env.Stdout, unlockResult{
+			Changed: done.Changed, ClusterGUID: done.GUID, HostClusterGUID: host.ClusterGUID, Accepted: done.Accepted,
+		})
+	}
+	env.sayLocked("unlocked", done.Changed)
+	fmt.Fprintf(env.Stdout, "The datastore's cluster GUID is %s.\n", done.GUID)
+	if host.ClusterGUID != "" {
+		fmt.Fprintf(env.Stdout, "The cluster GUID that this host knows is %s.\n", host.ClusterGUID)
+	}
+	if done.Accepted {
+		fmt.Fprintln(env.Stdout, "All nodes follow the datastore from now on, whichever GUID they know.")
+	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"calico.internal/calicoctl/internal/node/startup"
 	"calico.internal/calicoctl/internal/node/status"
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/hostrecord"
 	"calico.internal/libcalico/nodename"
 	"calico.internal/libcalico/version"
 )
@@ -218,7 +219,7 @@ func newNodeStatus(env *Env) *cobra.Command {
 }
 
 func newNodeStartup(env *Env) *cobra.Command {
-	var runDir string
+	var runDir, stateDir string
 	cmd := &cobra.Command{
 		Use:    "startup",
 		Short:  "What the container calico-node does first",
@@ -235,7 +236,7 @@ func newNodeStartup(env *Env) *cobra.Command {
 			}
 			err = startup.Run(cmd.Context(), startup.Config{
 				Getenv: env.Getenv, Out: env.Stdout, Version: version.Version,
-				RunDir: runDir, EnvFile: filepath.Join(dir, "startup.env"), Store: etcd,
+				RunDir: runDir, EnvFile: filepath.Join(dir, "startup.env"), StateDir: stateDir, Store: etcd,
 			})
 			if err != nil {
 				// One line, and the line that the original ended with.
@@ -246,5 +247,6 @@ func newNodeStartup(env *Env) *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&runDir, "run-dir", runDirectory, "`directory` for the file nodename")
+	cmd.Flags().StringVar(&stateDir, "state-dir", hostrecord.Dir(env.Getenv), "`directory` for what this host remembers of itself, node.json")
 	return cmd
 }

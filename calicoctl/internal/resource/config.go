@@ -57,6 +57,10 @@ func (s *Store) UnsetRaw(ctx context.Context, c Component, node, name string) er
 	return s.put(ctx, raw{c, node, name, nil})
 }
 
+// errGUID refuses what would make all nodes hold what is in force.
+var errGUID = errors.New("ClusterGUID is the id by which nodes know their datastore: it cannot be set or unset, and nodes that are to follow " +
+	"a datastore with another one do so after \"calicoctl datastore unlock\"")
+
 // raw is a raw setting to write; no value removes it.
 type raw struct {
 	component  Component
@@ -70,6 +74,9 @@ func (s *Store) put(ctx context.Context, settings ...raw) error {
 	var writes []etcdstore.Write
 	for _, r := range settings {
 		key := r.component.key(r.node, r.name)
+		if key == guidKey {
+			return errGUID
+		}
 		if err := s.unservedSetting(ctx, r); err != nil {
 			return err
 		}

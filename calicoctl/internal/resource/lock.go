@@ -36,15 +36,109 @@ func (s *Store) CheckUnlocked(ctx context.Context) error {
 	return err
 }
 
-// SetLock locks the datastore or opens it, and says whether that changed anything.
-func (s *Store) SetLock(ctx context.Context, locked bool) (changed bool, err error) {
-	was, _, err := s.lock(ctx)
-	if err != nil || was == locked {
-		return false, err
-	}
-	ready := model.Ready(!locked)
+// Lock locks the datastore, and says whether that changed anything.
+func (s *Store) Lock(ctx context.Context) (changed bool, err error) {
+	ready := model.Ready(false)
 	changed, _, err = s.etcd.Apply(ctx, model.ReadyKey{}, &ready)
 	return changed, err
+}
+
+// Unlocked is what opening the datastore came to.
+type Unlocked struct {
+	Changed bool
+	// GUID is the id of the cluster whose data the datastore holds.
+	GUID string
+	// Accepted says that hosts that were part of another cluster follow it from now on.
+	Accepted bool
+}
+
+// Unlock says that the datastore is right, in one transaction: it opens it, gives the
+// cluster an id if it has none, and accepts that id on behalf of all hosts. A mere lock is
+// only opened, so that hosts of other clusters go on keeping off: where the flag and an id
+// are there, and the host, if it belongs to any cluster, belongs to that.
+func (s *Store) Unlock(ctx context.Context, hostGUID, newGUID string) (Unlocked, error) {
+	for {
+		out, err := s.unlock(ctx, hostGUID, newGUID)
+		if !errors.Is(err, etcdstore.ErrConflict) && !errors.Is(err, etcdstore.ErrExists) {
+			return out, err
+		}
+	}
+}
+
+var guidKey = model.FelixConfigKey{Name: model.ClusterGUID}
+
+func (s *Store) unlock(ctx context.Context, hostGUID, newGUID string) (out Unlocked, err error) {
+	locked, readyRevision, err := s.lock(ctx)
+	if err != nil {
+		return out, err
+	}
+	guid, guidRevision, err := s.text(ctx, guidKey)
+	if err != nil {
+		return out, err
+	}
+	accepted, acceptedRevision, err := s.text(ctx, model.AcceptedGUIDKey{})
+	if err != nil {
+		return out, err
+	}
+	merelyLocked := locked && guid != "" && (hostGUID == "" || hostGUID == guid)
+	var ready, id, accept model.Resource
+	if locked || readyRevision == 0 {
+		yes := model.Ready(true)
+		ready = &yes
+	}
+	if out.GUID = guid; guid == "" {
+		out.GUID = newGUID
+		id = &model.Setting{Of: model.KindFelixConfig, Value: out.GUID}
+	}
+	if !merelyLocked && accepted != out.GUID {
+		out.Accepted = true
+		accept = &model.Setting{Of: model.KindAcceptedGUID, Value: out.GUID}
+	}
+	if out.Changed = ready != nil || id != nil || out.Accepted; !out.Changed {
+		return out, nil
+	}
+	var writes []etcdstore.Write
+	for _, step := range []struct {
+		key      model.Key
+		revision int64
+		value    model.Resource
+	}{
+		{model.ReadyKey{}, readyRevision, ready},
+		{guidKey, guidRevision, id},
+		{model.AcceptedGUIDKey{}, acceptedRevision, accept},
+	} {
+		w, err := writeAt(step.key, step.value, step.revision)
+		if err != nil {
+			return out, err
+		}
+		writes = append(writes, w)
+	}
+	_, err = s.etcd.Commit(ctx, writes...)
+	return out, err
+}
+
+// writeAt writes a value, or only checks (nil), a key that has a revision, 0 being none.
+func writeAt(k model.Key, value model.Resource, revision int64) (etcdstore.Write, error) {
+	switch {
+	case value == nil:
+		return etcdstore.CheckWrite(k, revision)
+	case revision == 0:
+		return etcdstore.CreateWrite(k, value)
+	}
+	return etcdstore.UpdateWrite(k, value, revision)
+}
+
+// text reads a setting; a missing one is empty, at revision 0.
+func (s *Store) text(ctx context.Context, k model.Key) (value string, revision int64, err error) {
+	e, err := s.etcd.Get(ctx, k)
+	if errors.Is(err, etcdstore.ErrNotFound) {
+		return "", 0, nil
+	}
+	if err != nil {
+		return "", 0, err
+	}
+	setting, _ := e.Value.(*model.Setting)
+	return setting.Value, e.Revision, nil
 }
 
 // write does writes in one transaction, unless the datastore is locked or becomes so

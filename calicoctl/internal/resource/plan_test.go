@@ -63,7 +63,7 @@ func TestLockedMeanwhile(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := s.Modify(ctx, objs[0], true, false, func(k model.Key, old model.Resource) (model.Resource, error) {
-		if changed, err := s.SetLock(ctx, true); err != nil || !changed {
+		if changed, err := s.Lock(ctx); err != nil || !changed {
 			return nil, errors.Join(err, errors.New("the lock was there"))
 		}
 		return addTag("a")(k, old)
@@ -84,7 +84,7 @@ func TestLockedMeanwhile(t *testing.T) {
 	if _, err := s.Plan(ctx, Apply, objs); err != nil {
 		t.Errorf("a plan is refused: %v", err)
 	}
-	if _, err := s.SetLock(ctx, false); err != nil {
+	if _, err := s.Unlock(ctx, "", "new"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Delete(ctx, objs, Deletion{}); err != nil {

@@ -79,6 +79,7 @@ ExecStart=/usr/bin/docker run \
   -e ETCD_USERNAME=u \
   -e "ETCD_PASSWORD=a \"b\" $$c %%d: #" \
   -v /var/log/calico:/var/log/calico \
+  -v /var/lib/calico:/var/lib/calico \
   -v /run:/run:rslave \
   -v /var/run/calico:/var/run/calico \
   calico/node:v0.1.0

@@ -11,6 +11,7 @@ import (
 
 	"calico.internal/calicoctl/internal/node/address"
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/hostrecord"
 	"calico.internal/libcalico/model"
 )
 
@@ -195,7 +196,8 @@ func tlsFiles(etcd etcdstore.Config) []tlsFile {
 	}
 }
 
-// volumes share with the container: the logs, the programs' sockets, and /run as a
+// volumes share with the container: the logs, what the host remembers, the programs'
+// sockets, and /run as a
 // whole, which holds Docker's socket, its plugin folder, its sandboxes and the lock of
 // iptables. Mounting Docker's socket by itself would keep a dead one after the engine
 // has restarted.
@@ -204,7 +206,7 @@ func volumes(o Options, etcd etcdstore.Config) []string {
 	if o.SharedRun {
 		run += ":rslave"
 	}
-	vols := []string{o.LogDir + ":/var/log/calico", run, "/var/run/calico:/var/run/calico"}
+	vols := []string{o.LogDir + ":/var/log/calico", hostrecord.DefaultDir + ":" + hostrecord.DefaultDir, run, "/var/run/calico:/var/run/calico"}
 	if o.Modules {
 		vols = append(vols, "/lib/modules:/lib/modules:ro")
 	}

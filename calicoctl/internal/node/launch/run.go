@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"calico.internal/libcalico/hostrecord"
 )
 
 // started is the line by which the container says that its start-up is over.
@@ -76,6 +78,9 @@ func prepareHost(ctx context.Context, w io.Writer, o Options) error {
 	}
 	if err := os.MkdirAll(o.LogDir, 0o755); err != nil {
 		return fmt.Errorf("log directory: %w", err)
+	}
+	if err := os.MkdirAll(hostrecord.DefaultDir, 0o700); err != nil {
+		return fmt.Errorf("directory of the host's record: %w", err)
 	}
 	if os.Getenv("CALICO_CTL_CONTAINER") != "" {
 		return nil

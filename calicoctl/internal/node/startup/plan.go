@@ -12,6 +12,7 @@ import (
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/trust"
 )
 
 // cluster is what the store holds of what the start-up looks at.
@@ -19,9 +20,17 @@ type cluster struct {
 	nodes    map[string]*model.Node
 	pools    []*model.IPPool
 	settings map[model.Key]string
-	ready    bool
-	// locked says that the store is closed for changes ("calicoctl datastore lock").
-	locked bool
+	// hasReady says that the flag is there, and ready that it is true: else the store is
+	// closed for changes ("calicoctl datastore lock").
+	hasReady, ready bool
+	// revisions are those of what was found of the flag and the cluster's id.
+	revisions map[model.Key]int64
+	// where is how messages call the store.
+	where string
+	// member says that this host has been part of a cluster before, and known is that
+	// cluster's id; empty when the host's record does not tell.
+	member bool
+	known  string
 	// taken is what hosts have for themselves: this one's networks and gateways, nodes,
 	// and etcd.
 	taken []localnet.Place
@@ -29,8 +38,27 @@ type cluster struct {
 	unreadable []string
 }
 
+// guidKey is the id of the cluster.
+var guidKey = model.FelixConfigKey{Name: model.ClusterGUID}
+
+// objection says why the store is not the truth for a host that has been part of a cluster;
+// empty when it is, or when the host is new.
+func (c cluster) objection() string {
+	if !c.member {
+		return ""
+	}
+	v := trust.NewJudge(c.where, c.known).Look(trust.Stored{
+		HasReady: c.hasReady, Ready: c.ready, GUID: c.settings[guidKey], Accepted: c.settings[model.AcceptedGUIDKey{}],
+	})
+	return v.Why
+}
+
 // plan is what the start-up will write, and what it says about it.
 type plan struct {
+	// held says that nothing is written, because the store is not the truth.
+	held bool
+	// guid is the id of the cluster that this host belongs to from now on.
+	guid   string
 	lines  []string
 	node   *model.Node
 	create map[model.Key]model.Resource
@@ -44,7 +72,13 @@ func (p *plan) say(format string, args ...any) {
 // makePlan decides everything before anything is written.
 func makePlan(ctx context.Context, s settings, c cluster, interfaces []address.Interface, version, guid string) (*plan, error) {
 	p := &plan{create: map[model.Key]model.Resource{}, put: map[model.Key]model.Resource{}, node: &model.Node{}}
-	if c.locked {
+	if why := c.objection(); why != "" {
+		p.held = true
+		p.say("WARNING: %s", why)
+		p.say("WARNING: nothing is written to etcd; the programs of this host start, and wait for that")
+		return p, nil
+	}
+	if c.hasReady && !c.ready {
 		return p, etcdstore.ErrLocked
 	}
 	for _, bad := range c.unreadable {
@@ -267,7 +301,7 @@ func felixSetting(value string) *model.Setting {
 
 // defaults fills in what a cluster must have.
 func (p *plan) defaults(s settings, c cluster, version, guid string) {
-	if !c.ready {
+	if !c.hasReady {
 		yes := model.Ready(true)
 		p.create[model.ReadyKey{}] = &yes
 	}
@@ -276,7 +310,10 @@ func (p *plan) defaults(s settings, c cluster, version, guid string) {
 			p.create[k] = r
 		}
 	}
-	absent(model.FelixConfigKey{Name: "ClusterGUID"}, felixSetting(guid))
+	absent(guidKey, felixSetting(guid))
+	if p.guid = c.settings[guidKey]; p.guid == "" {
+		p.guid = guid
+	}
 	absent(model.FelixConfigKey{Name: "LogSeverityScreen"}, felixSetting("info"))
 	for name, value := range map[string]string{
 		"as_num": model.DefaultASNumber.String(), "node_mesh": `{"enabled":true}`, "loglevel": "info",

@@ -2,6 +2,7 @@ package startup
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"calico.internal/calicoctl/internal/node/address"
+	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/model"
 )
@@ -57,7 +59,7 @@ func TestFirstNodeOfACluster(t *testing.T) {
 	}
 	for _, k := range []model.Key{
 		model.ReadyKey{},
-		model.FelixConfigKey{Name: "ClusterGUID"},
+		guidKey,
 		model.IPPoolKey{CIDR: defaultPool4},
 		model.IPPoolKey{CIDR: defaultPool6},
 		model.BGPConfigKey{Name: "as_num"},
@@ -84,7 +86,7 @@ func TestStartAgainChangesNothing(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := cluster{nodes: map[string]*model.Node{"node01": first.node}, settings: map[model.Key]string{}, ready: true}
+	c := cluster{nodes: map[string]*model.Node{"node01": first.node}, settings: map[model.Key]string{}, hasReady: true, ready: true}
 	for _, all := range []map[model.Key]model.Resource{first.create, first.put} {
 		for k, r := range all {
 			switch r := r.(type) {
@@ -162,5 +164,61 @@ func TestSettingsNameEveryFault(t *testing.T) {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q is not named in:\n%v", want, err)
 		}
+	}
+}
+
+func TestAMemberWritesNothingToAStoreThatIsNotItsCluster(t *testing.T) {
+	with := func(change func(*cluster)) cluster {
+		c := cluster{settings: map[model.Key]string{guidKey: "ours"}, hasReady: true, ready: true, member: true, known: "ours", where: "http://etcd:2379"}
+		change(&c)
+		return c
+	}
+	for _, tc := range []struct {
+		name string
+		c    cluster
+		line string // empty: it writes
+	}{
+		{"its own", with(func(*cluster) {}), ""},
+		{"an empty one", with(func(c *cluster) { c.hasReady, c.ready, c.settings = false, false, nil }), "there is no /calico/v1/Ready"},
+		{"one that lost its id", with(func(c *cluster) { c.settings = nil }), "this host's is ours"},
+		{"another's", with(func(c *cluster) { c.settings[guidKey] = "theirs" }), "its GUID is theirs, this host's is ours"},
+		{"another's that was accepted", with(func(c *cluster) {
+			c.settings[guidKey], c.settings[model.AcceptedGUIDKey{}] = "theirs", "theirs"
+		}), ""},
+		{"its own, locked", with(func(c *cluster) { c.ready = false }), "is locked"},
+		{"an empty one, its record is damaged", with(func(c *cluster) { c.hasReady, c.ready, c.settings, c.known = false, false, nil, "" }), "there is no /calico/v1/Ready"},
+		{"any that is set up, its record is damaged", with(func(c *cluster) { c.known = "" }), ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			p, err := planOf(t, tc.c, "CALICO_NETWORKING_BACKEND=none")
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines := strings.Join(p.lines, "\n")
+			if tc.line == "" {
+				if p.held || p.guid != tc.c.settings[guidKey] || len(p.put) == 0 {
+					t.Errorf("held %t, with GUID %q, it writes %v:\n%s", p.held, p.guid, p.put, lines)
+				}
+				return
+			}
+			if !p.held || len(p.create)+len(p.put) > 0 {
+				t.Errorf("it writes %v and %v", p.create, p.put)
+			}
+			for _, want := range []string{"WARNING: etcd at http://etcd:2379", tc.line, "calicoctl datastore unlock", "nothing is written"} {
+				if !strings.Contains(lines, want) {
+					t.Errorf("%q is not in\n%s", want, lines)
+				}
+			}
+		})
+	}
+}
+
+func TestANewHostNamesTheClusterItFounds(t *testing.T) {
+	p, err := planOf(t, cluster{}, "CALICO_NETWORKING_BACKEND=none")
+	if err != nil || p.guid != "guid" || p.create[guidKey] == nil {
+		t.Errorf("GUID %q, %v", p.guid, err)
+	}
+	if _, err := planOf(t, cluster{hasReady: true}); !errors.Is(err, etcdstore.ErrLocked) {
+		t.Errorf("a locked store: %v", err)
 	}
 }

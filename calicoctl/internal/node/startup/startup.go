@@ -9,10 +9,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"calico.internal/calicoctl/internal/node/address"
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/hostrecord"
 	"calico.internal/libcalico/ipam"
 	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/model"
@@ -31,7 +33,9 @@ type Config struct {
 	Version string
 	// RunDir gets the file nodename; EnvFile the variables for the other programs.
 	RunDir, EnvFile string
-	Store           etcdstore.Config
+	// StateDir is where the host keeps what it remembers of itself.
+	StateDir string
+	Store    etcdstore.Config
 }
 
 // Run finds out who this host is and writes it to the store.
@@ -53,8 +57,19 @@ func Run(ctx context.Context, cfg Config) error {
 	if err := awaitStore(ctx, cfg.Out, client, s.waitForStore); err != nil {
 		return err
 	}
-	if err := write(ctx, cfg, s, client); err != nil {
+	record, member, err := hostrecord.Read(cfg.StateDir)
+	if err != nil {
+		fmt.Fprintf(cfg.Out, "WARNING: %v\n", err)
+	}
+	p, err := write(ctx, cfg, s, client, record.ClusterGUID, member)
+	if err != nil {
 		return err
+	}
+	if !p.held {
+		record.Name, record.ClusterGUID = name, p.guid
+		if err := hostrecord.Write(cfg.StateDir, record); err != nil {
+			fmt.Fprintf(cfg.Out, "WARNING: this host will not know its cluster again when etcd loses it: %v\n", err)
+		}
 	}
 	if err := leaveName(cfg, name); err != nil {
 		return err
@@ -88,28 +103,30 @@ func awaitStore(ctx context.Context, out io.Writer, client *etcdstore.Client, wa
 	}
 }
 
-// write plans and commits until no other host has come between.
-func write(ctx context.Context, cfg Config, s settings, client *etcdstore.Client) error {
+// write plans and commits until no other host has come between. known and member are what
+// the host remembers.
+func write(ctx context.Context, cfg Config, s settings, client *etcdstore.Client, known string, member bool) (*plan, error) {
 	interfaces, err := address.Host()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	here, err := localnet.List()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for range maxTries {
 		c, err := readCluster(ctx, client)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if c.taken, err = ipam.New(client, s.nodeName).Taken(ctx); err != nil {
-			return err
+			return nil, err
 		}
 		c.taken = append(c.taken, here...)
-		p, err := makePlan(ctx, s, c, interfaces, cfg.Version, newGUID())
-		if err == nil {
-			err = commit(ctx, client, p)
+		c.known, c.member, c.where = known, member, strings.Join(client.Endpoints(), ",")
+		p, err := makePlan(ctx, s, c, interfaces, cfg.Version, NewGUID())
+		if err == nil && !p.held {
+			err = commit(ctx, client, c, p)
 		}
 		if errors.Is(err, etcdstore.ErrConflict) {
 			continue
@@ -117,13 +134,21 @@ func write(ctx context.Context, cfg Config, s settings, client *etcdstore.Client
 		for _, line := range p.lines {
 			fmt.Fprintln(cfg.Out, line)
 		}
-		return err
+		return p, err
 	}
-	return fmt.Errorf("the cluster's defaults were written by others %d times in a row: start this host again", maxTries)
+	return nil, fmt.Errorf("the cluster's defaults were written by others %d times in a row: start this host again", maxTries)
 }
 
-func commit(ctx context.Context, client *etcdstore.Client, p *plan) error {
+// commit writes all of a plan, if the store is still that of the cluster that was read.
+func commit(ctx context.Context, client *etcdstore.Client, c cluster, p *plan) error {
 	var writes []etcdstore.Write
+	for k, revision := range c.revisions {
+		w, err := etcdstore.CheckWrite(k, revision)
+		if err != nil {
+			return err
+		}
+		writes = append(writes, w)
+	}
 	for k, r := range p.create {
 		w, err := etcdstore.CreateWrite(k, r)
 		if err != nil {
@@ -143,8 +168,8 @@ func commit(ctx context.Context, client *etcdstore.Client, p *plan) error {
 }
 
 func readCluster(ctx context.Context, client *etcdstore.Client) (cluster, error) {
-	c := cluster{nodes: map[string]*model.Node{}, settings: map[model.Key]string{}}
-	for _, kind := range []model.Kind{model.KindNode, model.KindIPPool, model.KindFelixConfig, model.KindBGPConfig, model.KindReady} {
+	c := cluster{nodes: map[string]*model.Node{}, settings: map[model.Key]string{}, revisions: map[model.Key]int64{}}
+	for _, kind := range []model.Kind{model.KindNode, model.KindIPPool, model.KindFelixConfig, model.KindBGPConfig, model.KindAcceptedGUID, model.KindReady} {
 		entries, _, bad, err := client.List(ctx, kind, nil)
 		if err != nil {
 			return c, err
@@ -170,7 +195,10 @@ func (c *cluster) add(e etcdstore.Entry) {
 	case *model.Setting:
 		c.settings[e.Key] = r.Value
 	case *model.Ready:
-		c.ready, c.locked = bool(*r), !bool(*r)
+		c.hasReady, c.ready = true, bool(*r)
+	}
+	if e.Key == (model.ReadyKey{}) || e.Key == guidKey {
+		c.revisions[e.Key] = e.Revision
 	}
 }
 
@@ -185,8 +213,8 @@ func leaveName(cfg Config, name string) error {
 	return os.WriteFile(cfg.EnvFile, []byte("export NODENAME="+name+"\n"), 0o644)
 }
 
-// newGUID is a random cluster id of 32 hexadecimal digits.
-func newGUID() string {
+// NewGUID is a random cluster id of 32 hexadecimal digits.
+func NewGUID() string {
 	id := make([]byte, 16)
 	// crypto/rand never fails (Go 1.24).
 	_, _ = rand.Read(id)
