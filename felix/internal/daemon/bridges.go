@@ -26,7 +26,7 @@ func (d *dataplane) bridgesChanged(e ifmonitor.Event, changed []ifmonitor.Link) 
 func (d *dataplane) forwardWorkloads() {
 	chain := []rules.Chain{d.renderer.ForwardWorkload(d.bridges)}
 	for _, f := range d.families {
-		for _, c := range printChains(f, chain) {
+		for _, c := range printChains(f, chain, d.chains.lacks[f]) {
 			d.filters.set(f, c)
 		}
 	}
