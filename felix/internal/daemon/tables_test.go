@@ -343,3 +343,32 @@ func TestAColdStartNeverCutsOffTheHost(t *testing.T) {
 		}
 	})
 }
+
+// TestAHookThatChangesPlacesIsBackWithinASecond does what Docker does when it puts its own rule
+// first again, after which a legacy table has as many and as large rules as before.
+func TestAHookThatChangesPlacesIsBackWithinASecond(t *testing.T) {
+	onVariants(t, func(t *testing.T, variant string) {
+		w := newWorld(t, nil)
+		h := w.addHost(0, variant)
+		w.network("net1")
+		ipt := "iptables-" + variant
+		h.Run(ipt, "-w", "-N", "DOCKER-USER")
+		h.Run(ipt, "-w", "-A", "FORWARD", "-j", "DOCKER-USER")
+		h.startInSync()
+		h.container("aaaa", "net1", "192.168.0.1")
+		for range 3 {
+			h.Run("sh", "-c", fmt.Sprintf("%[1]s -w -D FORWARD -j DOCKER-USER; %[1]s -w -I FORWARD -j DOCKER-USER", ipt))
+			start := time.Now()
+			nettest.Eventually(t, patience, func() error {
+				list := strings.Split(h.Run(ipt, "-w", "-S", "FORWARD"), "\n")
+				if len(list) < 2 || !strings.Contains(list[1], "cali-FORWARD") {
+					return fmt.Errorf("FORWARD is %q", list)
+				}
+				return nil
+			})
+			if took := time.Since(start); took > time.Second {
+				t.Errorf("the repair took %v", took)
+			}
+		}
+	})
+}

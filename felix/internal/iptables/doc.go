@@ -14,8 +14,8 @@
 // in the middle is one insert, not a rewrite of all that follow.
 //
 // The whole table is read at start and when the kernel's fingerprint of it (the number
-// and size of the entries of a legacy table, the generation of nf_tables) is not the one
-// that the last own write left behind. It is never read just because something is to
+// and size of the entries of a legacy table and the order of the rules around hooks, the
+// generation of nf_tables) is not the one that the last own write left behind. It is never read just because something is to
 // be written.
 //
 // # Whose rules

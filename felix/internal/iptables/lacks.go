@@ -238,11 +238,11 @@ type revision struct {
 }
 
 func legacyHas(f rules.Family, e extension) (bool, error) {
-	l, err := newLegacyLedger(f, "")
+	fd, level, err := familySocket(f)
 	if err != nil {
 		return false, err
 	}
-	defer l.close()
+	defer unix.Close(fd) //nolint:errcheck // nothing was written
 	option := soRevisionMatch
 	if e.target {
 		option = soRevisionTarget
@@ -253,7 +253,7 @@ func legacyHas(f rules.Family, e extension) (bool, error) {
 	var r revision
 	copy(r.Name[:len(r.Name)-1], e.name)
 	size := uint32(unsafe.Sizeof(r))
-	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(l.fd), uintptr(l.level), uintptr(option),
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),
 		uintptr(unsafe.Pointer(&r)), uintptr(unsafe.Pointer(&size)), 0)
 	return isThere(errno)
 }

@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -23,6 +24,8 @@ type ledger interface {
 	// of entries as given. The new mark is not sure when somebody else may have written at
 	// the same moment.
 	write(old mark, entries int, do func() error) (m mark, sure bool, err error)
+	// agrees reports whether the table, as the last write left it, may be as in contents.
+	agrees(c contents) bool
 	close()
 }
 
@@ -30,6 +33,8 @@ type ledger interface {
 type mark struct {
 	generation uint32
 	info       legacyInfo
+	// hooks is a digest of the order of rules in chains with hooks.
+	hooks [sha256.Size]byte
 }
 
 // legacyInfo is struct ipt_getinfo (and ip6t_getinfo) of the kernel, which
@@ -50,18 +55,21 @@ const soGetInfo = 64
 type legacyLedger struct {
 	fd, level int
 	name      [32]byte
+	watch     *lockWatch
+	// lead is the beginning of the table when it was last read, with this information and
+	// after so many turns of the lock.
+	lead  lead
+	hooks [sha256.Size]byte
+	seen  legacyInfo
+	turns uint64
 }
 
-func newLegacyLedger(f rules.Family, t rules.Table) (*legacyLedger, error) {
-	domain, level := unix.AF_INET, unix.IPPROTO_IP
-	if f == rules.V6 {
-		domain, level = unix.AF_INET6, unix.IPPROTO_IPV6
-	}
-	fd, err := unix.Socket(domain, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_RAW)
+func newLegacyLedger(f rules.Family, t rules.Table, watch *lockWatch) (*legacyLedger, error) {
+	fd, level, err := familySocket(f)
 	if err != nil {
 		return nil, fmt.Errorf("open raw socket to read the fingerprint of table %s: %w", t, err)
 	}
-	l := &legacyLedger{fd: fd, level: level}
+	l := &legacyLedger{fd: fd, level: level, watch: watch}
 	copy(l.name[:len(l.name)-1], t)
 	return l, nil
 }
@@ -69,19 +77,35 @@ func newLegacyLedger(f rules.Family, t rules.Table) (*legacyLedger, error) {
 func (l *legacyLedger) close() { _ = unix.Close(l.fd) }
 
 func (l *legacyLedger) read() (mark, bool, error) {
+	turns := l.watch.turns()
+	info, err := l.info()
+	if err != nil {
+		return mark{}, false, err
+	}
+	if l.lead == nil || info != l.seen || turns != l.turns {
+		if l.lead, err = l.readLead(info); err != nil {
+			return mark{}, false, err
+		}
+		l.seen, l.turns, l.hooks = info, turns, l.lead.hooks()
+	}
+	return mark{info: info, hooks: l.hooks}, true, nil
+}
+
+func (l *legacyLedger) info() (legacyInfo, error) {
 	info := legacyInfo{Name: l.name}
 	size := uint32(unsafe.Sizeof(info))
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(l.fd), uintptr(l.level), soGetInfo,
 		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
 	if errno != 0 {
-		return mark{}, false, fmt.Errorf("read fingerprint of legacy table: %w", errno)
+		return legacyInfo{}, fmt.Errorf("read fingerprint of legacy table: %w", errno)
 	}
-	return mark{info: info}, true, nil
+	return info, nil
 }
 
-// write takes the fingerprint anew. The number of entries shows whether somebody else
+// write takes the fingerprint before and after. The first shows whether somebody else wrote
+// since the table was read, the number of entries and the order of hooks whether somebody
 // wrote at the same moment.
-func (l *legacyLedger) write(_ mark, entries int, do func() error) (mark, bool, error) {
+func (l *legacyLedger) write(old mark, entries int, do func() error) (mark, bool, error) {
 	before, _, err := l.read()
 	if err != nil {
 		return mark{}, false, err
@@ -94,8 +118,10 @@ func (l *legacyLedger) write(_ mark, entries int, do func() error) (mark, bool, 
 		// The write is done; only its mark is unknown.
 		return mark{}, false, nil
 	}
-	return after, sure && int(after.info.Entries)-int(before.info.Entries) == entries, nil
+	return after, sure && before == old && int(after.info.Entries)-int(before.info.Entries) == entries, nil
 }
+
+func (l *legacyLedger) agrees(c contents) bool { return l.lead.agrees(c) }
 
 // nftLedger follows the generation of nf_tables in this network namespace, which each
 // transaction of anybody increases by one, and takes felix's own ones off. All
@@ -139,6 +165,8 @@ func (l *nftLedger) write(old mark, _ int, do func() error) (mark, bool, error) 
 	}
 	return old, true, err
 }
+
+func (l *nftLedger) agrees(contents) bool { return true }
 
 // close does nothing: the ledger is shared and lives as long as its [Targets].
 func (l *nftLedger) close() {}

@@ -1,11 +1,14 @@
 package iptables
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -46,16 +49,87 @@ func AwaitLock(ctx context.Context) {
 // lockFree reports whether no program holds the lock. Where the file cannot be opened,
 // iptables-restore says why.
 func lockFree() bool {
-	path := os.Getenv(lockVariable)
-	if path == "" {
-		path = lockFile
-	}
-	f, err := os.Open(path)
+	f, err := os.Open(lockPath())
 	if err != nil {
 		return true
 	}
 	defer f.Close() //nolint:errcheck // nothing was written; it gives the lock back
 	return !errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+}
+
+func lockPath() string { return cmp.Or(os.Getenv(lockVariable), lockFile) }
+
+// lockWatch counts how often a program gave the lock back, which all do that write legacy
+// tables.
+type lockWatch struct {
+	mu   sync.Mutex
+	path string
+	// fd is an inotify instance, or -1.
+	fd    int
+	count uint64
+}
+
+// watchLock begins to watch. Where that is not possible, there may be a turn at any time.
+func watchLock(path string) *lockWatch {
+	w := &lockWatch{path: path}
+	var err error
+	if w.fd, err = unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK); err != nil {
+		w.fd = -1
+		return w
+	}
+	w.add()
+	return w
+}
+
+// add watches the file, which it makes as iptables does.
+func (w *lockWatch) add() {
+	f, err := os.OpenFile(w.path, os.O_RDONLY|os.O_CREATE, 0o600)
+	if err == nil {
+		defer f.Close() //nolint:errcheck // nothing was written
+		_, err = unix.InotifyAddWatch(w.fd, w.path, unix.IN_CLOSE|unix.IN_ATTRIB|unix.IN_DELETE_SELF|unix.IN_MOVE_SELF)
+	}
+	if err != nil {
+		w.close()
+	}
+}
+
+func (w *lockWatch) close() {
+	if w.fd >= 0 {
+		_ = unix.Close(w.fd)
+	}
+	w.fd = -1
+}
+
+// turns is how often the lock was given back.
+func (w *lockWatch) turns() uint64 {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fd < 0 {
+		w.count++
+		return w.count
+	}
+	var events [4096]byte
+	for {
+		n, err := unix.Read(w.fd, events[:])
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || n <= 0 {
+			return w.count
+		}
+		w.count++
+		// A new file is another one to watch.
+		for b := events[:n]; len(b) >= unix.SizeofInotifyEvent; {
+			event := (*unix.InotifyEvent)(unsafe.Pointer(&b[0]))
+			if event.Mask&(unix.IN_ATTRIB|unix.IN_DELETE_SELF|unix.IN_MOVE_SELF) != 0 {
+				w.add()
+			}
+			b = b[unix.SizeofInotifyEvent+int(event.Len):]
+		}
+		if w.fd < 0 {
+			return w.count
+		}
+	}
 }
 
 // impatient are the programs of the legacy variant, of which none is started that would

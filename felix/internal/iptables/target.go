@@ -37,7 +37,9 @@ type Targets struct {
 	backend  Backend
 	standIns StandIns
 	nft      *nftLedger
-	readers  map[rules.Family]reader
+	// lock is nil in the nft variant.
+	lock    *lockWatch
+	readers map[rules.Family]reader
 	// audited is the mark that the last call of Quiet saw.
 	audited mark
 }
@@ -54,7 +56,9 @@ func Open(b Backend, standIns StandIns) (*Targets, error) {
 			return nil, err
 		}
 		t.nft = nft
+		return t, nil
 	}
+	t.lock = watchLock(lockPath())
 	return t, nil
 }
 
@@ -65,7 +69,9 @@ func (ts *Targets) Close() {
 	}
 	if ts.nft != nil {
 		ts.nft.conn.Close()
+		return
 	}
+	ts.lock.close()
 }
 
 // Quiet reports that nobody else has written to any table since the last call: then only
@@ -97,7 +103,7 @@ func (ts *Targets) Target(f rules.Family, t rules.Table) (*Target, error) {
 	target := &Target{family: f, table: t, cmd: cmd, reader: ts.readers[f], ledger: ts.nft, standIns: ts.standIns, absent: map[string]Chain{}}
 	if ts.nft == nil {
 		target.cmd = impatient{cmd}
-		if target.ledger, err = newLegacyLedger(f, t); err != nil {
+		if target.ledger, err = newLegacyLedger(f, t, ts.lock); err != nil {
 			return nil, err
 		}
 	}
@@ -238,6 +244,7 @@ func (t *Target) carryOut(ctx context.Context, p *plan) error {
 		t.suspect = t.suspect || !sure
 	}
 	t.have.take(p)
+	t.suspect = t.suspect || !t.ledger.agrees(t.have)
 	if err := t.deleteRules(p.then); err != nil {
 		return err
 	}
