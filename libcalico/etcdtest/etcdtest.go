@@ -66,7 +66,12 @@ func Start(tb testing.TB, opts ...Option) *Server {
 // users are not used.
 func (s *Server) Client(tb testing.TB) *clientv3.Client {
 	tb.Helper()
-	client, err := clientv3.New(clientv3.Config{Endpoints: s.Endpoints(), DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
+	return connect(tb, s.Endpoint())
+}
+
+func connect(tb testing.TB, endpoint string) *clientv3.Client {
+	tb.Helper()
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -110,6 +115,17 @@ func SetUp(tb testing.TB, client *clientv3.Client) {
 
 // Env gives the environment variables by which programs find the server.
 func (s *Server) Env() []string { return []string{"ETCD_ENDPOINTS=" + s.Endpoint()} }
+
+// Spend uses up revisions of the server at an endpoint, outside of Calico's keys.
+func Spend(tb testing.TB, endpoint string, revisions int) {
+	tb.Helper()
+	client := connect(tb, endpoint)
+	for range revisions {
+		if _, err := client.Put(tb.Context(), "/spent", ""); err != nil {
+			tb.Fatal("etcdtest: spend: ", err)
+		}
+	}
+}
 
 // SmallQuota makes a server that a test can [Server.Fill].
 func SmallQuota() Option { return Args("--quota-backend-bytes=2097152") }

@@ -24,14 +24,26 @@ const MinGap = time.Minute
 // retry is how soon a count that could not be written is tried again.
 const retry = time.Second
 
+// errBehind says that the datastore's history went back, which those who watch it have not
+// said yet.
+var errBehind = errors.New("the datastore is behind")
+
+// owingLook is how often it is looked whether the host has written back.
+const owingLook = 5 * time.Second
+
 // Counter is one program's part in the account. It may be used by several goroutines.
 type Counter struct {
 	client *etcdstore.Client
 	node   string
 
+	// asking is held while etcd is read or written, so that no count is half known.
+	asking sync.Mutex
+
 	mu sync.Mutex
-	// highest is the highest that was seen, written, or is due to be written, of both counts.
+	// highest is the highest that was seen or written of both counts.
 	highest model.History
+	// restored counts the times that the history went back since the last count.
+	restored int64
 	// changed says that the datastore changed since the last count; owing that the host has
 	// not written back yet what a restored one lacks.
 	changed, owing bool
@@ -48,7 +60,12 @@ func New(client *etcdstore.Client, node string) *Counter {
 // written before: it is lower, or the one who counts says so. It is for
 // [etcdstore.WatchOptions].
 func (c *Counter) WentBack(ctx context.Context) (bool, error) {
-	stored, err := read(ctx, c.client, model.HistoryKey{Node: c.node})
+	c.asking.Lock()
+	defer c.asking.Unlock()
+	stored, _, err := read(ctx, c.client, model.HistoryKey{Node: c.node})
+	if errors.Is(err, etcdstore.ErrUnauthorized) {
+		return false, nil // whoever may not read it goes without
+	}
 	if err != nil {
 		return false, err
 	}
@@ -76,7 +93,7 @@ func (c *Counter) Changed() {
 func (c *Counter) Restored() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.highest.Restored++
+	c.restored++
 	c.owing = true
 	select {
 	case c.due <- struct{}{}:
@@ -86,19 +103,33 @@ func (c *Counter) Restored() {
 
 // Run counts: at the start, when the history went back, when the host has written back
 // after that, and at most once each gap while the datastore changes. It is for the one
-// program of a host that does. failed gets the errors.
-func (c *Counter) Run(ctx context.Context, gap time.Duration, failed func(error)) error {
+// program of a host that does. may says whether the datastore may be written; failed gets
+// the errors.
+func (c *Counter) Run(ctx context.Context, gap time.Duration, may func() bool, failed func(error)) error {
+	var counted time.Time
 	for next := true; ; {
-		next = next || c.takeChanged() || c.hasWrittenBack(ctx)
+		next = next || c.hasWrittenBack(ctx)
+		if time.Since(counted) >= gap {
+			next = next || c.takeChanged()
+		}
 		wait := gap
-		if next {
+		if c.isOwing() {
+			wait = min(gap, owingLook)
+		}
+		switch {
+		case next && !may():
+			wait = retry
+		case next:
 			err := c.count(ctx)
 			if ctx.Err() != nil {
 				return nil
 			}
+			counted = time.Now()
 			if next = err != nil; next {
-				failed(err)
 				wait = retry
+				if !errors.Is(err, errBehind) {
+					failed(err)
+				}
 			}
 		}
 		timer := time.NewTimer(wait)
@@ -123,17 +154,14 @@ func (c *Counter) takeChanged() bool {
 	return changed
 }
 
-// hasWrittenBack says once that the host has written back. The count that follows makes
-// that no backup taken later shows it so: after its restoration the host is to do it anew.
+// hasWrittenBack says once that the host has written back, which the count that follows
+// tells to others who have seen the restored datastore later than this host.
 func (c *Counter) hasWrittenBack(ctx context.Context) bool {
-	c.mu.Lock()
-	owing := c.owing
-	c.mu.Unlock()
-	if !owing {
+	if !c.isOwing() {
 		return false
 	}
-	back, err := ReadNode(ctx, c.client, c.node)
-	if err != nil || !back.WrittenBack() {
+	n, err := ReadNode(ctx, c.client, c.node)
+	if err != nil || !n.hasWrittenBack() {
 		return false // it is looked at again
 	}
 	c.mu.Lock()
@@ -142,18 +170,32 @@ func (c *Counter) hasWrittenBack(ctx context.Context) bool {
 	return true
 }
 
+func (c *Counter) isOwing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.owing
+}
+
 // count writes the next count, which is above what is stored and what was seen.
 func (c *Counter) count(ctx context.Context) error {
+	c.asking.Lock()
+	defer c.asking.Unlock()
 	key := model.HistoryKey{Node: c.node}
-	stored, err := read(ctx, c.client, key)
+	stored, _, err := read(ctx, c.client, key)
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
+	if stored.Count < c.highest.Count && c.restored == 0 {
+		// Whoever watches the datastore has not taken it for the one to follow yet.
+		c.mu.Unlock()
+		return errBehind
+	}
 	c.raise(stored)
-	next := c.highest
+	next, restored := c.highest, c.restored
 	c.mu.Unlock()
 	next.Count++
+	next.Restored += restored
 	write, err := etcdstore.PutWrite(key, &next)
 	if err != nil {
 		return err
@@ -164,6 +206,7 @@ func (c *Counter) count(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.raise(next)
+	c.restored -= restored
 	return nil
 }
 
@@ -171,36 +214,43 @@ func (c *Counter) count(ctx context.Context) error {
 type Node struct {
 	// Exists says that the node itself is in the datastore.
 	Exists bool
-	// Count is how far it has counted, Written the count at which it wrote back last.
-	Count, Written int64
+
+	counted, written model.History
+	// at is the revision at which the node counted last.
+	at int64
 }
 
-// WrittenBack says whether the node has written back since it counted last.
-func (n Node) WrittenBack() bool { return n.Count > 0 && n.Written >= n.Count }
+// WrittenBackSince says whether the node has written back what a datastore lacks that was
+// restored, as was seen at a revision: it counted after that, and wrote back after it had
+// found, for the latest time, that the history went back.
+func (n Node) WrittenBackSince(revision int64) bool { return n.at > revision && n.hasWrittenBack() }
+
+func (n Node) hasWrittenBack() bool {
+	return n.written.Count > 0 && n.written.Restored >= n.counted.Restored
+}
 
 // ReadNode reads what a node says.
 func ReadNode(ctx context.Context, client *etcdstore.Client, node string) (n Node, err error) {
-	count, err := read(ctx, client, model.HistoryKey{Node: node})
-	if err != nil {
+	if n.counted, n.at, err = read(ctx, client, model.HistoryKey{Node: node}); err != nil {
 		return n, err
 	}
-	written, err := read(ctx, client, model.HistoryKey{Node: node, WrittenBack: true})
-	if err != nil {
+	if n.written, _, err = read(ctx, client, model.HistoryKey{Node: node, WrittenBack: true}); err != nil {
 		return n, err
 	}
 	_, err = client.Get(ctx, model.NodeKey{Name: node})
 	if errors.Is(err, etcdstore.ErrNotFound) {
-		return Node{Count: count.Count, Written: written.Count}, nil
+		return n, nil
 	}
 	if err != nil && !errors.Is(err, etcdstore.ErrUnreadable) {
 		return n, err
 	}
-	return Node{Exists: true, Count: count.Count, Written: written.Count}, nil
+	n.Exists = true
+	return n, nil
 }
 
 // WriteBack says that the host has written back what only it knows.
 func WriteBack(ctx context.Context, client *etcdstore.Client, node string) error {
-	count, err := read(ctx, client, model.HistoryKey{Node: node})
+	count, _, err := read(ctx, client, model.HistoryKey{Node: node})
 	if err != nil {
 		return err
 	}
@@ -212,15 +262,16 @@ func WriteBack(ctx context.Context, client *etcdstore.Client, node string) error
 	return err
 }
 
-// read reads an account; one that is not there, or cannot be read, is zero.
-func read(ctx context.Context, client *etcdstore.Client, key model.HistoryKey) (model.History, error) {
+// read reads an account, and the revision at which it was written; one that is not there,
+// or cannot be read, is zero.
+func read(ctx context.Context, client *etcdstore.Client, key model.HistoryKey) (h model.History, at int64, err error) {
 	e, err := client.Get(ctx, key)
 	switch {
 	case errors.Is(err, etcdstore.ErrNotFound), errors.Is(err, etcdstore.ErrUnreadable):
-		return model.History{}, nil
+		return model.History{}, 0, nil
 	case err != nil:
-		return model.History{}, err
+		return model.History{}, 0, err
 	}
-	h, _ := e.Value.(*model.History)
-	return *h, nil
+	value, _ := e.Value.(*model.History)
+	return *value, e.Revision, nil
 }

@@ -35,9 +35,14 @@ func newClient(t *testing.T, s *etcdtest.Server) *etcdstore.Client {
 // run lets a counter count until the test, or what is returned, ends it.
 func run(t *testing.T, c *history.Counter, gap time.Duration) (stop func()) {
 	t.Helper()
+	return runIf(t, c, gap, func() bool { return true })
+}
+
+func runIf(t *testing.T, c *history.Counter, gap time.Duration, may func() bool) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- c.Run(ctx, gap, func(error) {}) }()
+	go func() { done <- c.Run(ctx, gap, may, func(error) {}) }()
 	stopped := false
 	stop = func() {
 		if cancel(); !stopped {
@@ -139,6 +144,24 @@ func TestNothingIsCountedWithoutAChange(t *testing.T) {
 	await(t, client, model.History{Count: 2})
 }
 
+// A store that is held, because it was emptied or is another cluster's, is not written to.
+func TestAHeldStoreIsLeftAlone(t *testing.T) {
+	s := etcdtest.Shared(t)
+	client := newClient(t, s)
+	c := history.New(client, node)
+	asked := make(chan bool)
+	runIf(t, c, time.Hour, func() bool { return <-asked })
+	for range 2 {
+		asked <- false
+	}
+	if h := stored(t, client); h.Count >= 0 {
+		t.Errorf("the account is %+v", h)
+	}
+	asked <- true
+	await(t, client, model.History{Count: 1})
+	close(asked)
+}
+
 // While etcd is away, or its value is damaged, counting goes on as soon as it can.
 func TestCountingSurvives(t *testing.T) {
 	s := etcdtest.Start(t)
@@ -155,36 +178,69 @@ func TestCountingSurvives(t *testing.T) {
 		t.Fatal(err)
 	}
 	wentBack(t, c, true)
-	run(t, c, time.Hour)
-	await(t, client, model.History{Count: 2})
-	// Another felix of the host goes on where the first was.
-	run(t, history.New(client, node), time.Hour)
-	await(t, client, model.History{Count: 3})
-}
-
-// A backup must not say that a host has written back, since after its restoration the host
-// has not.
-func TestAfterWritingBackItIsCountedAgain(t *testing.T) {
-	s := etcdtest.Shared(t)
-	client, ctx := newClient(t, s), context.Background()
-	c := history.New(client, node)
-	run(t, c, 20*time.Millisecond)
-	await(t, client, model.History{Count: 1})
-	if n, err := history.ReadNode(ctx, client, node); err != nil || n.WrittenBack() || n.Exists {
-		t.Errorf("got %+v, %v", n, err)
+	// It is left as it is until those who watch the store have said that they follow it.
+	stop = run(t, c, time.Hour)
+	<-time.After(300 * time.Millisecond)
+	if h := stored(t, client); h.Count >= 0 {
+		t.Errorf("the account is %+v", h)
 	}
 	c.Restored()
 	await(t, client, model.History{Count: 2, Restored: 1})
-	put(t, client, model.HistoryKey{Node: node, WrittenBack: true}, model.History{Count: 1})
+	stop()
+	// Another felix of the host goes on where the first was.
+	run(t, history.New(client, node), time.Hour)
+	await(t, client, model.History{Count: 3, Restored: 1})
+}
+
+// Whether a node has written back is only known when it has counted since the restored
+// store was seen: before, a backup may say so of an earlier restoration.
+func TestWritingBack(t *testing.T) {
+	s := etcdtest.Shared(t)
+	client, ctx := newClient(t, s), context.Background()
+	written := func(since int64, want bool) {
+		t.Helper()
+		if n, err := history.ReadNode(ctx, client, node); err != nil || n.WrittenBackSince(since) != want {
+			t.Errorf("since %d it is %+v, %v; want %v", since, n, err, want)
+		}
+	}
+	written(0, false)
+	// As a backup has it: the node wrote back after an earlier restoration.
+	put(t, client, model.HistoryKey{Node: node}, model.History{Count: 7, Restored: 1})
+	put(t, client, model.HistoryKey{Node: node, WrittenBack: true}, model.History{Count: 7, Restored: 1})
+	e, err := client.Get(ctx, model.HistoryKey{Node: node, WrittenBack: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := e.Revision
+	written(seen, false)
+
+	c := history.New(client, node)
+	c.Restored()
+	run(t, c, 20*time.Millisecond)
+	nettest.Eventually(t, soon, func() error {
+		if h := stored(t, client); h.Restored != 2 {
+			return fmt.Errorf("the account is %+v", h)
+		}
+		return nil
+	})
+	written(seen, false)
+	late := stored(t, client).Count
 	if err := history.WriteBack(ctx, client, node); err != nil {
 		t.Fatal(err)
 	}
-	await(t, client, model.History{Count: 3, Restored: 1})
-	if n, err := history.ReadNode(ctx, client, node); err != nil || n.WrittenBack() || n.Written != 2 {
-		t.Errorf("got %+v, %v", n, err)
+	written(seen, true)
+	// Who sees the store only now hears of it too.
+	if e, err = client.Get(ctx, model.HistoryKey{Node: node, WrittenBack: true}); err != nil {
+		t.Fatal(err)
 	}
-	put(t, client, model.HistoryKey{Node: node, WrittenBack: true}, model.History{Count: 3})
-	if n, err := history.ReadNode(ctx, client, node); err != nil || !n.WrittenBack() {
-		t.Errorf("got %+v, %v", n, err)
+	nettest.Eventually(t, soon, func() error {
+		if h := stored(t, client); h.Count <= late {
+			return fmt.Errorf("the account is %+v", h)
+		}
+		return nil
+	})
+	written(e.Revision, true)
+	if n, err := history.ReadNode(ctx, client, node); err != nil || n.Exists {
+		t.Errorf("%+v, %v", n, err)
 	}
 }

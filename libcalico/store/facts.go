@@ -31,6 +31,26 @@ func (v *View) Kept() []model.Key {
 	return sortKeys(v.kept)
 }
 
+// KeptCount is how many [View.Kept] lists.
+func (v *View) KeptCount() int { return len(v.kept) }
+
+// RestoredAt is the revision of the latest snapshot of a restored store.
+func (v *View) RestoredAt() int64 { return v.restoredAt }
+
+// Events tells of all that the view holds, as the first snapshot does.
+func (v *View) Events() []Event {
+	all := make(map[model.Key]struct{}, len(v.objects))
+	for k := range v.objects {
+		all[k] = struct{}{}
+	}
+	events := make([]Event, 0, len(all))
+	for _, k := range sortKeys(all) {
+		o := v.objects[k]
+		events = append(events, Event{Key: k, Value: o.value, Revision: o.revision(), Err: o.err})
+	}
+	return events
+}
+
 // Release gives up the kept facts for which match says that they are no more, and tells
 // about them as [View.Apply] does.
 func (v *View) Release(match func(model.Key) bool) []Event {

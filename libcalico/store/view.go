@@ -45,15 +45,17 @@ type Event struct {
 // goroutine. The resources that it gives out are not to be changed: they may share what is
 // equal among them.
 type View struct {
-	opts      Options
-	objects   map[model.Key]*object
-	badPaths  map[string]error
-	bad       map[model.Key][]string // what cannot be read of resources that are not usable
-	kept      map[model.Key]struct{}
-	revision  int64
-	inSync    bool
-	connected bool
-	held      error
+	opts     Options
+	objects  map[model.Key]*object
+	badPaths map[string]error
+	bad      map[model.Key][]string // what cannot be read of resources that are not usable
+	kept     map[model.Key]struct{}
+	revision int64
+	// restoredAt is the revision of the latest snapshot of a restored store.
+	restoredAt int64
+	inSync     bool
+	connected  bool
+	held       error
 }
 
 // object is one resource: its parts as stored and what they mean.
@@ -149,6 +151,9 @@ func (v *View) Apply(b Batch) []Event {
 		return nil
 	}
 	changed := map[model.Key]struct{}{}
+	if b.Restored {
+		v.restoredAt = b.Revision
+	}
 	if b.Snapshot {
 		v.dropMissing(b.Puts, b.Restored, changed)
 	}

@@ -18,8 +18,11 @@ import (
 	"calico.internal/felix/internal/statusapi"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/grpcsock"
+	"calico.internal/libcalico/history"
 	"calico.internal/libcalico/liveness"
+	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/store"
 	"calico.internal/libcalico/version"
 	felixv1 "calico.internal/proto/felix/v1"
 )
@@ -59,6 +62,10 @@ type Daemon struct {
 	// unreported is what the reporter has to tell the loop.
 	unreported *unreported
 	guard      *etcdstore.Guard
+	// view is what is known of the store. It outlives the loop, to which it belongs: what a
+	// restored store lacks cannot be read anew.
+	view    *store.View
+	history *history.Counter
 }
 
 // New checks the local configuration. It touches nothing.
@@ -76,7 +83,9 @@ func New(cfg Config) (*Daemon, error) {
 	d := &Daemon{
 		cfg: cfg, log: cfg.Log, started: time.Now(), local: &result.Config,
 		health: health.NewServer(), beat: &heartbeat{}, live: newLive(&result.Config), unreported: &unreported{},
-		guard: cfg.Etcd.Guard(cfg.ClusterGUID, cfg.Log),
+		guard:   cfg.Etcd.Guard(cfg.ClusterGUID, cfg.Log),
+		view:    store.New(store.Options{Filter: wanted(cfg.Node), KeepLastGood: true, Facts: facts}),
+		history: history.New(cfg.Etcd, cfg.Node),
 	}
 	d.health.SetServingStatus("", healthgrpc.HealthCheckResponse_NOT_SERVING)
 	d.board = statusapi.NewBoard(statusapi.State{Node: cfg.Node, Version: version.String(), Started: d.started})
@@ -110,6 +119,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	g.Go(func() error { return (&servers{d: d}).run(ctx) })
 	g.Go(func() error { return (&reporter{d: d}).run(ctx) })
 	g.Go(func() error {
+		return d.history.Run(ctx, history.MinGap, d.guard.Follows, func(err error) { d.log.Warn("history not counted", logattr.Err, err) })
+	})
+	g.Go(func() error {
 		return liveness.RunIn(ctx, d.cfg.Etcd, d.cfg.Node, program, func() bool {
 			ready, _ := d.board.Ready()
 			return ready
@@ -141,15 +153,16 @@ func (d *Daemon) awaitSocket(ctx context.Context, path string) error {
 // runLoops runs the loop, and again each time that a parameter changes which is read at
 // start only.
 func (d *Daemon) runLoops(ctx context.Context) error {
+	batches := d.guard.Watch(ctx, []string{model.PrefixV1}, etcdstore.WatchOptions{WentBack: d.history.WentBack})
 	for ctx.Err() == nil {
-		if err := d.runLoop(ctx); !errors.Is(err, errRestart) {
+		if err := d.runLoop(ctx, batches); !errors.Is(err, errRestart) {
 			return err
 		}
 	}
 	return nil
 }
 
-func (d *Daemon) runLoop(ctx context.Context) error {
+func (d *Daemon) runLoop(ctx context.Context, batches <-chan store.Batch) error {
 	monitor, err := ifmonitor.New()
 	if err != nil {
 		return err
@@ -160,7 +173,6 @@ func (d *Daemon) runLoop(ctx context.Context) error {
 	found := make(chan controlPlane)
 	g.Go(func() error { return newLocator(d, found).run(ctx) })
 	g.Go(func() error {
-		batches := d.guard.Watch(ctx, []string{model.PrefixV1}, etcdstore.WatchOptions{})
 		cfg := *d.local
 		l := newLoop(d, &cfg)
 		l.found = found

@@ -14,6 +14,7 @@ import (
 	"calico.internal/felix/internal/iptables"
 	"calico.internal/felix/internal/statusapi"
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/history"
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/store"
@@ -54,6 +55,11 @@ type loop struct {
 	// unreported is why the status cannot be written; writeFault is what of it was told.
 	unreported *unreported
 	writeFault string
+
+	// history is told what becomes of the store, and keeping looks after what a restored one
+	// lacks.
+	history *history.Counter
+	keeping *keeping
 
 	cfg     *config.Config
 	sources config.Sources
@@ -111,8 +117,8 @@ func newLoop(d *Daemon, cfg *config.Config) *loop {
 	l := &loop{
 		log: d.log, board: d.board, metrics: d.metrics, node: d.cfg.Node, level: d.cfg.Level, beat: d.beat, live: d.live, unreported: d.unreported,
 		cfg: cfg, sources: config.Sources{Environment: d.cfg.Environment, File: d.cfg.File},
-		guard:     d.guard,
-		view:      store.New(store.Options{Filter: wanted(d.cfg.Node), KeepLastGood: true}),
+		guard: d.guard, view: d.view,
+		history: d.history, keeping: newKeeping(d.cfg.Etcd),
 		engine:    calc.New(d.cfg.Node, cfg.InterfacePrefix...),
 		links:     ifmonitor.NewLinks(),
 		refreshed: map[string]time.Time{}, owners: map[netip.Addr]struct{}{},
@@ -151,6 +157,11 @@ func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-cha
 			l.dp.close()
 		}
 	}()
+	if l.view.InSync() { // of a loop before this one
+		if err := l.takeEvents(l.view.Events()); err != nil {
+			return err
+		}
+	}
 	for {
 		var err error
 		select {
@@ -168,10 +179,15 @@ func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-cha
 			}
 		case c := <-l.found:
 			l.takeControlPlane(c)
+		case answers := <-l.keeping.answers:
+			err = l.takeAnswers(answers)
 		case <-l.unlocked:
 			l.awaiting, l.retryAt = false, time.Time{}
 		case now := <-timer.C:
 			l.tick(now)
+			if l.view.Connected() {
+				l.keeping.look(ctx, now, nodesOf(l.view.Kept(), l.node))
+			}
 			hurried = false
 			timer.Reset(auditInterval)
 		}
@@ -229,10 +245,25 @@ func (l *loop) takeBatch(b store.Batch) error {
 	if b.Err != nil {
 		l.log.Warn("etcd cannot be reached; what is in force stays so, and the connection is tried again", logattr.Err, b.Err)
 	}
+	kept := l.view.KeptCount()
 	events := l.view.Apply(b)
+	l.stale = l.stale || kept != l.view.KeptCount()
 	if reconnected := l.view.Connected() && !l.state.Connected; reconnected {
 		l.log.Info("etcd answers", logattr.Rev, l.view.Revision())
 	}
+	if len(events) > 0 || !b.Snapshot && len(b.Puts)+len(b.Deletes) > 0 {
+		l.history.Changed()
+	}
+	if b.Restored {
+		if err := l.takeRestored(); err != nil {
+			return err
+		}
+	}
+	return l.takeEvents(events)
+}
+
+// takeEvents follows what changed in the store.
+func (l *loop) takeEvents(events []store.Event) error {
 	l.reconfigureDue = l.sources.Apply(l.node, events) || l.reconfigureDue
 	if l.reconfigureDue && !l.locked() {
 		l.reconfigureDue = false
@@ -350,6 +381,9 @@ func (l *loop) takeControlPlane(c controlPlane) {
 func (l *loop) takeEvent(e ifmonitor.Event) error {
 	changed := l.links.Apply(e)
 	l.haveLinks = l.haveLinks || e.Snapshot
+	if err := l.linksGone(changed); err != nil {
+		return err
+	}
 	if l.dp != nil {
 		l.wantPass = l.dp.interfacesChanged(e, changed) || l.wantPass
 		l.hostChanged = l.dp.concernsHost(e, changed) || l.hostChanged

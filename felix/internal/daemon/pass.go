@@ -265,6 +265,7 @@ func (l *loop) problems() []statusapi.Problem {
 	if l.writeFault != "" {
 		out = append(out, statusapi.Problem{Object: "etcd", Reason: "the status of this host cannot be written: " + l.writeFault})
 	}
+	out = append(out, keptProblems(l.view)...)
 	for _, p := range l.engine.Problems() {
 		out = append(out, statusapi.Problem{Object: p.Key.String(), Reason: p.Reason})
 	}

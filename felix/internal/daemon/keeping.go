@@ -1,0 +1,165 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"calico.internal/felix/internal/ifmonitor"
+	"calico.internal/felix/internal/statusapi"
+	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/history"
+	"calico.internal/libcalico/logattr"
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/store"
+)
+
+// facts are the kinds of resource that a restored store does not make undone.
+var facts = []model.Kind{model.KindWorkloadEndpoint}
+
+const (
+	// keptLook is how often other nodes are looked after whose endpoints are kept, and
+	// keptNodes how many of them at a time: all hosts of a cluster do so at once.
+	keptLook  = 10 * time.Second
+	keptNodes = 16
+	// keptShown is how many kept endpoints are listed one by one.
+	keptShown = 50
+)
+
+// keeping looks after the endpoints that a restored store lacks: those of this host are
+// kept while their interface is there, those of another until that node has written back
+// what it has, or is deleted.
+type keeping struct {
+	etcd   *etcdstore.Client
+	looked time.Time
+	// answers tells what nodes say; asking says that they are being asked.
+	answers chan map[string]history.Node
+	asking  bool
+	// next is where the round among the nodes goes on.
+	next string
+	// existed are the nodes that were in the store while endpoints of theirs were kept.
+	existed map[string]bool
+}
+
+func newKeeping(etcd *etcdstore.Client) *keeping {
+	return &keeping{etcd: etcd, answers: make(chan map[string]history.Node, 1), existed: map[string]bool{}}
+}
+
+// nodes are those whose endpoints are kept, sorted, without the given one.
+func nodesOf(kept []model.Key, without string) []string {
+	var nodes []string
+	for _, k := range kept {
+		if e, ok := k.(model.WorkloadEndpointKey); ok && e.Node != without {
+			nodes = append(nodes, e.Node)
+		}
+	}
+	slices.Sort(nodes)
+	return slices.Compact(nodes)
+}
+
+// look asks some of the nodes what they say, beside the loop, when that is due.
+func (k *keeping) look(ctx context.Context, now time.Time, nodes []string) {
+	if k.asking || len(nodes) == 0 || now.Sub(k.looked) < keptLook {
+		return
+	}
+	k.looked, k.asking = now, true
+	from, _ := slices.BinarySearch(nodes, k.next)
+	nodes = slices.Concat(nodes[from:], nodes[:from])
+	if len(nodes) > keptNodes {
+		k.next, nodes = nodes[keptNodes], nodes[:keptNodes]
+	}
+	go func() {
+		answers := map[string]history.Node{}
+		for _, name := range nodes {
+			n, err := history.ReadNode(ctx, k.etcd, name)
+			if err != nil {
+				break // etcd is away, which others tell; what is kept stays
+			}
+			answers[name] = n
+		}
+		k.answers <- answers
+	}()
+}
+
+// gone are the nodes that need nothing kept any more: since is the revision at which the
+// restored store was seen.
+func (k *keeping) gone(answers map[string]history.Node, since int64) map[string]bool {
+	k.asking = false
+	gone := map[string]bool{}
+	for name, n := range answers {
+		gone[name] = n.WrittenBackSince(since) || k.existed[name] && !n.Exists
+		k.existed[name] = n.Exists
+	}
+	return gone
+}
+
+// takeRestored follows a store that went back.
+func (l *loop) takeRestored() error {
+	l.history.Restored()
+	if err := l.releaseLost(); err != nil {
+		return err
+	}
+	l.stale = true
+	l.log.Warn("the store was restored to an older state; policies and settings follow it, endpoints that it lacks stay in force", logattr.Rev, l.view.Revision(), logattr.Count, l.view.KeptCount())
+	return nil
+}
+
+// linksGone has those endpoints end that were kept for an interface.
+func (l *loop) linksGone(changed []ifmonitor.Link) error {
+	if slices.ContainsFunc(changed, func(link ifmonitor.Link) bool { return link.Gone }) {
+		return l.releaseLost()
+	}
+	return nil
+}
+
+// releaseLost gives up the kept endpoints of this host whose interface is not there.
+func (l *loop) releaseLost() error {
+	if !l.haveLinks {
+		return nil
+	}
+	return l.release(func(key model.WorkloadEndpointKey) bool {
+		if key.Node != l.node {
+			return false
+		}
+		value, _ := l.view.Get(key)
+		e, ok := value.(*model.WorkloadEndpoint)
+		if !ok {
+			return true
+		}
+		_, exists := l.links.ByName(e.Interface)
+		return !exists
+	})
+}
+
+// release gives up the kept endpoints that match.
+func (l *loop) release(match func(model.WorkloadEndpointKey) bool) error {
+	return l.takeEvents(l.view.Release(func(k model.Key) bool {
+		e, ok := k.(model.WorkloadEndpointKey)
+		if ok = ok && match(e); ok {
+			l.log.Info("an endpoint that the restored store lacks is given up", logattr.Endpoint, k.String())
+		}
+		return ok
+	}))
+}
+
+// takeAnswers gives up the endpoints of nodes that have said so.
+func (l *loop) takeAnswers(answers map[string]history.Node) error {
+	gone := l.keeping.gone(answers, l.view.RestoredAt())
+	return l.release(func(key model.WorkloadEndpointKey) bool { return gone[key.Node] })
+}
+
+// keptProblems names the endpoints that the store lacks.
+func keptProblems(view *store.View) (out []statusapi.Problem) {
+	kept := view.Kept()
+	for i, k := range kept {
+		if i == keptShown {
+			return append(out, statusapi.Problem{Object: "workloadEndpoint", Reason: fmt.Sprintf("the restored store lacks %d more endpoints", len(kept)-i)})
+		}
+		out = append(out, statusapi.Problem{
+			Object: k.String(),
+			Reason: "the store was restored to an older state and lacks this endpoint; it stays reachable while its container runs, until its node has written it back",
+		})
+	}
+	return out
+}
