@@ -83,7 +83,7 @@ func (f *faults) rulePorts(field string, ports []Port, r *Rule) {
 	if len(ports) == 0 {
 		return
 	}
-	f.unless(r.Protocol.HasPorts(), field, ports, "protocol does not support ports")
+	f.unless(r.Protocol.HasPorts(), field, ports, "ports need protocol tcp, udp or sctp")
 	for i, p := range ports {
 		switch {
 		case p.Name != "":

@@ -109,6 +109,9 @@ func (q *query) run(cmd *cobra.Command, args []string) error {
 			if err := q.print(ctx, s, out, resources, args); err != nil {
 				return err
 			}
+			if len(resources) == 0 && printer.IsTable(out) {
+				fmt.Fprintln(q.env.Stderr, "No resources found")
+			}
 		}
 		return failedToGet(missing)
 	})

@@ -84,6 +84,13 @@ func ShowsAll(p Printer) bool {
 	return ok
 }
 
+// IsTable reports whether a printer writes a table, in which nothing looks like less
+// than it is.
+func IsTable(p Printer) bool {
+	_, ok := p.(table)
+	return ok
+}
+
 // documents prints documents as they are.
 type documents struct {
 	plain func(io.Writer, []any) error

@@ -251,8 +251,22 @@ func (s *Store) Value(ctx context.Context, st Setting, node string) (string, err
 		if v != nil {
 			return st.show(*v), nil
 		}
+		if place != "" {
+			if err := s.nodeExists(ctx, place); err != nil {
+				return "", err
+			}
+		}
 	}
 	return st.Default, nil
+}
+
+func (s *Store) nodeExists(ctx context.Context, name string) error {
+	k := model.NodeKey{Name: name}
+	_, err := s.etcd.Get(ctx, k)
+	if errors.Is(err, etcdstore.ErrNotFound) {
+		return Missing(k)
+	}
+	return err
 }
 
 // GlobalASNumber is the AS number of nodes that have none of their own.

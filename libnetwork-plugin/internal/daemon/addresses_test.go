@@ -11,6 +11,7 @@ import (
 
 	"calico.internal/libcalico/ipam"
 	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/nettest"
 	"calico.internal/libnetwork-plugin/internal/endpoint"
 	"calico.internal/libnetwork-plugin/internal/enginetest"
 )
@@ -177,6 +178,28 @@ func TestAFullPoolIsNamed(t *testing.T) {
 		h.address("10.1.1.0/30", "")
 	}
 	h.refused("IpamDriver.RequestAddress", `{"PoolID":"10.1.1.0/30"}`, "10.1.1.0/30", "4 of 4")
+}
+
+// TestAPoolOverTheLAN has a pool that covers the LAN of this host and the address of
+// another node: addresses come until the pool runs out, and none from a block there.
+func TestAPoolOverTheLAN(t *testing.T) {
+	h := newHost(t, enginetest.Docker20)
+	over, lan, router := netip.MustParsePrefix("10.5.0.0/27"), netip.MustParsePrefix("10.5.0.8/29"), netip.MustParseAddr("10.5.0.30")
+	must(t, first(h.store.Create(t.Context(), model.IPPoolKey{CIDR: over}, &model.IPPool{CIDR: over, IPAM: true, BlockSize: 30})))
+	must(t, first(h.store.Create(t.Context(), model.NodeKey{Name: "node01"}, &model.Node{IPv4: router})))
+	nettest.Run(t, "ip", "link", "add", "lan0", "type", "bridge")
+	t.Cleanup(func() { nettest.Run(t, "ip", "link", "del", "lan0") })
+	nettest.Run(t, "ip", "addr", "add", netip.PrefixFrom(lan.Addr().Next(), lan.Bits()).String(), "dev", "lan0")
+	h.start()
+	for range 32 - 8 - 4 {
+		a := netip.MustParsePrefix(h.address(over.String(), ""))
+		if lan.Overlaps(a) || netip.PrefixFrom(router, 30).Overlaps(a) {
+			t.Errorf("%s is given out", a)
+		}
+	}
+	h.refused("IpamDriver.RequestAddress", `{"PoolID":"10.5.0.0/27"}`,
+		"20 of 32", "10.5.0.8/29 (network of lan0)", "10.5.0.30 (node node01)")
+	h.refused("IpamDriver.RequestAddress", `{"PoolID":"10.5.0.0/27","Address":"10.5.0.10"}`, "10.5.0.8/29 (network of lan0)")
 }
 
 func TestReleasesOfWhatIsNobodysAreAccepted(t *testing.T) {

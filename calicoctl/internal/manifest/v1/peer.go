@@ -50,7 +50,9 @@ func peerKey(r *tree.Report, m BGPPeerMetadata) model.Key {
 	case m.Scope == ScopeGlobal && m.Node != "":
 		r.Add("metadata.node", "no BGP Peer node name should be specified when scope is global")
 	case m.Scope == ScopeNode && m.Node == "":
-		need(r, "node", "")
+		if !r.Doubts("metadata.node") {
+			r.Add("metadata.node", "missing; scope node needs the name of the node")
+		}
 	case m.Scope == "" && m.Node == "":
 		need(r, "scope", "")
 	}

@@ -401,7 +401,7 @@ func TestRules(t *testing.T) {
 		{"rule's action", "Profile", "{name: a}", "{ingress: [{action: Alow}]}", `did you mean "Allow"?`},
 		{"rule's protocol", "Profile", "{name: a}", "{ingress: [{action: Allow, protocol: TPC}]}", `expected TCP, UDP, ICMP, ICMPv6, SCTP, UDPLite, or a number`},
 		{"rule's protocol by number", "Profile", "{name: a}", "{ingress: [{action: Allow, protocol: 256}]}", "is not a protocol"},
-		{"ports without protocol", "Profile", "{name: a}", "{ingress: [{action: Allow, destination: {ports: [80]}}]}", "spec.ingress[0].destination.ports: protocol does not support ports"},
+		{"ports without protocol", "Profile", "{name: a}", "{ingress: [{action: Allow, destination: {ports: [80]}}]}", "spec.ingress[0].destination.ports: ports need protocol tcp, udp or sctp"},
 		{"ports of SCTP", "Profile", "{name: a}", "{ingress: [{action: Allow, protocol: SCTP, destination: {ports: [80, http, '1:2']}}]}", ""},
 		{"port 0", "Profile", "{name: a}", "{ingress: [{action: Allow, protocol: TCP, source: {ports: [0]}}]}", `"0" is not a port`},
 		{"crossed range", "Profile", "{name: a}", "{ingress: [{action: Allow, protocol: TCP, source: {ports: ['2:1']}}]}", `"2:1" is not a port`},
