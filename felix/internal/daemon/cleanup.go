@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"time"
 
 	"calico.internal/felix/internal/config"
 	"calico.internal/felix/internal/ifmonitor"
@@ -68,6 +70,63 @@ func sweepOtherVariant(ctx context.Context, inUse string, families []rules.Famil
 		other = iptables.NFT
 	}
 	return cleanChains(ctx, other, families, say)
+}
+
+// sweeper removes what an earlier felix left in the other variant, until that is done.
+type sweeper struct {
+	mu  sync.Mutex
+	why string
+}
+
+// The wait between two tries of the sweeper.
+const (
+	minSweepDelay = 500 * time.Millisecond
+	maxSweepDelay = 30 * time.Second
+)
+
+// run tries until nothing is left or the context ends. fault is told why something is left, once for each reason.
+func (s *sweeper) run(ctx context.Context, sweep func() error, fault func(error)) {
+	for delay := minSweepDelay; ; delay = min(2*delay, maxSweepDelay) {
+		err := sweep()
+		if ctx.Err() != nil {
+			return
+		}
+		if s.set(err) && err != nil {
+			fault(err)
+		}
+		if err == nil {
+			return
+		}
+		if iptables.IsLocked(err) {
+			iptables.AwaitLock(ctx)
+			delay = minSweepDelay / 2
+		}
+		select {
+		case <-time.After(delay):
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// set notes why something is left, and reports whether that is another reason than before.
+func (s *sweeper) set(err error) (changed bool) {
+	why := ""
+	if err != nil {
+		why = err.Error()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	changed = why != s.why
+	s.why = why
+	return changed
+}
+
+// left says why something is left; empty when nothing is known to be.
+func (s *sweeper) left() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.why
 }
 
 // cleanChains removes felix's chains and hooks from the tables of a variant that exist. It

@@ -613,6 +613,40 @@ func TestTheOtherVariantIsSwept(t *testing.T) {
 	}
 }
 
+// TestTheOtherVariantIsSweptWhenItCanBe has what an earlier felix left stay at first: another
+// program holds the lock of the legacy tables, or has a rule lead to a chain.
+func TestTheOtherVariantIsSweptWhenItCanBe(t *testing.T) {
+	for variant, other := range map[string]string{iptables.Legacy: iptables.NFT, iptables.NFT: iptables.Legacy} {
+		t.Run("from "+other+" to "+variant, func(t *testing.T) {
+			w := newWorld(t, nil)
+			h := w.addHost(0, other)
+			w.network("net1")
+			h.startInSync()
+			a := h.container("aaaa", "net1", "192.168.0.1")
+			h.felix.Kill()
+			h.Run("iptables-"+other, "-w", "-N", "others")
+			h.Run("iptables-"+other, "-w", "-A", "others", "-j", "cali-fw-caliaaaa")
+			free := func() { h.Run("iptables-"+other, "-w", "-F", "others") }
+			if other == iptables.Legacy {
+				free()
+				free = h.holdLock()
+			}
+			h.variant = variant
+			h.startInSync()
+			h.awaitProblemOf("other variant of iptables", "still in force there")
+			free()
+			h.awaitNoProblems()
+			b := h.container("bbbb", "net1", "192.168.0.2")
+			w.canReach(a, b)
+			for _, name := range []string{"iptables-", "ip6tables-"} {
+				if left := h.Run(name + other + "-save"); strings.Contains(left, "cali-") {
+					t.Errorf("left are %s", left)
+				}
+			}
+		})
+	}
+}
+
 func TestASecondFelixIsRefused(t *testing.T) {
 	w := newWorld(t, nil)
 	h := w.addHost(0, iptables.NFT)

@@ -81,6 +81,10 @@ type loop struct {
 	reconfigureDue bool
 	// flushed is the revision of the store up to which the dataplane knows what is wanted.
 	flushed int64
+	// sweeper removes left-overs of the other variant of iptables; leftovers is what of them
+	// was told.
+	sweeper   sweeper
+	leftovers string
 	// configFault says why the configuration of the datastore is not in force.
 	configFault string
 	quarantined bool
@@ -432,6 +436,9 @@ func (l *loop) tick(now time.Time) {
 	if !l.trimAt.IsZero() && now.After(l.trimAt) {
 		l.trimAt = time.Time{}
 		go trim() // a whole collection, for which no change has to wait
+	}
+	if why := l.sweeper.left(); why != l.leftovers {
+		l.leftovers, l.stale = why, true
 	}
 	if why := l.unreported.get(); why != l.writeFault {
 		l.writeFault, l.stale = why, true

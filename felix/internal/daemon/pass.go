@@ -153,17 +153,16 @@ func (l *loop) trimSoon() {
 	}
 }
 
-// sweep removes left-overs in the other variant of iptables, once, beside the loop.
+// sweep removes left-overs in the other variant of iptables, beside the loop.
 func (l *loop) sweep(ctx context.Context) {
 	inUse, families := l.dp.backend.Variant, l.dp.families
-	go func() {
-		err := sweepOtherVariant(ctx, inUse, families, func(format string, args ...any) {
+	go l.sweeper.run(ctx, func() error {
+		return sweepOtherVariant(ctx, inUse, families, func(format string, args ...any) {
 			l.log.Info("swept", "what", fmt.Sprintf(format, args...))
 		})
-		if err != nil && ctx.Err() == nil {
-			l.log.Warn("left-overs in the other variant of iptables", logattr.Err, err)
-		}
-	}()
+	}, func(err error) {
+		l.log.Warn("left-overs in the other variant of iptables; felix goes on trying to remove them", logattr.Err, err)
+	})
 }
 
 // logPass writes one line about what a pass changed. A pass that only changed members of
@@ -289,6 +288,12 @@ func (l *loop) problems() []statusapi.Problem {
 		}
 	}
 	out = append(out, l.dp.chains.problems()...)
+	if l.leftovers != "" {
+		out = append(out, statusapi.Problem{
+			Object: "other variant of iptables",
+			Reason: "rules of an earlier felix are still in force there, and drop packets of containers that they do not know; felix goes on trying to remove them: " + l.leftovers,
+		})
+	}
 	if l.dp.lost != "" {
 		out = append(out, statusapi.Problem{Object: "IPv6", Reason: l.dp.lost})
 	}
