@@ -233,9 +233,15 @@ func TestMesh_off_and_on(t *testing.T) {
 		for i, n := range l.nodes {
 			n.awaitPeers(0)
 			want := []string{fmt.Sprintf("blackhole 192.168.%d.0/26 ", i), fmt.Sprintf("blackhole fd80::%x:0/122 dev lo metric 1024 pref medium", i+1)}
-			if got := n.all(); !slices.Equal(got, want) {
-				t.Errorf("%s has %q, want %q", n.name, got, want)
+			if got := n.all(); i == 0 && len(got) != len(l.nodes)*2 {
+				t.Errorf("%s dropped routes before a reflector could say them again: it has %q", n.name, got)
 			}
+			l.eventually("the mesh's routes are gone", func() error {
+				if got := n.all(); !slices.Equal(got, want) {
+					return fmt.Errorf("%s has %q, want %q", n.name, got, want)
+				}
+				return nil
+			})
 			peers, err := n.peers()
 			if err != nil || len(peers) != 0 {
 				t.Errorf("peers are %v (%v)", peers, err)
@@ -244,6 +250,45 @@ func TestMesh_off_and_on(t *testing.T) {
 	}
 	for _, n := range l.nodes {
 		n.awaitPeers(4)
+	}
+	l.awaitMesh()
+}
+
+// TestMesh_gives_way_to_a_reflector without a touch of the kernel: the mesh goes off, and
+// one node reflects.
+func TestMesh_gives_way_to_a_reflector(t *testing.T) {
+	l := threeNodes(t)
+	var watchers []*watcher
+	hub := l.nodes[1]
+	for _, n := range l.nodes {
+		watchers = append(watchers, n.watch())
+		n.doc.mesh = false
+		for i, a := range []netip.Addr{n.v4, n.v6} {
+			if n == hub {
+				continue
+			}
+			hub.doc.peers += peerText("Node_"+a.String(), "node", a, 64512) + "route_reflector_client = true\n"
+			h := []netip.Addr{hub.v4, hub.v6}[i]
+			n.doc.peers += peerText("Global_"+h.String(), "global", h, 64512)
+		}
+	}
+	for _, n := range l.nodes {
+		n.mustReload()
+	}
+	hub.awaitPeers(4)
+	l.nodes[0].giveBlock("192.168.77.0/26")
+	l.nodes[2].awaitRoute("192.168.77.0/26", via("192.168.77.0/26", l.nodes[0].v4))
+	l.eventually("the old sessions' time is over", func() error {
+		routes, err := l.nodes[2].routesOf()
+		if err != nil || len(routes) != 7 {
+			return fmt.Errorf("%v (%w)", routes, err)
+		}
+		return nil
+	})
+	for i, w := range watchers {
+		if events := slices.DeleteFunc(w.list(), func(e string) bool { return e == "add 192.168.77.0/26" }); len(events) > 0 {
+			t.Errorf("%s: routes were touched: %v", l.nodes[i].name, events)
+		}
 	}
 	l.awaitMesh()
 }
@@ -495,6 +540,46 @@ func TestMesh_borrowed_address(t *testing.T) {
 	n.Run("ip", "route", "del", "192.168.1.7", "dev", "cali0123456789a")
 	l.nodes[1].awaitRoute("192.168.1.7", "")
 	l.nodes[2].awaitRoute("192.168.1.7", "")
+}
+
+// TestMesh_borrowed_address_and_a_start_without_etcd: the kernel's route to the container
+// tells that it is here, and it stays reachable on other hosts.
+func TestMesh_borrowed_address_and_a_start_without_etcd(t *testing.T) {
+	l := threeNodes(t)
+	n := l.nodes[0]
+	key := model.WorkloadEndpointKey{Node: n.name, Orchestrator: "libnetwork", Workload: "libnetwork", Name: "ep1"}
+	l.put(key, &model.WorkloadEndpoint{
+		State: "active", Interface: "cali0123456789a", MAC: "ee:ee:ee:ee:ee:ee", ActiveInstanceID: n.name, Profiles: []string{"net1"},
+		IPv4Nets: []netip.Prefix{netip.MustParsePrefix("192.168.1.7/32")},
+	})
+	n.Run("sh", "-ec", "ip link add cali0123456789a type veth peer name c0; ip link set c0 up; ip link set cali0123456789a up; ip route add 192.168.1.7 dev cali0123456789a scope link")
+	l.nodes[2].awaitRoute("192.168.1.7", via("192.168.1.7", n.v4))
+	w := l.nodes[2].watch()
+	l.store.Kill()
+	n.proc.Kill()
+	l.nodes[2].awaitPeers(2)
+	n.start()
+	n.awaitOutput("etcd does not answer; going on with the blocks that the kernel has")
+	n.awaitPeers(4)
+	l.nodes[2].awaitPeers(4)
+	l.eventually("all is said again", func() error {
+		peers, err := l.nodes[2].peers()
+		for _, p := range peers {
+			if p.GetAddress() == n.v4.String() && p.GetReceived() != 2 {
+				return fmt.Errorf("%v", p)
+			}
+		}
+		return err
+	})
+	if events := w.list(); len(events) > 0 {
+		t.Errorf("routes were touched: %v", events)
+	}
+	l.startEtcd()
+	l.nodes[1].giveBlock("192.168.77.0/26")
+	n.awaitRoute("192.168.77.0/26", via("192.168.77.0/26", l.nodes[1].v4))
+	if got := l.nodes[2].routes("192.168.1.7"); got == "" {
+		t.Error("with etcd back the address is gone")
+	}
 }
 
 func TestMesh_next_hops_behind_a_router(t *testing.T) {

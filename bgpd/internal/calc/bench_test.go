@@ -23,7 +23,7 @@ func bigEngine(b *testing.B, nodes int) (*Engine, time.Time) {
 		c.Peers = append(c.Peers, config.Peer{Name: fmt.Sprint(i), Type: config.PeerMesh, Address: addr(i)})
 	}
 	e, now := New(), time.Unix(0, 0)
-	e.SetConfig(c)
+	e.SetConfig(c, now)
 	e.SetInSync()
 	for i := 1; i < nodes; i++ {
 		e.OnResource(model.NodeKey{Name: fmt.Sprint("n", i)}, &model.Node{IPv4: addr(i)})

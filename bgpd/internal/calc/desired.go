@@ -254,7 +254,7 @@ func (e *Engine) gone(peer netip.Addr, p netip.Prefix, next netip.Addr) bool {
 		return false
 	}
 	name, isNode := e.node(next)
-	if c, _ := e.peer(peer); c.Type == config.PeerMesh && !isNode {
+	if e.rib.peers[peer].mesh && !isNode {
 		return true
 	}
 	_, holds := e.blocks[name][p]

@@ -104,20 +104,24 @@ func (e *Engine) touchAll() {
 	}
 }
 
-// SetConfig puts a configuration in force. Paths of peers that it does not have are
-// forgotten.
-func (e *Engine) SetConfig(c config.Config) {
+// leaveTime is how long the paths of a peer stay that there is to be no session with any
+// more: long enough for others, such as reflectors, to say the same.
+const leaveTime = 10 * time.Second
+
+// SetConfig puts a configuration in force. Paths of peers that it does not have stay for a
+// moment, unless another peer has the same.
+func (e *Engine) SetConfig(c config.Config, now time.Time) {
 	e.cfg = c
 	e.own, e.guards = nil, nil
 	e.peersDirty, e.advertsDirty = true, true
 	for _, p := range e.cfg.Peers {
 		if e.wanted(p) {
-			e.rib.add(p.Address)
+			e.rib.add(p.Address, p.Type == config.PeerMesh, now.Add(c.Timers.Restart))
 		}
 	}
 	for a := range e.rib.peers {
 		if p, ok := e.peer(a); !ok || !e.wanted(p) {
-			e.rib.remove(a)
+			e.rib.leave(a, now.Add(leaveTime))
 		}
 	}
 	e.recheck = true
@@ -224,7 +228,7 @@ func (e *Engine) WantedOwners() []string {
 		}
 	}
 	for a, s := range e.rib.peers {
-		if s.stale > 0 && !s.up {
+		if s.stale > 0 && !s.up && !s.leaving {
 			add(a)
 		}
 	}
@@ -258,7 +262,9 @@ func (e *Engine) node(a netip.Addr) (name string, ok bool) {
 		e.nodeOf = map[netip.Addr]string{}
 		for name, addrs := range e.nodes {
 			for _, addr := range addrs {
-				e.nodeOf[addr] = name
+				if first, twice := e.nodeOf[addr]; !twice || name < first {
+					e.nodeOf[addr] = name
+				}
 			}
 		}
 	}
@@ -361,9 +367,9 @@ func (e *Engine) PeerUp(a netip.Addr) { e.rib.up(a) }
 // outside peer then means it, and its paths go at once (RFC 4724 section 4.2). Of a
 // mesh peer etcd knows better whether its routes are still good.
 func (e *Engine) PeerDown(a netip.Addr, notified bool, now time.Time) {
-	p, _ := e.peer(a)
+	s := e.rib.heard(a)
 	e.rib.down(a, now.Add(e.cfg.Timers.Restart))
-	if notified && p.Type != config.PeerMesh {
+	if notified && s != nil && !s.mesh {
 		e.rib.drop(a, func(netip.Prefix, entry) bool { return true })
 	}
 	e.recheck = true

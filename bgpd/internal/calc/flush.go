@@ -70,6 +70,7 @@ func (e *Engine) expire(now time.Time) {
 	}
 	e.recheck = false
 	for a, s := range e.rib.peers {
+		e.rib.forget(a)
 		if s.stale == 0 {
 			continue
 		}
@@ -77,6 +78,7 @@ func (e *Engine) expire(now time.Time) {
 		e.rib.drop(a, func(p netip.Prefix, en entry) bool {
 			return en.stale && (over || e.gone(a, p, en.path.NextHop))
 		})
+		e.rib.forget(a)
 	}
 	e.expireAdopted(now)
 }
@@ -98,7 +100,7 @@ func (e *Engine) expireAdopted(now time.Time) {
 // allSynced reports whether every peer that we are to have has sent End-of-RIB.
 func (e *Engine) allSynced() bool {
 	for _, s := range e.rib.peers {
-		if !s.synced {
+		if !s.synced && !s.leaving {
 			return false
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"calico.internal/bgpd/internal/config"
 )
@@ -111,6 +112,22 @@ func (e *Engine) inNetwork(p netip.Prefix) (netip.Prefix, bool) {
 	return netip.Prefix{}, false
 }
 
+// martians are prefixes that nobody may route (RFC 6890), and containers' gateways.
+var martians = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("127.0.0.0/8"),
+	netip.MustParsePrefix("169.254.1.0/24"),
+	netip.MustParsePrefix("224.0.0.0/3"),
+	netip.MustParsePrefix("::/127"),
+	netip.MustParsePrefix("fe80::/10"),
+	netip.MustParsePrefix("ff00::/8"),
+}
+
+// isMartian reports whether p is or lies in such a prefix.
+func isMartian(p netip.Prefix) bool {
+	return slices.ContainsFunc(martians, func(m netip.Prefix) bool { return m.Bits() <= p.Bits() && m.Contains(p.Addr()) })
+}
+
 // refuse says why no path to a prefix may be used.
 func (e *Engine) refuse(p netip.Prefix) string {
 	if _, ok := e.hostRoutes[p]; ok {
@@ -121,6 +138,9 @@ func (e *Engine) refuse(p netip.Prefix) string {
 			return "default routes are not imported (import.default_route)"
 		}
 		return ""
+	}
+	if isMartian(p) {
+		return "such addresses are not routed (RFC 6890)"
 	}
 	if own, inside := e.insideOwn(p); inside && !p.IsSingleIP() {
 		return fmt.Sprintf("it is a part of the own block %s", own)
@@ -166,12 +186,25 @@ func (e *Engine) Problems() []string {
 	return out
 }
 
-// Notes says what the configuration asks for and nothing here does.
+// Notes says what the configuration asks for and nothing here does, and what is odd among
+// the nodes.
 func (e *Engine) Notes() []string {
 	var out []string
 	for _, p := range e.cfg.Pools {
 		if p.IPIP != config.IPIPOff {
 			out = append(out, fmt.Sprintf("pool %s asks for IP-in-IP (%s), which is not built: its routes go without a tunnel", p.CIDR, p.IPIP))
+		}
+	}
+	names := map[netip.Addr][]string{}
+	for name, addrs := range e.nodes {
+		for _, a := range addrs {
+			names[a] = append(names[a], name)
+		}
+	}
+	for _, a := range slices.SortedFunc(maps.Keys(names), netip.Addr.Compare) {
+		if same := names[a]; len(same) > 1 {
+			slices.Sort(same)
+			out = append(out, fmt.Sprintf("nodes %s have the same address %s: correct that of all but one, or delete the nodes that are gone", strings.Join(same, " and "), a))
 		}
 	}
 	return out

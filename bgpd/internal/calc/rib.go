@@ -28,6 +28,11 @@ type session struct {
 	prefixes map[netip.Prefix]struct{}
 	// stale counts the paths that the peer has not said again since the session fell.
 	stale int
+	// mesh says that the peer is another node.
+	mesh bool
+	// leaving says that there is to be no session any more; its paths stay for a moment, so
+	// that others can take their place.
+	leaving bool
 }
 
 // entry is one peer's path to a prefix.
@@ -46,30 +51,57 @@ func newRIB(touched func(netip.Prefix)) *rib {
 	}
 }
 
-// add starts to listen to a peer.
-func (r *rib) add(peer netip.Addr) {
-	if r.peers[peer] == nil {
-		r.peers[peer] = &session{prefixes: map[netip.Prefix]struct{}{}}
+// add starts to listen to a peer, or again to one that is leaving; what that said is held
+// until the given time.
+func (r *rib) add(peer netip.Addr, mesh bool, until time.Time) {
+	s := r.peers[peer]
+	if s == nil {
+		s = &session{prefixes: map[netip.Prefix]struct{}{}}
+		r.peers[peer] = s
+	}
+	if s.mesh = mesh; s.leaving {
+		s.leaving, s.until = false, until
 	}
 }
 
-// remove forgets a peer and all that it said.
-func (r *rib) remove(peer netip.Addr) {
-	r.drop(peer, func(netip.Prefix, entry) bool { return true })
-	delete(r.peers, peer)
+// leave says that there is no session with a peer any more. Its paths stay until the given
+// time at most.
+func (r *rib) leave(peer netip.Addr, until time.Time) {
+	s := r.peers[peer]
+	if s.leaving {
+		return
+	}
+	r.down(peer, until)
+	s.leaving, s.until = true, until
+	r.forget(peer)
+}
+
+// forget drops a peer that has left and of which nothing is left.
+func (r *rib) forget(peer netip.Addr) {
+	if s := r.peers[peer]; s.leaving && len(s.prefixes) == 0 {
+		delete(r.peers, peer)
+	}
+}
+
+// heard is the session of a peer that is listened to.
+func (r *rib) heard(peer netip.Addr) *session {
+	if s := r.peers[peer]; s != nil && !s.leaving {
+		return s
+	}
+	return nil
 }
 
 // up says that a session is established; what the peer said before stays stale until it
 // is said again.
 func (r *rib) up(peer netip.Addr) {
-	if s := r.peers[peer]; s != nil {
+	if s := r.heard(peer); s != nil {
 		s.up, s.synced = true, false
 	}
 }
 
 // down says that a session fell, and keeps the peer's paths until the given time.
 func (r *rib) down(peer netip.Addr, until time.Time) {
-	s := r.peers[peer]
+	s := r.heard(peer)
 	if s == nil {
 		return
 	}
@@ -90,7 +122,7 @@ func (r *rib) down(peer netip.Addr, until time.Time) {
 
 // endOfRIB drops what the peer has not said again.
 func (r *rib) endOfRIB(peer netip.Addr) {
-	s := r.peers[peer]
+	s := r.heard(peer)
 	if s == nil || !s.up {
 		return
 	}
@@ -101,7 +133,7 @@ func (r *rib) endOfRIB(peer netip.Addr) {
 
 // update stores a path. One that comes after its session fell was on its way before.
 func (r *rib) update(peer netip.Addr, p netip.Prefix, path Path) {
-	s := r.peers[peer]
+	s := r.heard(peer)
 	if s == nil {
 		return
 	}

@@ -183,7 +183,7 @@ func (s *script) do(command string) {
 	verb, args := f[0], f[1:]
 	switch verb {
 	case "config":
-		s.e.SetConfig(s.config(args))
+		s.e.SetConfig(s.config(args), s.now())
 	case "insync":
 		s.e.SetInSync()
 	case "at":

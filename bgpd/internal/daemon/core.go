@@ -271,7 +271,7 @@ func (c *core) adopt(doc config.Config) {
 	}
 	c.doc = doc
 	c.resolveDue = true
-	c.engine.SetConfig(doc)
+	c.engine.SetConfig(doc, time.Now())
 	c.setLevel()
 	c.cfg.Log.Info("configuration in force", "hash", doc.Hash, "as", doc.ASNumber, "peers", len(doc.Peers), "pools", len(doc.Pools))
 }

@@ -2,8 +2,10 @@ package gobgp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -65,8 +67,11 @@ func (q *quiet) Warn(msg string, f log.Fields) {
 		subcode, _ := f["Subcode"].(uint8)
 		q.tell(f, notified+notification(code, subcode))
 	case "failed to set md5", "failed to unset md5":
-		q.line(slog.LevelWarn, msg, f)
-		return
+		// GoBGP keeps the listeners that it closed, and tries those as well.
+		if err, ok := f["Err"].(error); !ok || !errors.Is(err, net.ErrClosed) {
+			q.line(slog.LevelWarn, msg, f)
+			return
+		}
 	}
 	q.line(slog.LevelDebug, msg, f)
 }

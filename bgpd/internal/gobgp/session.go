@@ -11,6 +11,11 @@ import (
 	api "github.com/osrg/gobgp/v3/api"
 )
 
+// openPatience is how long a session may take from the connection to established. GoBGP
+// waits 4 minutes for the peer's first word, and refuses its other connections meanwhile: a
+// host that vanished after it connected could not come back for so long.
+const openPatience = 10 * time.Second
+
 // retryGap is the least time between two sessions that failed before they were
 // established. GoBGP's own pause is 5 s, in which it refuses connections as well.
 const retryGap = time.Second
@@ -25,6 +30,8 @@ type session struct {
 	reason  string
 	added   time.Time
 	pending bool // a retry is on its way
+	// opening counts the connections that were made, so that one that hangs is known.
+	opening int
 	// everUp says that the session was established since our start.
 	everUp bool
 }
@@ -33,6 +40,8 @@ type session struct {
 type retry struct {
 	peer netip.Addr
 	told told
+	// opening is the connection that should have become a session by now; 0 is none.
+	opening int
 }
 
 // Session is the state of a session, for people.
@@ -189,6 +198,10 @@ func (s *Speaker) onState(ctx context.Context, p *api.Peer) {
 	if wasUp != isUp {
 		ses.since = time.Now()
 	}
+	if state == api.PeerState_OPENSENT {
+		ses.opening++
+		s.ask(ctx, retry{peer: peer, opening: ses.opening}, s.openPatience)
+	}
 	name, reason := ses.name, ses.reason
 	s.mu.Unlock()
 
@@ -267,7 +280,7 @@ func (s *Speaker) readd(ctx context.Context) {
 			if r.told != notTold {
 				s.goOn(ctx, r)
 			} else {
-				s.again(ctx, r.peer)
+				s.again(ctx, r)
 			}
 		case <-ctx.Done():
 			return
@@ -275,18 +288,29 @@ func (s *Speaker) readd(ctx context.Context) {
 	}
 }
 
-func (s *Speaker) again(ctx context.Context, peer netip.Addr) {
+func (s *Speaker) again(ctx context.Context, r retry) {
 	s.manage.Lock()
 	defer s.manage.Unlock()
-	s.mu.Lock()
-	ses := s.sessions[peer]
-	due := ses != nil && ses.state == api.PeerState_IDLE
-	if ses != nil {
-		ses.pending = false
-	}
-	s.mu.Unlock()
-	p, ok := s.peers[peer]
-	if due && ok && s.global != nil {
+	if p, ok := s.peers[r.peer]; s.due(r) && ok && s.global != nil {
 		s.orRetry(ctx, p, s.replace(ctx, p, p))
 	}
+}
+
+// due reports whether the session is still as it was when somebody asked to make it again.
+func (s *Speaker) due(r retry) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ses := s.sessions[r.peer]
+	if ses == nil {
+		return false
+	}
+	if r.opening == 0 {
+		ses.pending = false
+		return ses.state == api.PeerState_IDLE
+	}
+	hangs := r.opening == ses.opening && (ses.state == api.PeerState_OPENSENT || ses.state == api.PeerState_OPENCONFIRM)
+	if hangs {
+		ses.reason = "the peer connected and then said nothing"
+	}
+	return hangs
 }

@@ -49,6 +49,8 @@ func bare(t *testing.T) *Speaker {
 		queue:    queue{notify: func() { reconcile.Kick(kick) }},
 		retry:    make(chan retry, 64),
 		sessions: map[netip.Addr]*session{},
+
+		openPatience: time.Hour,
 	}
 	s.quiet = &quiet{log: s.opts.Log, reason: s.onReason}
 	return s

@@ -67,6 +67,7 @@ type Speaker struct {
 	restart restart
 	// secretsPossible says why the kernel cannot have passwords.
 	secretsPossible func() error
+	openPatience    time.Duration
 	// reflects is what GoBGP's policy allows besides our own paths.
 	reflects reflection
 
@@ -88,6 +89,7 @@ func New(ctx context.Context, opts Options) (*Speaker, error) {
 		sessions: map[netip.Addr]*session{},
 
 		secretsPossible: secretsPossible,
+		openPatience:    openPatience,
 	}
 	s.quiet = &quiet{log: opts.Log, reason: s.onReason}
 	serverOpts := []server.ServerOption{server.LoggerOption(s.quiet)}

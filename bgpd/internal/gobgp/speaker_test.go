@@ -22,6 +22,7 @@ import (
 
 	"calico.internal/bgpd/internal/calc"
 	"calico.internal/bgpd/internal/config"
+	"calico.internal/libcalico/nettest"
 	"calico.internal/libcalico/reconcile"
 	"calico.internal/libcalico/reconcile/targettest"
 	api "github.com/osrg/gobgp/v3/api"
@@ -317,6 +318,28 @@ func TestSpeaker_a_peer_that_GoBGP_does_not_take_is_tried_again(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.history = nil
+	a.awaitEvent("up")
+}
+
+// TestSpeaker_a_connection_that_says_nothing does not keep the peer out.
+func TestSpeaker_a_connection_that_says_nothing(t *testing.T) {
+	a, b := pair(t)
+	a.openPatience = 500 * time.Millisecond
+	a.setPeers(a.peerOf(b, nil))
+	from := &net.TCPAddr{IP: b.global.Listen[0].AsSlice()}
+	to := &net.TCPAddr{IP: a.global.Listen[0].AsSlice(), Port: int(a.global.Port)}
+	conn, err := net.DialTCP("tcp", from, to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	nettest.Eventually(t, 5*time.Second, func() error {
+		if st := a.Session(b.global.Listen[0]).State; st != "opensent" {
+			return fmt.Errorf("session is %s", st)
+		}
+		return nil
+	})
+	b.setPeers(b.peerOf(a, nil))
 	a.awaitEvent("up")
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"syscall"
 	"time"
 
@@ -30,6 +31,8 @@ type socket struct {
 	s   *nl.NetlinkSocket
 	pid uint32
 	seq uint32
+	// closed keeps a late request from using a number that is another file's by now.
+	closed bool
 }
 
 // openSocket opens a netlink socket in the calling thread's network namespace.
@@ -49,7 +52,10 @@ func openSocket(groups ...uint) (*socket, error) {
 	return &socket{s: s, pid: pid}, nil
 }
 
-func (s *socket) close() { s.s.Close() }
+func (s *socket) close() {
+	s.closed = true
+	s.s.Close()
+}
 
 // frame puts a netlink header before a message.
 func (s *socket) frame(kind, flags int, payload []byte) []byte {
@@ -66,6 +72,9 @@ func (s *socket) frame(kind, flags int, payload []byte) []byte {
 }
 
 func (s *socket) send(b []byte) error {
+	if s.closed {
+		return net.ErrClosed
+	}
 	return unix.Sendto(s.s.GetFd(), b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
