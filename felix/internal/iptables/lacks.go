@@ -39,6 +39,7 @@ var (
 	matchRPFilter  = extension{name: "rpfilter"}
 	matchMultiport = extension{name: "multiport"}
 	matchAddrType  = extension{name: "addrtype"}
+	matchSocket    = extension{name: "socket"}
 	matchICMP      = extension{name: "icmp"}
 	matchICMPv6    = extension{name: "icmp6"}
 	targetMark     = extension{"MARK", true}
@@ -59,12 +60,13 @@ var costs = map[extension]string{
 	matchSet:       "nothing can be filtered",
 	matchRPFilter:  "it cannot be seen to it that containers use their own addresses",
 	matchMultiport: "what allows ports allows nothing, and policies and profiles with ports are closed",
-	matchAddrType:  "policy of host endpoints does not meet what the host itself sends to rewritten addresses",
+	matchAddrType:  "policy of host endpoints does not meet what the host itself sends to rewritten addresses, and containers reach no BGP port anywhere",
+	matchSocket:    "what doNotTrack policies allow to the host is tracked all the same",
 	matchICMP:      "what allows ICMP allows nothing, and policies and profiles with ICMP are closed",
 	matchICMPv6:    "what allows ICMPv6 allows nothing, and policies and profiles with ICMPv6 are closed",
 	targetLog:      "rules that log are left out",
 	targetReject:   "what should be rejected is dropped",
-	targetCT:       "policies with doNotTrack are closed",
+	targetCT:       "what doNotTrack policies allow is tracked all the same",
 	targetMasq:     "outgoing NAT is not in force",
 	targetDNAT:     "floating addresses do not work",
 	targetSNAT:     "a container does not reach its own floating address",
@@ -100,8 +102,8 @@ func (l Lacks) Problems() []string {
 }
 
 // Around rewrites a chain for a kernel that lacks something. What a rule that denies cannot
-// ask it does not ask, and denies more; a rule that allows or logs is left out; any other
-// one makes the chain one that must not be used, which is the error.
+// ask it does not ask, and denies more; a rule that allows, logs or keeps from being tracked
+// is left out; any other one makes the chain one that must not be used, which is the error.
 func (l Lacks) Around(c rules.Chain) (rules.Chain, error) {
 	if len(l) == 0 {
 		return c, nil
@@ -116,7 +118,7 @@ func (l Lacks) Around(c rules.Chain) (rules.Chain, error) {
 		}
 		switch {
 		case len(missing) == 0:
-		case r.Action.Verb == rules.Log || r.Action.Verb == rules.Accept:
+		case slices.Contains([]rules.Verb{rules.Log, rules.Accept, rules.NoTrack}, r.Action.Verb):
 			continue
 		case r.Action.Verb == rules.Drop || r.Action.Verb == rules.Reject:
 			r = l.wider(r)
@@ -170,6 +172,7 @@ func needs(r *rules.Rule) []extension {
 	add(m.Conn != 0 || m.DNAT != rules.DontCare, matchConntrack)
 	add(len(m.Sets) > 0, matchSet)
 	add(m.RPFilterFails, matchRPFilter)
+	add(m.Socket, matchSocket)
 	add(len(m.Ports) > 0, matchMultiport)
 	add(m.SourceLocal != rules.DontCare || m.DestinationLocal != rules.DontCare, matchAddrType)
 	add(len(m.ICMP) > 0, icmpOf(r))

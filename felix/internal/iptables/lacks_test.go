@@ -73,6 +73,12 @@ func TestRulesAroundWhatTheKernelLacks(t *testing.T) {
 		{"the log", Lacks{targetLog: true}, []rules.Rule{{Match: port, Action: log}, {Match: port, Action: accept}}, "-p 6 -m multiport --sports 80 -j ACCEPT", ""},
 		{"a question of a mark", Lacks{matchMultiport: true}, []rules.Rule{{Match: port, Action: rules.Action{Verb: rules.SetMark, Mark: 1}}}, "", "rule 1 needs what the kernel lacks: match multiport"},
 		{"a question of a jump", Lacks{matchConntrack: true}, []rules.Rule{{}, {Match: rules.Match{DNAT: rules.No}, Action: rules.Action{Verb: rules.Jump, Chain: "cali-y"}}}, "", "rule 2 needs what the kernel lacks: match conntrack"},
+		{
+			"what keeps from being tracked",
+			Lacks{matchSocket: true},
+			[]rules.Rule{{Match: rules.Match{Socket: true}, Action: rules.Action{Verb: rules.NoTrack}}, {Action: accept}},
+			"-j ACCEPT", "",
+		},
 		{"a target", Lacks{targetMasq: true}, []rules.Rule{{Action: rules.Action{Verb: rules.Masquerade}}}, "", "target MASQUERADE"},
 	} {
 		got, err := only(c.lacks, c.list...)
