@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/model"
 )
 
@@ -23,6 +24,8 @@ const (
 	ProblemOverlap = "overlapping-blocks"
 	// ProblemOutsidePools is a block that is in no pool.
 	ProblemOutsidePools = "block-outside-pools"
+	// ProblemAmongHosts is a block that touches what hosts have for themselves.
+	ProblemAmongHosts = "block-among-hosts"
 	// ProblemAbandonedBlock is an empty block that nobody owns, or one of a node that is
 	// no more.
 	ProblemAbandonedBlock = "abandoned-block"
@@ -210,6 +213,12 @@ func (c *checker) block(cidr netip.Prefix, found foundBlock) {
 	}
 	c.lostAddresses(b, found.rev)
 	c.ownerOfBlock(b)
+	if places := localnet.Overlap(c.env.taken, cidr); places != "" {
+		c.add(Problem{
+			ID: ID{Kind: ProblemAmongHosts, Block: cidr}, Text: fmt.Sprintf("block %s touches %s; no new address comes from it", cidr, places),
+			Advice: "move the containers that have addresses of it to a pool elsewhere",
+		})
+	}
 }
 
 func (c *checker) lostAddresses(b *model.Block, rev int64) {

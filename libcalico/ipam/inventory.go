@@ -106,6 +106,9 @@ func (c *Client) Inventory(ctx context.Context) (*Inventory, error) {
 	if i.Revision, i.Cluster, err = c.backend.each(ctx, inventoryPrefixes(), i.add); err != nil {
 		return nil, fmt.Errorf("read what there is of addresses: %w", err)
 	}
+	if i.env.taken, err = c.Taken(ctx); err != nil {
+		return nil, err
+	}
 	slices.SortFunc(i.env.pools, func(a, b pool) int { return a.cidr.Compare(b.cidr) })
 	slices.SortFunc(i.unreadable, model.Compare)
 	return i, nil

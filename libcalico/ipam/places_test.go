@@ -127,6 +127,16 @@ func TestHeldBlockThatHostsCameTo(t *testing.T) {
 	if got, err := other.AutoAssign(w.ctx(), Request{IPv4: 1}); !errors.Is(err, ErrPoolFull) {
 		t.Errorf("another node borrows %v from it, %v", got, err)
 	}
+	var named []string
+	w.host("h9", netip.PrefixFrom(held.Addr(), 32).String())
+	for _, p := range w.check(nil) {
+		if p.Kind == ProblemAmongHosts {
+			named = append(named, p.Text)
+		}
+	}
+	if want := fmt.Sprintf("block %s touches %s (node h9); no new address comes from it", held, held.Addr()); len(named) != 1 || named[0] != want {
+		t.Errorf("the check says %q, want %q", named, want)
+	}
 	w.release(after, before...)
 }
 
