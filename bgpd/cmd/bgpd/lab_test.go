@@ -103,13 +103,19 @@ func shortDir(t testing.TB) string {
 	return dir
 }
 
-func (l *lab) startEtcd() {
-	l.t.Helper()
+// runEtcd runs etcd on the data that there is.
+func (l *lab) runEtcd() {
 	host := l.net.Host("etcd")
 	cmd := host.Command(context.Background(), "etcd", "--data-dir", filepath.Join(l.dir, "etcd"), "--unsafe-no-fsync",
 		"--listen-client-urls", etcdURL, "--advertise-client-urls", etcdURL, "--listen-peer-urls", "http://127.0.0.1:2380", "--log-level", "error")
 	cmd.Stdout, cmd.Stderr = &buffer{}, &buffer{}
 	l.store = host.StartCommand(cmd)
+}
+
+func (l *lab) startEtcd() {
+	l.t.Helper()
+	l.runEtcd()
+	host := l.net.Host("etcd")
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints: []string{etcdURL}, Logger: zap.NewNop(),
 		DialOptions: []grpc.DialOption{grpc.WithContextDialer(func(_ context.Context, addr string) (conn net.Conn, err error) {

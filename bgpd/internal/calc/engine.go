@@ -320,6 +320,16 @@ func (e *Engine) SetHostRoute(p netip.Prefix, present, container bool) {
 	}
 }
 
+// HasContainers reports whether the kernel has a route to a container inside a prefix.
+func (e *Engine) HasContainers(p netip.Prefix) bool {
+	for host, container := range e.hostRoutes {
+		if container && p.Contains(host.Addr()) {
+			return true
+		}
+	}
+	return false
+}
+
 // SetHop tells how the kernel reaches a next hop.
 func (e *Engine) SetHop(next netip.Addr, r Resolution) {
 	if old, known := e.hops[next]; known && old.Equal(r) {

@@ -18,6 +18,7 @@ import (
 	"calico.internal/bgpd/internal/gobgp"
 	"calico.internal/bgpd/internal/kernel"
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/history"
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/reconcile"
 	"golang.org/x/sync/errgroup"
@@ -38,6 +39,7 @@ const (
 type core struct {
 	cfg     Config
 	guard   *etcdstore.Guard
+	history *history.Counter
 	tasks   *errgroup.Group
 	started time.Time
 	kick    chan struct{}
@@ -91,10 +93,11 @@ type job struct {
 	after bool
 }
 
-func newCore(cfg Config, guard *etcdstore.Guard, tasks *errgroup.Group) *core {
+func newCore(cfg Config, guard *etcdstore.Guard, account *history.Counter, tasks *errgroup.Group) *core {
 	c := &core{
 		cfg:      cfg,
 		guard:    guard,
+		history:  account,
 		tasks:    tasks,
 		owners:   map[string]*owner{},
 		started:  time.Now(),
@@ -146,6 +149,7 @@ func (c *core) prepare(ctx context.Context) {
 	c.look()
 	c.followOwners(ctx)
 	c.resolve(ctx)
+	c.giveUp()
 	changes := c.engine.Flush(time.Now())
 	c.pipeline.take(changes)
 	if err := c.speak(ctx); err != nil {
@@ -376,7 +380,7 @@ func (c *core) look() {
 	if ch.Ours || ch.Lost {
 		c.pipeline.routes.Resync()
 	}
-	c.resolveDue = c.resolveDue || ch.NextHops || ch.Lost
+	c.resolveDue = c.resolveDue || ch.NextHops || ch.Lost || c.lookDue()
 	for p, r := range ch.Hosts {
 		c.engine.SetHostRoute(p, r.Present, r.Container)
 	}
@@ -411,6 +415,9 @@ func (c *core) setTimer() {
 		if at.IsZero() || t.Before(at) {
 			at = t
 		}
+	}
+	if c.keeps() {
+		earliest(c.resolvedAt.Add(keptLook))
 	}
 	if c.resolveDue {
 		earliest(c.resolvedAt.Add(resolveGap))

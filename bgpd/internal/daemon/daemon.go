@@ -14,6 +14,7 @@ import (
 
 	"calico.internal/bgpd/internal/statusapi"
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/history"
 	"calico.internal/libcalico/liveness"
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/model"
@@ -61,7 +62,7 @@ func Run(ctx context.Context, cfg Config) error {
 
 	tasks, ctx := errgroup.WithContext(ctx)
 	guard := client.Guard(cfg.ClusterGUID, cfg.Log)
-	c := newCore(cfg, guard, tasks)
+	c := newCore(cfg, guard, history.New(client, cfg.Node), tasks)
 	server := statusapi.New(c)
 	c.onReady = server.SetReady
 

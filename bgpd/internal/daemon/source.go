@@ -16,7 +16,7 @@ type source struct {
 }
 
 func newSource(prefix string) *source {
-	return &source{prefix: prefix, view: store.New(store.Options{Filter: relevant})}
+	return &source{prefix: prefix, view: store.New(store.Options{Filter: relevant, Facts: facts})}
 }
 
 // relevant leaves out what stands under the prefixes but does not matter here.
@@ -30,7 +30,7 @@ func relevant(k model.Key) bool {
 
 // follow hands on batches one by one; meanwhile the watch merges what comes.
 func (s *source) follow(ctx context.Context, c *core, take func(*source, store.Batch)) error {
-	for b := range c.guard.Watch(ctx, []string{s.prefix}, etcdstore.WatchOptions{}) {
+	for b := range c.guard.Watch(ctx, []string{s.prefix}, etcdstore.WatchOptions{WentBack: c.history.WentBack}) {
 		if err := c.call(ctx, func(context.Context) { take(s, b) }); err != nil {
 			return nil // only at the end
 		}
@@ -50,9 +50,18 @@ func (c *core) onBatch(s *source, b store.Batch) {
 	}
 }
 
-// apply tells the engine what changed.
+// apply takes in what etcd says.
 func (c *core) apply(s *source, b store.Batch) {
-	for _, ev := range s.view.Apply(b) {
+	events := s.view.Apply(b)
+	if b.Restored {
+		c.cfg.Log.Warn("etcd was restored to an older state; what it lacks of blocks and containers is kept", "prefix", s.prefix, logattr.Rev, b.Revision, logattr.Count, s.view.KeptCount())
+	}
+	c.tell(events)
+}
+
+// tell tells the engine what changed.
+func (c *core) tell(events []store.Event) {
+	for _, ev := range events {
 		if ev.Err != nil && ev.Value == nil {
 			c.cfg.Log.Warn("value in etcd not usable; what was known stays in force", logattr.Key, ev.Key, logattr.Err, ev.Err)
 			continue

@@ -45,6 +45,7 @@ func (c *core) problems() []string {
 	if why := c.held(); why != "" {
 		out = append(out, why)
 	}
+	out = append(out, c.lacking()...)
 	for _, a := range c.missing {
 		out = append(out, fmt.Sprintf("this host does not have %s, the address of this node; give it to an interface, or correct the node's address (calicoctl node run --%s=…)", a, gobgp.FlagOf(a)))
 	}

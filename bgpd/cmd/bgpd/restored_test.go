@@ -1,0 +1,92 @@
+//go:build !race
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"calico.internal/libcalico/model"
+)
+
+// etcdctl runs a command of etcd's own client on etcd's host.
+func (l *lab) etcdctl(args ...string) {
+	l.t.Helper()
+	l.net.Host("etcd").Run("env", append([]string{"ETCDCTL_API=3", "etcdctl", "--endpoints=" + etcdURL}, args...)...)
+}
+
+func (l *lab) snapshot() { l.etcdctl("snapshot", "save", filepath.Join(l.dir, "backup.db")) }
+
+// rewind restores the snapshot, in the same cluster. With revisions others use up so many
+// before bgpd can reach etcd.
+func (l *lab) rewind(revisions int) {
+	l.t.Helper()
+	l.store.Kill()
+	if err := os.RemoveAll(filepath.Join(l.dir, "etcd")); err != nil {
+		l.t.Fatal(err)
+	}
+	l.etcdctl("snapshot", "restore", filepath.Join(l.dir, "backup.db"), "--data-dir="+filepath.Join(l.dir, "etcd"))
+	host := l.net.Host("etcd")
+	host.SetFabricPort(false)
+	l.runEtcd()
+	for i := range revisions {
+		if _, err := l.etcd.Put(l.t.Context(), "/spent", fmt.Sprint(i)); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	host.SetFabricPort(true)
+}
+
+// A store is restored that lacks blocks which came after the backup. Those with containers
+// stay routed and advertised until the last one is gone; one without goes; and what the
+// backup has and was given up since comes back.
+func TestRestored_blocks_with_containers_stay(t *testing.T) {
+	for what, revisions := range map[string]int{"lower revision": 0, "higher revision": 300} {
+		t.Run(what, func(t *testing.T) {
+			l := threeNodes(t)
+			n, other := l.nodes[0], l.nodes[1]
+			n.giveBlock("192.168.70.0/26")
+			other.awaitRoute("192.168.70.0/26", via("192.168.70.0/26", n.v4))
+			l.snapshot()
+			l.remove(affinity(n.name, "192.168.70.0/26"))
+			const young, young6, empty = "192.168.77.0/26", "fd80::77:0/122", "192.168.78.0/26"
+			for _, block := range []string{young, young6, empty} {
+				n.giveBlock(block)
+			}
+			n.Run("sh", "-c", "ip link add caliy type veth peer name c0; ip link set c0 up; ip link set caliy up")
+			n.Run("ip", "route", "add", "192.168.77.7", "dev", "caliy", "scope", "link")
+			n.Run("ip", "-6", "route", "add", "fd80::77:7", "dev", "caliy")
+			other.awaitRoute(young, via(young, n.v4))
+			other.awaitRoute(young6, via6(young6, n.v6))
+			other.awaitRoute(empty, via(empty, n.v4))
+			other.awaitRoute("192.168.70.0/26", "")
+			watchers := []*watcher{n.watch(), other.watch()}
+
+			l.rewind(revisions)
+			other.awaitRoute("192.168.70.0/26", via("192.168.70.0/26", n.v4))
+			other.awaitRoute(empty, "")
+			n.awaitRoute(empty, "")
+			n.awaitHold("lacks this node's block "+young, true)
+			n.awaitHold("lacks this node's block "+young6, true)
+			for i, w := range watchers {
+				for _, e := range w.list() {
+					if strings.Contains(e, young) || strings.Contains(e, young6) {
+						t.Errorf("%s: %s", l.nodes[i].name, e)
+					}
+				}
+			}
+			other.awaitRoute(young, via(young, n.v4))
+
+			// One is written back; of the other the last container goes.
+			n.lab.put(affinity(n.name, young6), &model.BlockAffinity{State: model.AffinityConfirmed})
+			n.Run("ip", "link", "del", "caliy")
+			other.awaitRoute(young, "")
+			n.awaitRoute(young, "")
+			n.awaitHold("", true)
+			other.awaitRoute(young6, via6(young6, n.v6))
+		})
+	}
+}

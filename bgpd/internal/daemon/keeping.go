@@ -1,0 +1,68 @@
+package daemon
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"calico.internal/libcalico/logattr"
+	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/store"
+)
+
+// facts are the kinds of resource that a restored store does not make undone: which blocks
+// nodes have, and which containers run.
+var facts = []model.Kind{model.KindBlockAffinity, model.KindWorkloadEndpoint}
+
+// keptLook is how often the kernel is asked for its routes to containers while anything is
+// kept for them: it takes those of an interface that goes without a word.
+const keptLook = 5 * time.Second
+
+// keeps reports whether anything of this host is kept although a restored store lacks it.
+func (c *core) keeps() bool {
+	return slices.ContainsFunc(c.sources, func(s *source) bool { return s.view.KeptCount() > 0 })
+}
+
+func (c *core) lookDue() bool { return c.keeps() && time.Since(c.resolvedAt) >= keptLook }
+
+// giveUp gives up what is kept of this host though a restored store lacks it, once no
+// container of it is there: the kernel has no route to one.
+func (c *core) giveUp() {
+	for _, s := range c.sources {
+		if s.view.KeptCount() == 0 {
+			continue
+		}
+		c.tell(s.view.Release(func(k model.Key) bool {
+			gone := !slices.ContainsFunc(netsOf(s.view, k), c.engine.HasContainers)
+			if gone {
+				c.cfg.Log.Info("given up, since the restored store lacks it and no container needs it", logattr.Key, k)
+			}
+			return gone
+		}))
+	}
+}
+
+// netsOf are the addresses that a fact is about.
+func netsOf(view *store.View, k model.Key) []netip.Prefix {
+	if a, ok := k.(model.BlockAffinityKey); ok {
+		return []netip.Prefix{a.CIDR}
+	}
+	value, _ := view.Get(k)
+	if e, ok := value.(*model.WorkloadEndpoint); ok {
+		return slices.Concat(e.IPv4Nets, e.IPv6Nets)
+	}
+	return nil
+}
+
+// lacking names the blocks that a restored store lacks.
+func (c *core) lacking() (out []string) {
+	for _, s := range c.sources {
+		for _, k := range s.view.Kept() {
+			if a, ok := k.(model.BlockAffinityKey); ok {
+				out = append(out, fmt.Sprintf("the store was restored to an older state and lacks this node's block %s; it stays routed and advertised while a container has an address in it", a.CIDR))
+			}
+		}
+	}
+	return out
+}
