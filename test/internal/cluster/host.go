@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	healthgrpc "google.golang.org/grpc/health/grpc_health_v1"
 
 	"calico.internal/libcalico/grpcsock"
+	"calico.internal/libcalico/hostrecord"
 	"calico.internal/libcalico/nettest"
 	bgpdv1 "calico.internal/proto/bgpd/v1"
 	felixv1 "calico.internal/proto/felix/v1"
@@ -45,6 +47,7 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.C
 	cmd := h.Host.Command(ctx, h.program(name), args...)
 	cmd.Dir = h.Dir
 	cmd.Env = append(os.Environ(), "NODENAME="+h.Node, "ETCD_ENDPOINTS=http://"+storeInside,
+		hostrecord.DirVariable+"="+filepath.Join(h.Dir, "state"),
 		"PATH="+filepath.Join(h.cluster.root, "bin")+":"+os.Getenv("PATH"))
 	return cmd
 }
@@ -219,6 +222,16 @@ func (h *Host) ask(program string, do func(context.Context, *grpc.ClientConn) er
 	}
 	defer conn.Close() //nolint:errcheck // only asked
 	return do(ctx, conn)
+}
+
+// Ready asks whether a program of the host is ready.
+func (h *Host) Ready(program string) (ready bool, err error) {
+	err = h.ask(program, func(ctx context.Context, conn *grpc.ClientConn) error {
+		answer, err := healthgrpc.NewHealthClient(conn).Check(ctx, &healthgrpc.HealthCheckRequest{})
+		ready = answer.GetStatus() == healthgrpc.HealthCheckResponse_SERVING
+		return err
+	})
+	return ready, err
 }
 
 // HasPeer waits until bgpd's list holds a peer (with a state, unless that is empty).
