@@ -425,6 +425,25 @@ func TestOrderedAfterFailures(t *testing.T) {
 	}
 }
 
+func TestWhatIsLostIsSetAgainAndNotDeleted(t *testing.T) {
+	t.Parallel()
+	tab, m := newTable("t")
+	tab.Set("a", 1)
+	tab.Set("b", 2)
+	tab.Lost("a") // nobody has listed yet
+	apply(t, tab)
+	m.Calls()
+	m.Remove("a")
+	m.Remove("b")
+	tab.Delete("b")
+	tab.Lost("a", "b", "unheard-of")
+	if tab.InForce("a") || !tab.InForce("b") {
+		t.Error("what is lost counts as in force, or what is not desired does not")
+	}
+	apply(t, tab)
+	expectCalls(t, m, changes{Set: []item{{Key: "a", Value: 1}}})
+}
+
 // tableWith is a table with options besides the usual.
 func tableWith(m *memory, set func(*reconcile.Options[string, int])) *table {
 	opts := reconcile.Options[string, int]{

@@ -165,6 +165,14 @@ func (t *Table[K, V]) Forget(keys ...K) {
 	}
 }
 
+// Lost says of single objects that they are not there any more. What of them is desired is
+// set by the next pass.
+func (t *Table[K, V]) Lost(keys ...K) {
+	for _, k := range keys {
+		t.changed(k, outside[V]{})
+	}
+}
+
 // ApplySets creates and replaces what is desired and not there. An error that is
 // [ErrPartial] concerns single objects; after any other the next pass lists again.
 func (t *Table[K, V]) ApplySets(ctx context.Context) error {

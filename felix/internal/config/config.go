@@ -55,15 +55,13 @@ type Config struct {
 	DisableConntrackInvalidCheck bool
 
 	// Intervals of audits; 0 switches them off.
-	IptablesRefreshInterval        time.Duration
-	IptablesPostWriteCheckInterval time.Duration
-	IpsetsRefreshInterval          time.Duration
-	RouteRefreshInterval           time.Duration
+	IptablesRefreshInterval time.Duration
+	IpsetsRefreshInterval   time.Duration
+	RouteRefreshInterval    time.Duration
 
 	MaxIpsetSize         int
 	DeviceRouteProtocol  int
 	RemoveExternalRoutes bool
-	NetlinkTimeout       time.Duration
 
 	FailsafeInboundHostPorts, FailsafeOutboundHostPorts []rules.FailsafePort
 

@@ -1,9 +1,14 @@
 package config
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -121,8 +126,8 @@ func TestResolve(t *testing.T) {
 			warnings: []string{"UsageReportingEnabled (datastore, global): has no effect in this felix"},
 		},
 		{
-			name: "a number of seconds with a fraction", src: Sources{File: one("IptablesPostWriteCheckIntervalSecs", "0.25")},
-			param: "IptablesPostWriteCheckIntervalSecs", want: "0.25", source: File,
+			name: "a number of seconds with a fraction", src: Sources{File: one("EndpointReportingDelaySecs", "0.25")},
+			param: "EndpointReportingDelaySecs", want: "0.25", source: File,
 		},
 		{
 			name: "a duration with a unit", src: Sources{File: one("RouteRefreshInterval", "2m")},
@@ -241,6 +246,46 @@ func TestDiffNamesWhatChanged(t *testing.T) {
 	}
 }
 
+func TestNeedsRestart(t *testing.T) {
+	for names, want := range map[string]string{
+		"LogPrefix,MaxIpsetSize,DeviceRouteProtocol": "", "": "", "LogPrefix,Ipv6Support": "Ipv6Support", "EtcdEndpoints": "EtcdEndpoints",
+	} {
+		if got := NeedsRestart(strings.Split(names, ",")); got != want {
+			t.Errorf("of %q got %q, want %q", names, got, want)
+		}
+	}
+}
+
+// TestEveryParameterIsRead looks for each field of Config in felix's source but for the table
+// of parameters: what is accepted and shown acts.
+func TestEveryParameterIsRead(t *testing.T) {
+	read := map[string]bool{}
+	err := filepath.WalkDir(filepath.Join("..", ".."), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || filepath.Base(path) == "params.go" {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if s, ok := n.(*ast.SelectorExpr); ok {
+				read[s.Sel.Name] = true
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
+		if !read[f.Name] {
+			t.Errorf("%s is read nowhere", f.Name)
+		}
+	}
+}
+
 func TestFromEnvironment(t *testing.T) {
 	got := FromEnvironment([]string{"PATH=/bin", "FELIX_LOGPREFIX=a=b", "felix_HealthPort=1", "FELIX_=x", "FELIXLOG=1", "NODENAME=n"})
 	want := map[string]string{"LOGPREFIX": "a=b", "HealthPort": "1"}
@@ -305,7 +350,7 @@ func TestReferenceFile(t *testing.T) {
 func FuzzResolve(f *testing.F) {
 	f.Add("FailsafeInboundHostPorts", "tcp:[fd00::/8]:443")
 	f.Add("InterfacePrefix", "cali,tap")
-	f.Add("NetlinkTimeoutSecs", "1e309")
+	f.Add("ReportingTTLSecs", "1e309")
 	f.Fuzz(func(t *testing.T, name, value string) {
 		r, err := Resolve(Sources{File: one(name, value)})
 		if err != nil {

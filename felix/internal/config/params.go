@@ -22,6 +22,8 @@ type param struct {
 	// local parameters are needed before the store is read, so that the store cannot
 	// hold them.
 	local bool
+	// live parameters can change while felix runs; for any other one it starts again.
+	live bool
 	// fatal parameters have no safe stand-in for a bad value.
 	fatal bool
 	// secret values are not shown.
@@ -35,6 +37,15 @@ type param struct {
 
 // params lists all parameters, in the order in which they are shown.
 func params() []param {
+	list := liveParams()
+	for i := range list {
+		list[i].live = true
+	}
+	return append(startParams(), list...)
+}
+
+// startParams are read at the start only.
+func startParams() []param {
 	return []param{
 		local(textParam("FelixHostname", "", func(c *Config) *string { return &c.FelixHostname })),
 		local(textParam("EtcdAddr", "127.0.0.1:2379", func(c *Config) *string { return &c.EtcdAddr })),
@@ -50,7 +61,11 @@ func params() []param {
 		local(fatal(oneOf("IptablesBackend", "auto", func(c *Config) *string { return &c.IptablesBackend }, "auto", "legacy", "nft"))),
 		fatal(listParam("InterfacePrefix", "cali", func(c *Config) *[]string { return &c.InterfacePrefix })).check(checkPrefixes),
 		boolParam("Ipv6Support", "true", func(c *Config) *bool { return &c.IPv6Support }),
+	}
+}
 
+func liveParams() []param {
+	return []param{
 		fatal(oneOf("ChainInsertMode", "insert", func(c *Config) *string { return &c.ChainInsertMode }, "insert", "append")),
 		fatal(oneOf("DefaultEndpointToHostAction", "DROP", func(c *Config) *string { return &c.DefaultEndpointToHostAction }, "DROP", "RETURN", "ACCEPT")),
 		boolParam("WorkloadsReachControlPlane", "false", func(c *Config) *bool { return &c.WorkloadsReachControlPlane }),
@@ -61,13 +76,11 @@ func params() []param {
 		boolParam("DisableConntrackInvalidCheck", "false", func(c *Config) *bool { return &c.DisableConntrackInvalidCheck }),
 
 		durationParam("IptablesRefreshInterval", "90", func(c *Config) *time.Duration { return &c.IptablesRefreshInterval }),
-		durationParam("IptablesPostWriteCheckIntervalSecs", "1", func(c *Config) *time.Duration { return &c.IptablesPostWriteCheckInterval }),
 		durationParam("IpsetsRefreshInterval", "90", func(c *Config) *time.Duration { return &c.IpsetsRefreshInterval }),
 		durationParam("RouteRefreshInterval", "90", func(c *Config) *time.Duration { return &c.RouteRefreshInterval }),
 		intParam("MaxIpsetSize", "1048576", 1<<31-1, func(c *Config) *int { return &c.MaxIpsetSize }),
 		intParam("DeviceRouteProtocol", "3", 255, func(c *Config) *int { return &c.DeviceRouteProtocol }),
 		boolParam("RemoveExternalRoutes", "true", func(c *Config) *bool { return &c.RemoveExternalRoutes }),
-		durationParam("NetlinkTimeoutSecs", "10", func(c *Config) *time.Duration { return &c.NetlinkTimeout }),
 
 		fatal(portsParam("FailsafeInboundHostPorts", "tcp:22,udp:68,tcp:179,tcp:2379,tcp:2380",
 			func(c *Config) *[]rules.FailsafePort { return &c.FailsafeInboundHostPorts })),
@@ -93,7 +106,7 @@ func params() []param {
 
 // noEffect are parameters of the original that mean nothing here.
 var noEffect = []string{
-	"DatastoreType", "IgnoreLooseRPF", "IptablesLockFilePath", "IptablesLockTimeoutSecs", "IptablesLockProbeIntervalMillis",
+	"DatastoreType", "IgnoreLooseRPF", "IptablesPostWriteCheckIntervalSecs", "NetlinkTimeoutSecs", "IptablesLockFilePath", "IptablesLockTimeoutSecs", "IptablesLockProbeIntervalMillis",
 	"InterfaceExclude", "InterfaceRefreshInterval", "IpInIpEnabled", "IpInIpMtu", "IpInIpTunnelAddr",
 	"TyphaAddr", "TyphaK8sServiceName", "TyphaK8sNamespace", "TyphaReadTimeout", "TyphaWriteTimeout",
 	"LogFilePath", "LogSeverityFile", "LogSeveritySys", "MetadataAddr", "MetadataPort", "OpenstackRegion",

@@ -181,6 +181,17 @@ func Diff(a, b *Config) []string {
 	return names
 }
 
+// NeedsRestart names the first of some parameters that is read at the start only; empty
+// when all can change while felix runs.
+func NeedsRestart(names []string) string {
+	for _, p := range params() {
+		if !p.live && slices.Contains(names, p.name) {
+			return p.name
+		}
+	}
+	return ""
+}
+
 // nearest is the name that differs least from a mistyped one, if it is near enough.
 func nearest(name string, names []string) string {
 	best, distance := "", len(name)/3+1

@@ -383,6 +383,9 @@ func (d *dataplane) configure(cfg *config.Config) error {
 		d.declareSet(s)
 	}
 	d.netlink.Configure(cfg.DeviceRouteProtocol, cfg.RemoveExternalRoutes)
+	for _, one := range d.workloads.byKey {
+		d.workloads.want(one)
+	}
 	d.routes.Resync()
 	return nil
 }

@@ -426,6 +426,16 @@ func TestConfigurationChangesTakeEffectWhileFelixRuns(t *testing.T) {
 	if err := a.TCP(server, noAnswer); !errors.Is(err, nettest.ErrNoAnswer) {
 		t.Errorf("the container reaches its host: %v", err)
 	}
+	// Routes that are there get another protocol.
+	protocol := w.put(model.FelixConfigKey{Name: "DeviceRouteProtocol"}, &model.Setting{Of: model.KindFelixConfig, Value: "80"})
+	if err := h.wait(a, protocol, patience); err != nil {
+		t.Error(err)
+	}
+	for _, family := range []string{"-4", "-6"} {
+		if got := h.Run("ip", family, "route", "show", "dev", "caliaaaa", "proto", "80"); strings.Count(got, "\n") != 1 {
+			t.Errorf("routes with the protocol are %q", got)
+		}
+	}
 	// A parameter that is read at start only: felix starts again by itself.
 	pid := h.felix.Process.Pid
 	w.put(model.FelixConfigKey{Name: "Ipv6Support"}, &model.Setting{Of: model.KindFelixConfig, Value: "false"})

@@ -85,6 +85,8 @@ type loop struct {
 	// was told.
 	sweeper   sweeper
 	leftovers string
+	// warnings are what was told of the configuration.
+	warnings []string
 	// configFault says why the configuration of the datastore is not in force.
 	configFault string
 	quarantined bool
@@ -97,6 +99,8 @@ type loop struct {
 	// all of them looked at, not only those that changed.
 	faults    filterFaults
 	lookAtAll bool
+	// lookAtRefused has the endpoints looked for whose values cannot be used.
+	lookAtRefused bool
 	// failures counts the passes in a row, since failing, that failed as a whole.
 	failures int
 	failing  time.Time
@@ -369,6 +373,7 @@ func (l *loop) takeQuarantine(events []store.Event) {
 	if bad || l.quarantined {
 		list := l.view.Quarantined()
 		l.engine.ApplyQuarantine(list)
+		l.lookAtRefused = true
 		l.quarantined = len(list) > 0
 	}
 }

@@ -7,9 +7,11 @@ import (
 	"maps"
 	"time"
 
+	"calico.internal/felix/internal/desired"
 	"calico.internal/felix/internal/iptables"
 	"calico.internal/felix/internal/statusapi"
 	"calico.internal/libcalico/logattr"
+	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/reconcile"
 )
 
@@ -209,8 +211,34 @@ func (l *loop) post() {
 		l.state.NotInForce = len(l.dp.workloads.dirty)
 		l.state.Policies, l.state.Profiles = len(l.dp.policies), len(l.dp.profiles)
 	}
+	if l.lookAtRefused {
+		l.lookAtRefused = false
+		l.state.Refused = l.refused(l.engine.Problems())
+	}
 	next := l.state
 	l.board.Post(&next)
+}
+
+// refused says of the endpoints of this host that are not as written in the store why: their
+// values cannot be used, though an older one may be in force, or another endpoint has what
+// they claim.
+func (l *loop) refused(problems []desired.Problem) map[model.WorkloadEndpointKey]string {
+	unusable := map[model.Key]bool{}
+	for _, q := range l.view.Quarantined() {
+		unusable[q.Key] = true
+	}
+	out := map[model.WorkloadEndpointKey]string{}
+	for _, p := range problems {
+		k, ok := p.Key.(model.WorkloadEndpointKey)
+		if !ok || k.Node != l.node || !unusable[k] && l.dp != nil && l.dp.workloads.byKey[k] != nil {
+			continue
+		}
+		if out[k] != "" {
+			out[k] += "; "
+		}
+		out[k] += p.Reason
+	}
+	return out
 }
 
 // failures counts the objects that are at fault.
@@ -265,7 +293,9 @@ func (l *loop) problems() []statusapi.Problem {
 		out = append(out, statusapi.Problem{Object: "etcd", Reason: "the status of this host cannot be written: " + l.writeFault})
 	}
 	out = append(out, keptProblems(l.view)...)
-	for _, p := range l.engine.Problems() {
+	calculated := l.engine.Problems()
+	l.state.Refused = l.refused(calculated)
+	for _, p := range calculated {
 		out = append(out, statusapi.Problem{Object: p.Key.String(), Reason: p.Reason})
 	}
 	for _, q := range l.view.Quarantined() {

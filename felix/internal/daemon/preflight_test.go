@@ -17,12 +17,3 @@ func TestCheckCapabilities(t *testing.T) {
 		}
 	}
 }
-
-func TestEveryParameterIsLiveOrNeedsARestart(t *testing.T) {
-	if needsRestart([]string{"LogPrefix", "MaxIpsetSize"}) != "" {
-		t.Error("a live parameter needs a restart")
-	}
-	if got := needsRestart([]string{"LogPrefix", "Ipv6Support"}); got != "Ipv6Support" {
-		t.Errorf("got %q", got)
-	}
-}

@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 
 	"calico.internal/felix/internal/calc"
@@ -24,14 +25,17 @@ func (l *loop) reconfigure() error {
 	}
 	next := result.Config
 	next.FelixHostname = l.cfg.FelixHostname
+	for _, w := range result.Warnings {
+		if !slices.Contains(l.warnings, w) {
+			l.log.Warn("configuration", "warning", w)
+		}
+	}
+	l.warnings = result.Warnings
 	changed := config.Diff(l.cfg, &next)
 	if len(changed) == 0 {
 		return nil
 	}
-	for _, w := range result.Warnings {
-		l.log.Warn("configuration", "warning", w)
-	}
-	if name := needsRestart(changed); name != "" && l.fed {
+	if name := config.NeedsRestart(changed); name != "" && l.fed {
 		l.log.Info("a parameter changed that is read at start only; starting again, while everything stays in force", "parameter", name)
 		return errRestart
 	}
@@ -55,28 +59,6 @@ func (l *loop) reconfigure() error {
 
 // errRestart asks for a new start within the process.
 var errRestart = errors.New("restart")
-
-// needsRestart names a changed parameter that is read only at start; empty when there is
-// none.
-func needsRestart(changed []string) string {
-	live := map[string]bool{
-		"ChainInsertMode": true, "DefaultEndpointToHostAction": true, "IptablesFilterAllowAction": true,
-		"IptablesMangleAllowAction": true, "IptablesFilterDenyAction": true, "IptablesMarkMask": true,
-		"DisableConntrackInvalidCheck": true, "IptablesRefreshInterval": true, "IptablesPostWriteCheckIntervalSecs": true,
-		"IpsetsRefreshInterval": true, "RouteRefreshInterval": true, "MaxIpsetSize": true, "DeviceRouteProtocol": true,
-		"RemoveExternalRoutes": true, "WorkloadsReachControlPlane": true, "FailsafeInboundHostPorts": true, "FailsafeOutboundHostPorts": true,
-		"LogPrefix": true, "LogSeverityScreen": true, "NetlinkTimeoutSecs": true,
-		"ReportingIntervalSecs": true, "ReportingTTLSecs": true, "EndpointReportingEnabled": true, "EndpointReportingDelaySecs": true,
-		"HealthEnabled": true, "HealthHost": true, "HealthPort": true,
-		"PrometheusMetricsEnabled": true, "PrometheusMetricsHost": true, "PrometheusMetricsPort": true,
-	}
-	for _, name := range changed {
-		if !live[name] {
-			return name
-		}
-	}
-	return ""
-}
 
 // setLevel sets the log's level; an empty name lets only errors pass.
 func setLevel(level *slog.LevelVar, name string) {

@@ -81,7 +81,7 @@ func TestManyInterfacesThatDieAreNoReasonToReadAllRoutes(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("a policy was in force after %v", time.Since(start))
-	if took := time.Since(start); took > 500*time.Millisecond {
+	if took := time.Since(start); took > time.Second {
 		t.Errorf("a policy was in force after %v, while interfaces died", took)
 	}
 	<-done

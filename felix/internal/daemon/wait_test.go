@@ -10,6 +10,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"calico.internal/felix/internal/iptables"
+	"calico.internal/libcalico/model"
+	felixv1 "calico.internal/proto/felix/v1"
 )
 
 func TestWaitEndpoint(t *testing.T) {
@@ -42,6 +44,20 @@ func TestWaitEndpoint(t *testing.T) {
 	if err := h.wait(a, rev, patience); err != nil {
 		t.Error(err)
 	}
+
+	// Of what felix does not serve the reason is told.
+	twin := *a
+	twin.key.Name, twin.value = "twin", new(model.WorkloadEndpoint)
+	*twin.value = *a.value
+	rev = w.put(twin.key, twin.value) // the later one has the interface
+	expect(h.wait(a, rev, soon), codes.DeadlineExceeded, "caliaaaa")
+	list, err := h.client.ListEndpoints(t.Context(), &felixv1.ListEndpointsRequest{})
+	if err != nil || len(list.GetEndpoints()) != 2 || list.GetEndpoints()[0].GetInForce() || !strings.Contains(list.GetEndpoints()[0].GetWhy(), "caliaaaa") {
+		t.Errorf("listed are %v, %v", list.GetEndpoints(), err)
+	}
+	expect(h.wait(&twin, w.raw(model.Paths(twin.key)[0], "{"), soon), codes.DeadlineExceeded, "its last valid version stays in force")
+	w.remove(twin.key)
+	h.await(a)
 
 	// A felix that hangs is the caller's deadline.
 	if err := h.felix.Signal(syscall.SIGSTOP); err != nil {

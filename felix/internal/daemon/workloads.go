@@ -120,14 +120,14 @@ func (w *workloads) linkChanged(l ifmonitor.Link) bool {
 }
 
 // forget has written again, if it is still wanted, what the kernel takes along without a
-// word with an interface that goes down or away. Nothing is read for it: a thousand
-// containers may end at once.
+// word with an interface that goes down or away. Nothing is read or deleted for it: a
+// thousand containers may end at once.
 func (w *workloads) forget(one *workload, l ifmonitor.Link) {
 	if l.Up && !l.Gone {
 		return
 	}
-	w.d.routes.Forget(one.routes...)
-	w.d.neighbours.Forget(one.neighbours...)
+	w.d.routes.Lost(one.routes...)
+	w.d.neighbours.Lost(one.neighbours...)
 	w.d.addresses.Forget(one.addresses...)
 	if l.Gone {
 		for k := range one.settings {
@@ -183,7 +183,7 @@ func (w *workloads) want(one *workload) {
 		if n.Addr().Is6() && !w.d.ipv6 {
 			continue
 		}
-		needed.routes[routes.Key{Table: routes.MainTable, Prefix: n}] = routes.Route{Interface: e.Interface}
+		needed.routes[routes.Key{Table: routes.MainTable, Prefix: n}] = routes.Route{Interface: e.Interface, Protocol: w.d.cfg.DeviceRouteProtocol}
 		if hasMAC && n.IsSingleIP() {
 			needed.neighbours[routes.NeighKey{Interface: e.Interface, Addr: n.Addr()}] = mac
 		}

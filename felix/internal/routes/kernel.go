@@ -30,7 +30,7 @@ type Interfaces interface {
 type Config struct {
 	// Prefixes are the beginnings of workload interfaces' names.
 	Prefixes []string
-	// Protocol marks new routes (ip route's "proto"); 3 is boot.
+	// Protocol is that of felix's routes, by which they are known without RemoveExternal.
 	Protocol int
 	// RemoveExternal makes routes over workload interfaces felix's whatever their protocol,
 	// so that those which are not wanted are removed.
@@ -109,7 +109,7 @@ func (k *Kernel) routeOf(key Key, r Route) (*netlink.Route, error) {
 		LinkIndex: index,
 		Dst:       ipNet(key.Prefix),
 		Table:     key.Table,
-		Protocol:  netlink.RouteProtocol(k.cfg.Protocol),
+		Protocol:  netlink.RouteProtocol(r.Protocol),
 		Type:      unix.RTN_UNICAST,
 		Scope:     netlink.SCOPE_LINK,
 	}

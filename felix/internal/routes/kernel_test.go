@@ -62,7 +62,7 @@ func ip(t *testing.T, args ...string) string {
 func key(prefix string) Key { return Key{Table: MainTable, Prefix: netip.MustParsePrefix(prefix)} }
 
 func route(prefix, iface string) reconcile.Item[Key, Route] {
-	return reconcile.Item[Key, Route]{Key: key(prefix), Value: Route{Interface: iface}}
+	return reconcile.Item[Key, Route]{Key: key(prefix), Value: Route{Interface: iface, Protocol: protoBoot}}
 }
 
 // ipRoute runs "ip route" for the family of a prefix.
@@ -86,7 +86,7 @@ func TestRoutesKeepTheContract(t *testing.T) {
 			Items: []reconcile.Item[Key, Route]{
 				route("10.0.0.1/32", "cali1"), route("10.0.0.2/32", "cali2"), route("fd00::1/128", "cali1"),
 			},
-			Changed: Route{Interface: "cali2"},
+			Changed: Route{Interface: "cali2", Protocol: protoBoot},
 			Remove:  func(t *testing.T, k Key) { ipRoute(t, k.Prefix, "del", k.Prefix.String()) },
 			Alter: func(t *testing.T, k Key) {
 				ipRoute(t, k.Prefix, "replace", k.Prefix.String(), "dev", "other")
@@ -154,6 +154,31 @@ func TestDeletingLeavesTheRouteOfAnotherInterface(t *testing.T) {
 	}
 	if got := ip(t, "route", "show", "10.0.0.1"); !strings.Contains(got, "dev other") {
 		t.Errorf("the other route is gone: %q", got)
+	}
+}
+
+// TestAnotherProtocolReplacesARoute has one route, with and without claims on all routes over
+// workloads' interfaces.
+func TestAnotherProtocolReplacesARoute(t *testing.T) {
+	for _, removeExternal := range []bool{true, false} {
+		k := open(t)
+		routes := k.Routes()
+		for _, prefix := range []string{"10.0.0.1/32", "fd00::1/128"} {
+			old := route(prefix, "cali1")
+			apply(t, routes, old)
+			k.Configure(80, removeExternal)
+			next := old
+			next.Value.Protocol = 80
+			apply(t, routes, next)
+			have, err := routes.List(t.Context())
+			if err != nil || have[next.Key] != next.Value {
+				t.Errorf("listed are %v, %v", have, err)
+			}
+			if got := strings.TrimSpace(ipRoute(t, next.Key.Prefix, "show", prefix)); strings.Count(got, "\n") > 0 || !strings.Contains(got, "proto 80") {
+				t.Errorf("got %q", got)
+			}
+			k.Configure(protoBoot, removeExternal)
+		}
 	}
 }
 

@@ -34,6 +34,8 @@ type Route struct {
 	Interface string
 	// Gateway is the next hop; the zero value means that the target is on the link.
 	Gateway netip.Addr
+	// Protocol is what marks the route (ip route's "proto"); 3 is boot.
+	Protocol int
 	// Encap is how packets are wrapped on their way to Gateway.
 	Encap Encap
 }

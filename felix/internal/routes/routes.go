@@ -54,7 +54,7 @@ func (t *Routes) ours(r netlink.Route, family int) (Key, Route, bool) {
 	if !ok || !t.kernel.ours(link.Name) {
 		return Key{}, Route{}, false
 	}
-	route := Route{Interface: link.Name}
+	route := Route{Interface: link.Name, Protocol: int(r.Protocol)}
 	if gw, ok := netip.AddrFromSlice(r.Gw); ok {
 		route.Gateway = gw.Unmap()
 	}

@@ -42,6 +42,9 @@ type State struct {
 	// not all is in the kernel.
 	Endpoints  map[model.WorkloadEndpointKey]Endpoint
 	NotInForce int
+	// Refused says of endpoints of this host that are not as written in the store why. An
+	// older version of one may be among Endpoints.
+	Refused map[model.WorkloadEndpointKey]string
 	// Policies and Profiles count those that apply on this host.
 	Policies, Profiles int
 }

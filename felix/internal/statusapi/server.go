@@ -126,6 +126,8 @@ func (s *State) missing(key model.WorkloadEndpointKey, revision int64) string {
 		return "felix cannot program the kernel: " + s.Fault
 	case s.Revision < revision:
 		return fmt.Sprintf("felix has applied etcd's revision %d, not yet %d", s.Revision, revision)
+	case s.Refused[key] != "":
+		return s.Refused[key]
 	case !known:
 		return "etcd has no such endpoint"
 	}
@@ -136,9 +138,15 @@ func (s *State) missing(key model.WorkloadEndpointKey, revision int64) string {
 func (s *Server) ListEndpoints(context.Context, *felixv1.ListEndpointsRequest) (*felixv1.ListEndpointsResponse, error) {
 	st, _ := s.board.State()
 	out := &felixv1.ListEndpointsResponse{}
-	keys := slices.SortedFunc(maps.Keys(st.Endpoints), func(a, b model.WorkloadEndpointKey) int { return model.Compare(a, b) })
-	for _, key := range keys {
-		e := st.Endpoints[key]
+	list := map[model.WorkloadEndpointKey]Endpoint{}
+	maps.Copy(list, st.Endpoints)
+	for key, why := range st.Refused {
+		e := list[key]
+		e.Why = why
+		list[key] = e
+	}
+	for _, key := range slices.SortedFunc(maps.Keys(list), func(a, b model.WorkloadEndpointKey) int { return model.Compare(a, b) }) {
+		e := list[key]
 		item := &felixv1.Endpoint{
 			Id:        &felixv1.EndpointID{Node: key.Node, Orchestrator: key.Orchestrator, Workload: key.Workload, Endpoint: key.Name},
 			Interface: e.Interface,

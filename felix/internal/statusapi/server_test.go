@@ -46,6 +46,7 @@ func TestWaitEndpointSaysWhatIsMissing(t *testing.T) {
 		{"read but not applied", State{InSync: true, Connected: true, Seen: 7, Revision: 4, Endpoints: inForce}, "felix has applied etcd's revision 4, not yet 7"},
 		{"read and not applicable", State{InSync: true, Connected: true, Seen: 7, Revision: 4, Fault: "x", Endpoints: inForce}, "felix cannot program the kernel: x"},
 		{"no such endpoint", State{InSync: true, Connected: true, Seen: 7, Revision: 7}, "etcd has no such endpoint"},
+		{"refused", State{InSync: true, Connected: true, Seen: 7, Revision: 7, Refused: map[model.WorkloadEndpointKey]string{key: "bad address"}}, "bad address"},
 		{"not all in the kernel", State{InSync: true, Connected: true, Seen: 7, Revision: 7, Endpoints: with(Endpoint{Why: "interface cali1 is down"})}, "interface cali1 is down"},
 		{"in force", State{InSync: true, Connected: true, Seen: 7, Revision: 7, Endpoints: inForce}, ""},
 		{"in force, etcd away since", State{InSync: true, Seen: 9, Revision: 9, Endpoints: inForce}, ""},
@@ -123,6 +124,24 @@ func TestAStoreThatIsNotFollowedIsReported(t *testing.T) {
 	got, err := NewServer(NewBoard(held)).Status(t.Context(), &felixv1.StatusRequest{})
 	if err != nil || got.GetDatastoreHeld() != "it was emptied" || len(got.GetProblems()) != 1 || got.GetProblems()[0].GetObject() != "datastore" {
 		t.Errorf("the status is %v, %v", got, err)
+	}
+}
+
+func TestARefusedEndpointIsListedWithItsReason(t *testing.T) {
+	served, refused, older := key, key, key
+	refused.Name, older.Name = "e2", "e3"
+	st := State{
+		Node: "me", Endpoints: map[model.WorkloadEndpointKey]Endpoint{served: {}, older: {Interface: "cali3"}},
+		Refused: map[model.WorkloadEndpointKey]string{refused: "bad MAC", older: "bad address"},
+	}
+	list, err := NewServer(NewBoard(st)).ListEndpoints(t.Context(), &felixv1.ListEndpointsRequest{})
+	if err != nil || len(list.GetEndpoints()) != 3 {
+		t.Fatalf("got %v, %v", list, err)
+	}
+	for i, want := range []string{"", "bad MAC", "bad address"} {
+		if e := list.GetEndpoints()[i]; e.GetWhy() != want || e.GetInForce() != (want == "") {
+			t.Errorf("got %v, want %q", e, want)
+		}
 	}
 }
 
