@@ -35,9 +35,12 @@ func (s *Store) Delete(ctx context.Context, objects []manifest.Object, how Delet
 	for retries := 0; len(todo.objects) > 0; {
 		outcomes, err := s.deleteNext(ctx, todo)
 		done, todo.objects = append(done, outcomes...), todo.objects[len(outcomes):]
-		if errors.Is(err, etcdstore.ErrConflict) && retries < maxRetries {
+		switch conflict := errors.Is(err, etcdstore.ErrConflict); {
+		case conflict && retries < maxRetries:
 			retries++ // somebody may use it by now
 			todo, _, err = s.deletable(ctx, todo.objects, how)
+		case conflict:
+			err = fmt.Errorf("others wrote what decides about it each time that it was looked at (%d times); try again: %w", retries+1, err)
 		}
 		if err != nil {
 			return done, err
