@@ -192,7 +192,7 @@ func (e *Engine) candidates(p netip.Prefix, entries []entry) (out []candidate, w
 			why = w
 			continue
 		}
-		out = append(out, candidate{Path: en.path, owner: e.owns(next, p), held: en.stale, inForce: e.inForce(p, next)})
+		out = append(out, candidate{Path: en.path, owner: e.owns(next, p), held: en.stale, inForce: len(entries) > 1 && e.inForce(p, next)})
 	}
 	return out, why
 }
@@ -240,6 +240,9 @@ func (e *Engine) oneNode(nexts []netip.Addr) []netip.Addr {
 
 // hopsTo turns next hops into ways; two next hops behind one router are one way.
 func (e *Engine) hopsTo(nexts ...netip.Addr) []Hop {
+	if len(nexts) == 1 {
+		return e.hops[nexts[0]].Hops
+	}
 	var hops []Hop
 	for _, next := range nexts {
 		hops = append(hops, e.hops[next].Hops...)
@@ -277,7 +280,7 @@ func (e *Engine) dispute(p netip.Prefix) {
 		}
 		return isNode && name != first
 	}
-	if !p.IsSingleIP() && slices.ContainsFunc(e.rib.prefixes[p], other) {
+	if entries := e.rib.prefixes[p]; len(entries) > 1 && !p.IsSingleIP() && slices.ContainsFunc(entries, other) {
 		e.disputed[p] = struct{}{}
 	} else {
 		delete(e.disputed, p)

@@ -114,10 +114,12 @@ func (l *Loop) keep(ctx context.Context, f *file) {
 		if ctx.Err() != nil {
 			return
 		}
-		l.record(f, err)
+		news := l.record(f, err)
 		wait := l.config.Audit
 		if err != nil {
 			wait = retry
+		}
+		if news {
 			l.config.Logger.Error("file is not as it must be; will try again", "file", f.Dest, "err", err)
 		}
 		select {
@@ -134,8 +136,11 @@ func (l *Loop) keep(ctx context.Context, f *file) {
 	}
 }
 
-func (l *Loop) record(f *file, err error) {
+// record notes how a file is, and reports whether that is a fault that was not there before.
+func (l *Loop) record(f *file, err error) (news bool) {
 	l.mu.Lock()
+	before := l.bad[f.Dest]
+	news = err != nil && (before == nil || before.Error() != err.Error())
 	if err == nil {
 		delete(l.bad, f.Dest)
 	} else {
@@ -146,4 +151,5 @@ func (l *Loop) record(f *file, err error) {
 	if l.config.OnStatus != nil {
 		l.config.OnStatus(ready)
 	}
+	return news
 }

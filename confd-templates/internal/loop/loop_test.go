@@ -171,6 +171,25 @@ func TestFailedCheckIsTriedAgainUntilItSucceeds(t *testing.T) {
 	})
 }
 
+func TestTheSameFaultIsLoggedOnce(t *testing.T) {
+	var log strings.Builder
+	run(t, func(c *Config) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) }, func(t *testing.T, r *rig, changed chan<- struct{}) {
+		for _, fault := range []string{"no", "no, and another time no"} {
+			r.set(func(r *rig) { r.text, r.refuse["check"] = fault, errors.New(fault) })
+			changed <- struct{}{}
+			after(time.Minute)
+		}
+		r.set(func(r *rig) { delete(r.refuse, "check") })
+		after(5 * time.Second)
+		r.set(func(r *rig) { r.text, r.refuse["check"] = "three", errors.New("no") })
+		changed <- struct{}{}
+		after(time.Minute)
+	})
+	if n := strings.Count(log.String(), "file is not as it must be"); n != 3 {
+		t.Errorf("logged %d times, want once for each fault:\n%s", n, log.String())
+	}
+}
+
 func TestFailedReloadIsRememberedAndTriedAgain(t *testing.T) {
 	run(t, nil, func(t *testing.T, r *rig, changed chan<- struct{}) {
 		r.ran()
