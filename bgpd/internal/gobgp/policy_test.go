@@ -3,6 +3,7 @@
 package gobgp
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -106,6 +107,50 @@ func TestPolicy_what_is_learned_goes_to_nobody(t *testing.T) {
 	join(us, others, nil)
 	us.advertise("192.168.1.64/26")
 	check("192.168.1.0/26", "192.168.1.64/26")
+}
+
+// TestPolicy_a_system_for_each_rack: in a mesh of 18 hosts in three racks each block
+// arrives once, from its owner.
+func TestPolicy_a_system_for_each_rack(t *testing.T) {
+	const racks, perRack = 3, 6
+	var systems []model.ASNumber
+	for i := range racks * perRack {
+		systems = append(systems, model.ASNumber(65001+i%racks))
+	}
+	g := group(t, systems...)
+	for i, n := range g {
+		n.advertise(fmt.Sprintf("192.168.%d.0/26", i))
+		var peers []calc.Peer
+		for _, o := range g {
+			if o != n {
+				peers = append(peers, n.peerOf(o, nil))
+			}
+		}
+		n.setPeers(peers...)
+	}
+	all := func(n *node) bool { return len(n.routes) == len(g)-1 && count(n.history, "eor") == len(g)-1 }
+	for _, n := range g {
+		n.await("all blocks", func() bool { return all(n) })
+	}
+	g[0].advertise("192.168.100.0/26") // what comes last has everything before it
+	for i, n := range g[1:] {
+		n.awaitEvent("update 192.168.100.0/26")
+		for j, o := range g {
+			block := fmt.Sprintf("192.168.%d.0/26", j)
+			if times := count(n.history, "update "+block); o != n && (times != 1 || n.routes[netip.MustParsePrefix(block)].NextHop != o.global.Listen[0]) {
+				t.Errorf("host %d heard of %s %d times, last with %+v", i+1, block, times, n.routes[netip.MustParsePrefix(block)])
+			}
+		}
+	}
+}
+
+func count(all []string, one string) (n int) {
+	for _, s := range all {
+		if s == one {
+			n++
+		}
+	}
+	return n
 }
 
 // TestPolicy_a_path_of_a_peer_does_not_take_ours_away: GoBGP ranks LOCAL_PREF, which a
