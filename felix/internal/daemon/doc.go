@@ -6,9 +6,10 @@
 //	audit ticker ───────┘   trackers → tables ───┘
 //	                              │ Pass
 //	                              ▼
-//	    sets → members → chains → gateway address, settings, neighbours → routes
+//	    sets → members → chains → settings, gateway addresses, neighbours → routes
 //
 // Nothing is touched in the kernel before the store has delivered a whole snapshot. In
 // a pass, sets come first and routes last, so that no packet reaches an endpoint
-// before the rules that police it. At the end everything stays in the kernel.
+// before the rules that police it. At the end everything stays in the kernel. What waits
+// for what, and what "in force" means, stands in felix/DESIGN.md.
 package daemon
