@@ -66,6 +66,9 @@ func TestGatewaysAnswerWhateverTheHostsARPSettingsAre(t *testing.T) {
 		{"all/arp_filter", "1"},
 		{"all/arp_announce", "1"},
 		{"all/arp_announce", "2"},
+		{"all/proxy_arp", "1"},
+		{"all/proxy_arp_pvlan", "1"},
+		{"all/accept_local", "1"},
 	} {
 		h.SetSysctl("net/ipv4/conf/"+c.name, c.value)
 		for e, gateway := range map[*endpoint]netip.Addr{a: nettest.Gateway, b: secondGateway} {
