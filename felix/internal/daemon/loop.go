@@ -26,6 +26,9 @@ const (
 	// auditInterval is for the fingerprints of tables of chains and the headers of sets. With
 	// the repair it stays below a second; shorter, it is what an idle felix is busy with.
 	auditInterval = 700 * time.Millisecond
+	// writesShare bounds the share of time that goes into reading what others write all the
+	// time: one part of so many.
+	writesShare = 4
 	// soon is for what waits to be told or tried again.
 	soon = 250 * time.Millisecond
 	// settingsRefresh is the number of refreshes of routes after which the settings of
@@ -81,6 +84,10 @@ type loop struct {
 	reconfigureDue bool
 	// flushed is the revision of the store up to which the dataplane knows what is wanted.
 	flushed int64
+	// writes tells of writes to nf_tables once felix is in sync; drifted is when it was last
+	// said that others write.
+	writes  *iptables.Writes
+	drifted time.Time
 	// sweeper removes left-overs of the other variant of iptables; leftovers is what of them
 	// was told.
 	sweeper   sweeper
@@ -130,7 +137,7 @@ func newLoop(d *Daemon, cfg *config.Config) *loop {
 		engine:    calc.New(d.cfg.Node, cfg.InterfacePrefix...),
 		links:     ifmonitor.NewLinks(),
 		refreshed: map[string]time.Time{}, owners: map[netip.Addr]struct{}{},
-		unlocked: make(chan struct{}, 1),
+		unlocked: make(chan struct{}, 1), writes: &iptables.Writes{},
 		gateways: gateways{byKey: map[model.WorkloadEndpointKey]gatewayPair{}},
 	}
 	l.state = statusapi.State{
@@ -171,7 +178,10 @@ func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-cha
 		}
 	}
 	for {
-		var err error
+		var (
+			err  error
+			told time.Time
+		)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -189,6 +199,11 @@ func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-cha
 			l.takeControlPlane(c)
 		case answers := <-l.keeping.answers:
 			err = l.takeAnswers(answers)
+		case <-l.writes.C:
+			l.writes.Pause(0)
+			if now := time.Now(); l.audit(now, false) {
+				told = now
+			}
 		case <-l.unlocked:
 			l.awaiting, l.retryAt = false, time.Time{}
 		case now := <-timer.C:
@@ -201,6 +216,9 @@ func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-cha
 		}
 		if err == nil {
 			err = l.work(ctx)
+		}
+		if !told.IsZero() {
+			l.writes.Pause(writesShare * time.Since(told))
 		}
 		if err != nil {
 			return err
@@ -409,6 +427,24 @@ func (l *loop) lookAtHost(now time.Time) {
 	}
 }
 
+// audit has read again what others have written to, if they have. A program that writes often
+// is named once a second.
+func (l *loop) audit(now time.Time, withSets bool) (drift bool) {
+	drifted, err := l.dp.audit(withSets)
+	if err != nil {
+		l.log.Error("audit", logattr.Err, err)
+	}
+	if len(drifted) == 0 {
+		return false
+	}
+	if now.Sub(l.drifted) >= time.Second {
+		l.log.Info("changed by another program; reading again", "tables", strings.Join(drifted, ", "))
+		l.drifted = now
+	}
+	l.wantPass = true
+	return true
+}
+
 // tick does what is due by time.
 func (l *loop) tick(now time.Time) {
 	if l.dp == nil {
@@ -420,14 +456,8 @@ func (l *loop) tick(now time.Time) {
 	if withSets {
 		l.setsAudited = now
 	}
-	drifted, err := l.dp.audit(withSets)
-	if err != nil {
-		l.log.Error("audit", logattr.Err, err)
-	}
-	if len(drifted) > 0 {
-		l.log.Info("changed by another program; reading again", "tables", strings.Join(drifted, ", "))
-	}
-	l.wantPass = l.wantPass || len(drifted) > 0 || l.refresh(now)
+	l.audit(now, withSets)
+	l.wantPass = l.refresh(now) || l.wantPass
 	if now.Sub(l.lookedAtHost) >= hostLook {
 		l.lookAtHost(now)
 		l.wantPass = l.dp.sampleSettings() || l.wantPass

@@ -112,6 +112,7 @@ func (l *loop) pass(ctx context.Context) {
 			l.trimSoon()
 			l.log.Info("in sync", logattr.Rev, l.state.Revision, logattr.Took, took, logattr.Endpoints, len(l.dp.workloads.byKey))
 			l.sweep(ctx)
+			l.listen(ctx)
 		}
 	}
 	l.post()
@@ -152,6 +153,15 @@ func (l *loop) lockedBriefly(err error) bool {
 func (l *loop) trimSoon() {
 	if l.trimAt.IsZero() {
 		l.trimAt = time.Now().Add(trimDelay)
+	}
+}
+
+// listen has writes of others to nf_tables be repaired at once; where it cannot, or in the
+// legacy variant, the audit finds them.
+func (l *loop) listen(ctx context.Context) {
+	var err error
+	if l.writes, err = l.dp.iptables.Writes(ctx); err != nil {
+		l.log.Warn("what others write to nf_tables is found a little later", logattr.Err, err)
 	}
 }
 

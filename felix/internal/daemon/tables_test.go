@@ -372,3 +372,40 @@ func TestAHookThatChangesPlacesIsBackWithinASecond(t *testing.T) {
 		}
 	})
 }
+
+// flushed is how long forbidden packets may pass after another program flushed the rules.
+const flushed = 250 * time.Millisecond
+
+// TestAFlushOpensForMillisecondsOnly has another program flush all rules in nf_tables, where
+// the kernel tells of it.
+func TestAFlushOpensForMillisecondsOnly(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.NFT)
+	w.network("net1")
+	w.network("net2")
+	h.startInSync()
+	a := h.container("aaaa", "net1", "192.168.0.1")
+	c := h.container("cccc", "net2", "192.168.0.3")
+	late := 0
+	for range revocations {
+		v := a.fire(t, netip.AddrPortFrom(c.addr, udpPort))
+		<-time.After(volleyBefore)
+		start := time.Now()
+		h.Run("nft", "flush", "ruleset")
+		<-time.After(2 * flushed)
+		var took time.Duration
+		sent, answered := v.end(t)
+		for i, passed := range answered {
+			if passed {
+				took = sent[i].Sub(start)
+			}
+		}
+		t.Logf("forbidden packets passed for %v", took)
+		if took > flushed {
+			late++
+		}
+	}
+	if late > 1 {
+		t.Errorf("%d of %d times forbidden packets passed for more than %v after a flush", late, revocations, flushed)
+	}
+}
