@@ -125,7 +125,7 @@ func TestAnEmptiedStore(t *testing.T) {
 			if code != 0 || !strings.Contains(out, "WARNING: nothing is written to etcd") {
 				t.Errorf("the start-up of another host, exit code %d:\n%s", code, out)
 			}
-			traffic.Await(200)
+			traffic.Await(100)
 			for i, h := range hosts {
 				if now := picture(t, h); now != before[i] {
 					t.Errorf("gone from %s:\n%s\nnew there:\n%s", h.Node, without(before[i], now), without(now, before[i]))
@@ -139,7 +139,7 @@ func TestAnEmptiedStore(t *testing.T) {
 			hosts[0].BGPD.Kill()
 			hosts[0].StartBGPD()
 			hosts[0].HasPeer(hosts[1].Addr(false).String(), "established")
-			traffic.Await(200)
+			traffic.Await(100)
 
 			if out, code := hosts[0].Ctl(nil, "datastore", "import", "-f", backup); code != 0 {
 				t.Fatal(out)
@@ -148,7 +148,7 @@ func TestAnEmptiedStore(t *testing.T) {
 				awaitHeld(t, h, false)
 			}
 			hosts[0].Add("e", "net1").InForce()
-			traffic.Await(200)
+			traffic.Await(100)
 			traffic.End()
 
 			// Once more, and the data is given up: nobody's profile allows anything.

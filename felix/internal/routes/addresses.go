@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -102,7 +103,8 @@ func (t *Addresses) Apply(_ context.Context, c reconcile.Changes[AddrKey, struct
 }
 
 // set adds an address. One that is there with another scope, under which the host could
-// use it as source, or that the kernel does not answer for, is made anew.
+// use it as source, or that the kernel does not answer for, is made anew; one that is right
+// is left alone, because its deletion would be taken for damage, and repaired by another.
 func (t *Addresses) set(key AddrKey) error {
 	index, err := t.kernel.index(key.Interface)
 	if err != nil {
@@ -118,10 +120,22 @@ func (t *Addresses) set(key AddrKey) error {
 	if !errors.Is(err, unix.EEXIST) {
 		return err
 	}
+	if right, err := t.has(link, key); err != nil || right {
+		return err
+	}
 	if err := t.delete(link, key); err != nil {
 		return err
 	}
 	return t.kernel.handle.AddrAdd(link, addr)
+}
+
+// has reports whether an interface has an address as felix wants it.
+func (t *Addresses) has(link netlink.Link, key AddrKey) (bool, error) {
+	family := familyOf(key.Prefix.Addr())
+	list, err := again(func() ([]netlink.Addr, error) { return t.kernel.handle.AddrList(link, family) })
+	return slices.ContainsFunc(list, func(a netlink.Addr) bool {
+		return keyOf(key.Interface, a, family) == key && t.ours(key, a)
+	}), err
 }
 
 func (t *Addresses) remove(key AddrKey) error {

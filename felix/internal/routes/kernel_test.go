@@ -9,6 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vishvananda/netlink"
+
 	"calico.internal/felix/internal/ifmonitor"
 	"calico.internal/libcalico/nettest"
 	"calico.internal/libcalico/reconcile"
@@ -312,6 +314,30 @@ func TestAnIPv6GatewayThatTheKernelDoesNotAnswerForIsMadeAnew(t *testing.T) {
 	}
 	if have, err := target.List(t.Context()); err != nil || len(have) != 1 {
 		t.Errorf("list gives %v, %v", have, err)
+	}
+}
+
+// Who makes a pair of interfaces gives it the gateway's address before felix knows it.
+func TestAnAddressThatIsThereIsLeftAlone(t *testing.T) {
+	k := open(t)
+	target := k.Addresses(gatewayRanges)
+	ip(t, "addr", "add", "169.254.1.1/32", "dev", "lo", "scope", "link")
+	ip(t, "addr", "add", "fe80::a9fe:101/64", "dev", "cali1", "nodad")
+	updates, done := make(chan netlink.AddrUpdate, 16), make(chan struct{})
+	defer close(done)
+	if err := netlink.AddrSubscribe(updates, done); err != nil {
+		t.Fatal(err)
+	}
+	set := []reconcile.Item[AddrKey, struct{}]{addr("169.254.1.1/32"), addrOn("cali1", "fe80::a9fe:101/128")}
+	if err := target.Apply(t.Context(), reconcile.Changes[AddrKey, struct{}]{Set: set}); err != nil {
+		t.Fatal(err)
+	}
+	ip(t, "addr", "add", "10.9.9.9/32", "dev", "lo")
+	for u := range updates {
+		if u.LinkAddress.IP.String() == "10.9.9.9" {
+			return
+		}
+		t.Errorf("%s was written, or deleted: %+v", u.LinkAddress.String(), u)
 	}
 }
 
