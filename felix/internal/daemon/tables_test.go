@@ -191,6 +191,29 @@ func TestWithoutIP6TablesIPv4Works(t *testing.T) {
 	})
 }
 
+// TestWithoutAFilterTableOfIPv6IPv4Works starts felix on a kernel in which a legacy table of IPv6
+// is missing: ip6tables says so.
+func TestWithoutAFilterTableOfIPv6IPv4Works(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.Legacy)
+	w.network("net1")
+	h.shims = t.TempDir()
+	const missing = "#!/bin/sh\necho \"ip6tables: can't initialize ip6tables table 'filter': Table does not exist (do you need to insmod?)\" >&2\nexit 3\n"
+	if err := os.WriteFile(filepath.Join(h.shims, "ip6tables-legacy-save"), []byte(missing), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	h.startInSync()
+	a := h.container("aaaa", "net1", "192.168.0.1")
+	b := h.container("bbbb", "net1", "192.168.0.2")
+	if _, err := a.Ping(b.addr, answer); err != nil {
+		t.Error(err)
+	}
+	if got := h.Run("ip", "-6", "route"); strings.Contains(got, "fd00:80::") {
+		t.Errorf("IPv6 is routed and not filtered: %s", got)
+	}
+	h.awaitProblemOf("IPv6", "Table does not exist")
+}
+
 // refuseTable has iptables-restore refuse one table of IPv6 for as long as a file exists.
 func (h *host) refuseTable(table string) (refuse, allow func()) {
 	h.w.Helper()
