@@ -23,6 +23,7 @@ func (d *dataplane) addSet(s desired.IPSet) {
 	set := &addressSet{kind: s.Kind, names: map[rules.Family]string{}, wide: map[desired.Member]struct{}{}}
 	for _, f := range d.families {
 		set.names[f] = rules.SetName(f, s.ID)
+		d.setIDs[set.names[f]] = s.ID
 	}
 	d.addressSets[s.ID] = set
 	d.declareSet(set)
@@ -60,6 +61,7 @@ func (d *dataplane) deleteSet(s desired.IPSet) {
 	}
 	for _, name := range set.names {
 		d.sets.Delete(name)
+		delete(d.setIDs, name)
 	}
 	delete(d.addressSets, s.ID)
 }

@@ -69,6 +69,9 @@ type dataplane struct {
 	host        hostSettings
 	hostAddrs   map[string][]netip.Addr
 	addressSets map[desired.SetID]*addressSet
+	// setIDs are the sets by their names in the kernel, and setUses what rules do with them.
+	setIDs  map[string]desired.SetID
+	setUses setUses
 	// control is where the control plane is, controlMembers what its sets hold, and
 	// etcdPorts the ports at which etcd listens on this host.
 	control        controlPlane
@@ -87,9 +90,9 @@ func newDataplane(ctx context.Context, log *slog.Logger, cfg *config.Config, lin
 	d := &dataplane{
 		log: log, cfg: cfg, links: links, families: []rules.Family{rules.V4},
 		trackers:    map[rules.Family]*rules.Tracker{},
-		addressSets: map[desired.SetID]*addressSet{},
-		policies:    map[model.PolicyKey]*desired.Policy{},
-		profiles:    map[string]*desired.Profile{},
+		addressSets: map[desired.SetID]*addressSet{}, setIDs: map[string]desired.SetID{}, setUses: setUses{},
+		policies: map[model.PolicyKey]*desired.Policy{},
+		profiles: map[string]*desired.Profile{},
 	}
 	if d.ipv6 = cfg.IPv6Support; d.ipv6 {
 		if _, err := os.Stat(ipv6Settings); err != nil {
@@ -170,13 +173,14 @@ func (d *dataplane) open(ctx context.Context) error {
 }
 
 // memberOptions lets members of sets that stay go at once: whom a label is taken from waits
-// for nothing. Members of a set that is to be destroyed go with it, when no chain in the
-// kernel names it any more; without them such a chain would mean something else.
+// for nothing. Where that would only let more pass, the rules come first. Members of a set
+// that is to be destroyed go with it, when no chain in the kernel names it any more; without
+// them such a chain would mean something else.
 func (d *dataplane) memberOptions() reconcile.Options[ipsets.Member, struct{}] {
 	opts := options[ipsets.Member, struct{}]("members", ipsets.Member.Compare)
 	opts.DeleteEarly = func(m ipsets.Member) bool {
-		_, stays := d.sets.Desired(m.Set)
-		return stays
+		id, stays := d.setIDs[m.Set]
+		return stays && !d.setUses.onlyGives(id)
 	}
 	return opts
 }
@@ -298,16 +302,16 @@ func (d *dataplane) update(c desired.Changes) {
 		d.changeSet(delta)
 	}
 	for _, p := range c.Policies {
-		d.policies[p.Key] = p
+		d.setPolicy(p.Key, p)
 	}
 	for _, p := range c.Profiles {
-		d.profiles[p.Name] = p
+		d.setProfile(p.Name, p)
 	}
 	for _, k := range c.PoliciesDeleted {
-		delete(d.policies, k)
+		d.setPolicy(k, nil)
 	}
 	for _, name := range c.ProfilesDeleted {
-		delete(d.profiles, name)
+		d.setProfile(name, nil)
 	}
 	if !concernsSetsOnly(c) {
 		d.changeChains(func(t *rules.Tracker) rules.ChainChanges { return t.Apply(c) })
@@ -315,6 +319,34 @@ func (d *dataplane) update(c desired.Changes) {
 	}
 	for _, s := range c.SetsDeleted {
 		d.deleteSet(s)
+	}
+}
+
+// setPolicy takes over a policy; nil stands for none.
+func (d *dataplane) setPolicy(k model.PolicyKey, p *desired.Policy) {
+	if old := d.policies[k]; old != nil {
+		d.setUses.count(old.Ingress, -1)
+		d.setUses.count(old.Egress, -1)
+		delete(d.policies, k)
+	}
+	if p != nil {
+		d.setUses.count(p.Ingress, 1)
+		d.setUses.count(p.Egress, 1)
+		d.policies[k] = p
+	}
+}
+
+// setProfile does the same for a profile.
+func (d *dataplane) setProfile(name string, p *desired.Profile) {
+	if old := d.profiles[name]; old != nil {
+		d.setUses.count(old.Ingress, -1)
+		d.setUses.count(old.Egress, -1)
+		delete(d.profiles, name)
+	}
+	if p != nil {
+		d.setUses.count(p.Ingress, 1)
+		d.setUses.count(p.Egress, 1)
+		d.profiles[name] = p
 	}
 }
 

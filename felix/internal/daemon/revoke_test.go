@@ -103,6 +103,35 @@ func TestARevokedLabelWaitsForNoLock(t *testing.T) {
 	t.Logf("in force %v after the lock is free", time.Since(start))
 }
 
+// TestALabelThatAPolicyDeniesIsLostAfterThePolicy replaces a label that is denied by another
+// one, which the policy is made to deny first, while the policy cannot be written.
+func TestALabelThatAPolicyDeniesIsLostAfterThePolicy(t *testing.T) {
+	r := newRevocation(t, iptables.Legacy)
+	denies := func(selector string) int64 {
+		return r.put(model.NewPolicyKey("", "labelled"), &model.Policy{
+			Selector: "has(net2)", Types: []string{model.PolicyTypeIngress},
+			InboundRules: []model.Rule{{Action: model.ActionDeny, Source: model.Match{Selector: selector}}, {Action: model.ActionAllow}},
+		})
+	}
+	r.b.value.Labels = map[string]string{"role": "bad"}
+	r.put(r.b.key, r.b.value)
+	if err := r.h.wait(r.c, denies("role == 'bad'"), patience); err != nil {
+		t.Fatal(err)
+	}
+	r.cannotReach(r.b, r.c)
+	release := r.h.holdLock()
+	denies("role in {'bad', 'worse'}")
+	r.b.value.Labels["role"] = "worse"
+	last := r.put(r.b.key, r.b.value)
+	r.h.awaitProblem("xtables lock")
+	r.cannotReach(r.b, r.c)
+	release()
+	if err := r.h.wait(r.c, last, recovery); err != nil {
+		t.Error(err)
+	}
+	r.cannotReach(r.b, r.c)
+}
+
 func TestARevokedLabelWaitsForNoRoute(t *testing.T) {
 	onVariants(t, func(t *testing.T, variant string) {
 		r := newRevocation(t, variant)
