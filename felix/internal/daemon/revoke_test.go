@@ -107,20 +107,23 @@ func TestARevokedLabelWaitsForNoLock(t *testing.T) {
 // one, which the policy is made to deny first, while the policy cannot be written.
 func TestALabelThatAPolicyDeniesIsLostAfterThePolicy(t *testing.T) {
 	r := newRevocation(t, iptables.Legacy)
-	denies := func(selector string) int64 {
+	denies := func(roles ...string) int64 {
+		var list []model.Rule
+		for _, role := range roles {
+			list = append(list, model.Rule{Action: model.ActionDeny, Source: model.Match{Selector: "role == '" + role + "'"}})
+		}
 		return r.put(model.NewPolicyKey("", "labelled"), &model.Policy{
-			Selector: "has(net2)", Types: []string{model.PolicyTypeIngress},
-			InboundRules: []model.Rule{{Action: model.ActionDeny, Source: model.Match{Selector: selector}}, {Action: model.ActionAllow}},
+			Selector: "has(net2)", Types: []string{model.PolicyTypeIngress}, InboundRules: append(list, model.Rule{Action: model.ActionAllow}),
 		})
 	}
 	r.b.value.Labels = map[string]string{"role": "bad"}
 	r.put(r.b.key, r.b.value)
-	if err := r.h.wait(r.c, denies("role == 'bad'"), patience); err != nil {
+	if err := r.h.wait(r.c, denies("bad"), patience); err != nil {
 		t.Fatal(err)
 	}
 	r.cannotReach(r.b, r.c)
 	release := r.h.holdLock()
-	denies("role in {'bad', 'worse'}")
+	denies("bad", "worse")
 	r.b.value.Labels["role"] = "worse"
 	last := r.put(r.b.key, r.b.value)
 	r.h.awaitProblem("xtables lock")
