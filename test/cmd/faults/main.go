@@ -98,14 +98,39 @@ type event struct {
 	Elapsed              float64
 }
 
+// runPackage runs the tests of one package: whole functions together, and the chosen subtests
+// of a function by themselves.
 func runPackage(ctx context.Context, pkg string, tests []faultlist.Test, done map[faultlist.Test]outcome, stdout, stderr io.Writer) error {
-	var functions []string
+	var whole, split []string
+	parts := map[string][]string{}
 	for _, t := range tests {
-		if f := t.Function(); !slices.Contains(functions, f) {
-			functions = append(functions, f)
+		f, part, some := strings.Cut(t.Name, "/")
+		if !some {
+			whole = append(whole, f)
+			continue
+		}
+		if parts[f] == nil {
+			split = append(split, f)
+		}
+		parts[f] = append(parts[f], part)
+	}
+	var patterns []string
+	if len(whole) > 0 {
+		patterns = append(patterns, "^("+strings.Join(whole, "|")+")$")
+	}
+	for _, f := range split {
+		patterns = append(patterns, "^"+f+"$/^("+strings.Join(parts[f], "|")+")$")
+	}
+	for _, pattern := range patterns {
+		if err := runPattern(ctx, pkg, pattern, done, stdout, stderr); err != nil {
+			return err
 		}
 	}
-	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-timeout="+perPackage, "-json", "-run", "^("+strings.Join(functions, "|")+")$", "calico.internal/"+pkg)
+	return nil
+}
+
+func runPattern(ctx context.Context, pkg, pattern string, done map[faultlist.Test]outcome, stdout, stderr io.Writer) error {
+	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-timeout="+perPackage, "-json", "-run", pattern, "calico.internal/"+pkg)
 	cmd.Stderr = stderr
 	lines, err := cmd.StdoutPipe()
 	if err != nil {
