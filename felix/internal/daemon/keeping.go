@@ -46,7 +46,7 @@ func newKeeping(etcd *etcdstore.Client) *keeping {
 	return &keeping{etcd: etcd, answers: make(chan map[string]history.Node, 1), existed: map[string]bool{}}
 }
 
-// nodes are those whose endpoints are kept, sorted, without the given one.
+// nodesOf lists the nodes whose endpoints are kept, sorted, without the given one.
 func nodesOf(kept []model.Key, without string) []string {
 	var nodes []string
 	for _, k := range kept {
