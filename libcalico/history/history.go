@@ -24,8 +24,8 @@ const MinGap = time.Minute
 // retry is how soon a count that could not be written is tried again.
 const retry = time.Second
 
-// errBehind says that the datastore's history went back, which those who watch it have not
-// said yet.
+// errBehind says that the datastore's history went back, or that it is empty, which those
+// who watch it have not said yet.
 var errBehind = errors.New("the datastore is behind")
 
 // owingLook is how often it is looked whether the host has written back.
@@ -200,7 +200,11 @@ func (c *Counter) count(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, err := c.client.Commit(ctx, write); err != nil {
+	check, err := c.stillSetUp(ctx)
+	if err != nil {
+		return err
+	}
+	if _, err := c.client.Commit(ctx, check, write); err != nil {
 		return fmt.Errorf("count the history of the datastore: %w", err)
 	}
 	c.mu.Lock()
@@ -208,6 +212,19 @@ func (c *Counter) count(ctx context.Context) error {
 	c.raise(next)
 	c.restored -= restored
 	return nil
+}
+
+// stillSetUp is the condition that the datastore is one that was set up: an empty one is
+// left as it is.
+func (c *Counter) stillSetUp(ctx context.Context) (etcdstore.Write, error) {
+	ready, err := c.client.Get(ctx, model.ReadyKey{})
+	if errors.Is(err, etcdstore.ErrNotFound) || errors.Is(err, etcdstore.ErrUnreadable) {
+		return etcdstore.Write{}, errBehind
+	}
+	if err != nil {
+		return etcdstore.Write{}, err
+	}
+	return etcdstore.CheckWrite(model.ReadyKey{}, ready.Revision)
 }
 
 // Node is what a node says about the history.

@@ -97,6 +97,7 @@ func put(t *testing.T, c *etcdstore.Client, k model.HistoryKey, h model.History)
 
 func TestARestoredBackupIsFound(t *testing.T) {
 	s := etcdtest.Start(t)
+	s.SetUp(t)
 	client := newClient(t, s)
 	counting, following := history.New(client, node), history.New(client, node)
 	wentBack(t, following, false) // nothing is known
@@ -127,6 +128,7 @@ func TestARestoredBackupIsFound(t *testing.T) {
 // A host of which nothing changes writes nothing, so that an idle cluster is idle.
 func TestNothingIsCountedWithoutAChange(t *testing.T) {
 	s := etcdtest.Shared(t)
+	s.SetUp(t)
 	client := newClient(t, s)
 	c := history.New(client, node)
 	run(t, c, 20*time.Millisecond)
@@ -147,6 +149,7 @@ func TestNothingIsCountedWithoutAChange(t *testing.T) {
 // A store that is held, because it was emptied or is another cluster's, is not written to.
 func TestAHeldStoreIsLeftAlone(t *testing.T) {
 	s := etcdtest.Shared(t)
+	s.SetUp(t)
 	client := newClient(t, s)
 	c := history.New(client, node)
 	asked := make(chan bool)
@@ -162,9 +165,23 @@ func TestAHeldStoreIsLeftAlone(t *testing.T) {
 	close(asked)
 }
 
+// So is an empty one, of which nobody knows yet that it is.
+func TestAnEmptyStoreIsLeftAlone(t *testing.T) {
+	s := etcdtest.Shared(t)
+	client := newClient(t, s)
+	run(t, history.New(client, node), time.Hour)
+	<-time.After(300 * time.Millisecond)
+	if h := stored(t, client); h.Count >= 0 {
+		t.Errorf("the account is %+v", h)
+	}
+	s.SetUp(t)
+	await(t, client, model.History{Count: 1})
+}
+
 // While etcd is away, or its value is damaged, counting goes on as soon as it can.
 func TestCountingSurvives(t *testing.T) {
 	s := etcdtest.Start(t)
+	s.SetUp(t)
 	client := newClient(t, s)
 	s.Stop()
 	c := history.New(client, node)
@@ -196,6 +213,7 @@ func TestCountingSurvives(t *testing.T) {
 // store was seen: before, a backup may say so of an earlier restoration.
 func TestWritingBack(t *testing.T) {
 	s := etcdtest.Shared(t)
+	s.SetUp(t)
 	client, ctx := newClient(t, s), context.Background()
 	written := func(since int64, want bool) {
 		t.Helper()

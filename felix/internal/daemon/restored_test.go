@@ -278,7 +278,11 @@ func TestAFreshFelixKnowsOnlyTheStore(t *testing.T) {
 	r.h0.felix.Kill()
 	r.h0.startInSync()
 	r.h0.lacking(patience)
-	r.cannotReach(r.a, r.young)
+	for _, to := range []netip.Addr{r.young.addr, r.young.addr6} {
+		if _, err := r.a.Ping(to, noAnswer); err == nil {
+			t.Errorf("a felix that knows only the store lets packets to %s", to)
+		}
+	}
 	r.put(r.young.key, r.young.value)
 	r.put(r.far.key, r.far.value)
 	r.h0.await(r.young)
