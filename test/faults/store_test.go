@@ -57,8 +57,12 @@ func awaitHeld(t *testing.T, h *cluster.Host, held bool) {
 	t.Helper()
 	nettest.Eventually(t, cluster.Patience, func() error {
 		for _, program := range []string{"felix", "bgpd", "confd"} {
-			if ready, err := h.Ready(program); err != nil || ready == held {
-				return fmt.Errorf("%s of %s: ready %t, %w", program, h.Node, ready, err)
+			ready, err := h.Ready(program)
+			if err == nil && ready == held {
+				err = fmt.Errorf("it is ready: %t", ready)
+			}
+			if err != nil {
+				return fmt.Errorf("%s of %s: %w", program, h.Node, err)
 			}
 		}
 		out, code := h.Ctl(nil, "node", "status", "--run-dir", h.Dir)
