@@ -1,6 +1,8 @@
 package daemon
 
 import (
+	"errors"
+
 	"calico.internal/felix/internal/ifmonitor"
 	"calico.internal/felix/internal/routes"
 	"calico.internal/felix/internal/sysctls"
@@ -160,13 +162,10 @@ func (d *dataplane) audit(withSets bool) (drifted []string, err error) {
 		return drifted, err
 	}
 	changed, setErr := d.ipsets.Drifted()
-	if setErr != nil {
-		return drifted, setErr
-	}
 	if changed {
 		d.sets.Resync()
 		d.members.Resync()
 		drifted = append(drifted, d.sets.Name())
 	}
-	return drifted, err
+	return drifted, errors.Join(err, setErr)
 }

@@ -77,18 +77,27 @@ func newLegacyLedger(f rules.Family, t rules.Table, watch *lockWatch) (*legacyLe
 func (l *legacyLedger) close() { _ = unix.Close(l.fd) }
 
 func (l *legacyLedger) read() (mark, bool, error) {
+	if err := undisturbed(unix.EAGAIN, l.look); err != nil {
+		return mark{}, false, err
+	}
+	return mark{info: l.seen, hooks: l.hooks}, true, nil
+}
+
+// look reads the table's numbers, and its beginning when that may have changed.
+func (l *legacyLedger) look() error {
 	turns := l.watch.turns()
 	info, err := l.info()
 	if err != nil {
-		return mark{}, false, err
+		return err
 	}
-	if l.lead == nil || info != l.seen || turns != l.turns {
-		if l.lead, err = l.readLead(info); err != nil {
-			return mark{}, false, err
-		}
-		l.seen, l.turns, l.hooks = info, turns, l.lead.hooks()
+	if l.lead != nil && info == l.seen && turns == l.turns {
+		return nil
 	}
-	return mark{info: info, hooks: l.hooks}, true, nil
+	if l.lead, err = l.readLead(info); err != nil {
+		return err
+	}
+	l.seen, l.turns, l.hooks = info, turns, l.lead.hooks()
+	return nil
 }
 
 func (l *legacyLedger) info() (legacyInfo, error) {

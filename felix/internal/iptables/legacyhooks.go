@@ -85,16 +85,19 @@ func (l *legacyLedger) readLead(info legacyInfo) (lead, error) {
 	}
 }
 
-// readEntries reads so many bytes of the table at most. The kernel gives all or nothing; of
-// the memory into which it writes, only the beginning can be written, and it stops there.
+// readEntries reads so many bytes of the table, and up to the end of a page. The kernel gives
+// all or nothing; of the memory into which it writes, only the beginning can be written, and it
+// stops there. [unix.EAGAIN] says that the table has another size by now than info has.
 func (l *legacyLedger) readEntries(info legacyInfo, most int) ([]byte, error) {
 	page := unix.Getpagesize()
+	pages := func(length int) int { return (length + page - 1) / page * page }
 	length := entriesHead + int(info.Size)
-	whole, err := unix.Mmap(-1, 0, (length+page-1)/page*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	whole, err := unix.Mmap(-1, 0, pages(length), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	if err != nil {
 		return nil, fmt.Errorf("get memory to read a legacy table: %w", err)
 	}
 	defer unix.Munmap(whole) //nolint:errcheck // it was mapped just now
+	most = pages(most)
 	cut := most < length
 	if cut {
 		length = most

@@ -1,9 +1,12 @@
 package iptables
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
+	"slices"
 	"testing"
 
 	"calico.internal/felix/internal/rules"
@@ -153,6 +156,76 @@ func TestALockFileThatIsReplacedIsWatchedOn(t *testing.T) {
 	unwatched := watchLock(t.TempDir() + "/absent/lock")
 	if before, now := unwatched.turns(), unwatched.turns(); before == now {
 		t.Error("a lock that cannot be watched counts as never taken")
+	}
+}
+
+// TestTheBeginningOfATableIsReadWhateverPagesAre asks for less than ends with a page, as the
+// first read does where pages are large.
+func TestTheBeginningOfATableIsReadWhateverPagesAre(t *testing.T) {
+	for _, k := range legacyKernels {
+		target := k.open(t)
+		apply(t, target, k.chain(t, "cali-a", slices.Repeat([]rules.Rule{marked(1, accept)}, 100)...))
+		ledger := target.ledger.(*legacyLedger)
+		info, err := ledger.info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		page := os.Getpagesize()
+		if int(info.Size) < 3*page {
+			t.Fatalf("the table has %d bytes only", info.Size)
+		}
+		whole, err := ledger.readEntries(info, int(info.Size)+entriesHead)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, most := range []int{page / 2, page, page + page/2} {
+			got, err := ledger.readEntries(info, most)
+			if err != nil || len(got) < most-entriesHead || len(got) > most+page || !bytes.Equal(got, whole[:len(got)]) {
+				t.Errorf("%v: asked for %d bytes, got %d, %v", k, most, len(got), err)
+			}
+		}
+	}
+}
+
+// TestATableThatAnotherReplacesMeanwhileIsReadAgain has another program replace a table by larger
+// and smaller ones while it is read over and over.
+func TestATableThatAnotherReplacesMeanwhileIsReadAgain(t *testing.T) {
+	for _, k := range legacyKernels {
+		ledger := k.open(t).ledger.(*legacyLedger)
+		done := make(chan error, 1)
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", fmt.Sprintf(`for i in $(seq 150); do %[1]s-restore <<END
+*filter
+:other - [0:0]
+-A other -j ACCEPT
+COMMIT
+END
+%[1]s-restore <<END
+*filter
+COMMIT
+END
+done`, k.command()))
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		go func() { done <- cmd.Wait() }()
+		for reads := 0; ; reads++ {
+			ledger.lead = nil
+			if _, _, err := ledger.read(); err != nil {
+				t.Errorf("%v: read %d: %v", k, reads, err)
+				<-done
+				break
+			}
+			select {
+			case err := <-done:
+				if err != nil {
+					t.Error(err)
+				}
+				t.Logf("%v: %d reads", k, reads)
+			default:
+				continue
+			}
+			break
+		}
 	}
 }
 

@@ -46,7 +46,8 @@ func AwaitLock(ctx context.Context) {
 	}
 }
 
-// lockFree reports whether no program holds the lock. Where the file cannot be opened,
+// lockFree reports whether no program holds the lock. It asks for a shared one, so that two
+// which ask do not take each other for a holder. Where the file cannot be opened,
 // iptables-restore says why.
 func lockFree() bool {
 	f, err := os.Open(lockPath())
@@ -54,7 +55,7 @@ func lockFree() bool {
 		return true
 	}
 	defer f.Close() //nolint:errcheck // nothing was written; it gives the lock back
-	return !errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB), unix.EWOULDBLOCK)
+	return !errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 }
 
 func lockPath() string { return cmp.Or(os.Getenv(lockVariable), lockFile) }

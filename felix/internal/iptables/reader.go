@@ -64,8 +64,18 @@ func (r *nftReader) close() { r.conn.Close() }
 
 func (r *nftReader) native(t rules.Table) string { return r.natives[t] }
 
-// maxDumps is how often a table is read anew because others wrote to it meanwhile.
-const maxDumps = 10
+// maxReads is how often a table is read anew because others wrote to it meanwhile.
+const maxReads = 10
+
+// undisturbed reads until nobody else writes meanwhile, which the error disturbed tells.
+func undisturbed(disturbed error, read func() error) error {
+	for range maxReads {
+		if err := read(); err == nil || !errors.Is(err, disturbed) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: others write to the table all the time", errBusy)
+}
 
 // builtin are the chains that iptables-nft-restore makes when it first writes to a table.
 var builtin = map[rules.Table][]string{
@@ -75,25 +85,15 @@ var builtin = map[rules.Table][]string{
 	rules.Filter: {"INPUT", "FORWARD", "OUTPUT"},
 }
 
-func (r *nftReader) read(ctx context.Context, t rules.Table) (c contents, err error) {
-	return c, r.undisturbed(ctx, func() error {
+func (r *nftReader) read(_ context.Context, t rules.Table) (c contents, err error) {
+	err = undisturbed(nl.ErrDumpInterrupted, func() error {
 		c, err = r.readTable(t)
 		return err
 	})
-}
-
-// undisturbed reads until nobody else writes meanwhile.
-func (r *nftReader) undisturbed(ctx context.Context, read func() error) error {
-	for range maxDumps {
-		err := read()
-		if err == nil {
-			return nil
-		}
-		if ctx.Err() != nil || !errors.Is(err, nl.ErrDumpInterrupted) {
-			return fmt.Errorf("read nf_tables: %w", err)
-		}
+	if err != nil {
+		return nil, fmt.Errorf("read nf_tables: %w", err)
 	}
-	return fmt.Errorf("read nf_tables: %w: others write to it all the time", errBusy)
+	return c, nil
 }
 
 func (r *nftReader) readTable(t rules.Table) (contents, error) {
@@ -123,9 +123,9 @@ func (r *nftReader) readTable(t rules.Table) (contents, error) {
 }
 
 // readChain reads one chain.
-func (r *nftReader) readChain(ctx context.Context, t rules.Table, name string) (readChain, error) {
+func (r *nftReader) readChain(t rules.Table, name string) (readChain, error) {
 	var c contents
-	err := r.undisturbed(ctx, func() error {
+	err := undisturbed(nl.ErrDumpInterrupted, func() error {
 		c = contents{}
 		return r.readRules(t, name, c)
 	})

@@ -134,10 +134,12 @@ func (t *Target) Drifted() (bool, error) {
 		return false, nil
 	}
 	now, known, err := t.ledger.read()
-	if err != nil || !known {
+	if err != nil {
+		// The next look may find that nobody has written since this one.
+		t.suspect = true
 		return false, err
 	}
-	return now != t.mark, nil
+	return known && now != t.mark, nil
 }
 
 // List reads the table.
@@ -248,7 +250,7 @@ func (t *Target) carryOut(ctx context.Context, p *plan) error {
 	if err := t.deleteRules(p.then); err != nil {
 		return err
 	}
-	return t.readHooks(ctx, p)
+	return t.readHooks(p)
 }
 
 // deleteRules deletes rules of nf_tables.
@@ -263,7 +265,7 @@ func (t *Target) deleteRules(list []hookRef) error {
 }
 
 // readHooks reads the handles of hooks that were just put in.
-func (t *Target) readHooks(ctx context.Context, p *plan) error {
+func (t *Target) readHooks(p *plan) error {
 	nft, ok := t.reader.(*nftReader)
 	if !ok {
 		return nil
@@ -272,7 +274,7 @@ func (t *Target) readHooks(ctx context.Context, p *plan) error {
 		if Owned(name) {
 			continue
 		}
-		chain, err := nft.readChain(ctx, t.table, name)
+		chain, err := nft.readChain(t.table, name)
 		if err != nil {
 			t.have = nil
 			return fmt.Errorf("read chain %s: %w", name, err)

@@ -549,3 +549,44 @@ func TestAFailingCommandChangesNothing(t *testing.T) {
 		t.Errorf("a list by a command that is not installed: got %v", err)
 	}
 }
+
+// mute is a ledger of which nothing can be read.
+type mute struct{ ledger }
+
+func (mute) read() (mark, bool, error) { return mark{}, false, errors.New("no answer") }
+
+// TestWhatCouldNotBeAskedIsAskedAgain has a table not answer when another program has just written
+// to it. nf_tables says only once for all tables that somebody wrote.
+func TestWhatCouldNotBeAskedIsAskedAgain(t *testing.T) {
+	onKernels(t, func(t *testing.T, k kernel) {
+		targets := openTargets(t, k.variant)
+		target, err := targets.Target(k.family, k.table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := target.List(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		apply(t, target, k.chain(t, "cali-a", marked(1, back)))
+		targets.Quiet()
+		audit := func() (bool, error) {
+			if targets.Quiet() && !target.Suspect() {
+				return false, nil
+			}
+			return target.Drifted()
+		}
+		if drifted, err := audit(); drifted || err != nil {
+			t.Fatalf("drifted = %v, %v from the start", drifted, err)
+		}
+		k.run(t, "-F", "cali-a")
+		answering := target.ledger
+		target.ledger = mute{answering}
+		if _, err := audit(); err == nil {
+			t.Fatal("the table answered")
+		}
+		target.ledger = answering
+		if drifted, err := audit(); !drifted || err != nil {
+			t.Errorf("drifted = %v, %v", drifted, err)
+		}
+	})
+}
