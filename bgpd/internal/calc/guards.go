@@ -13,8 +13,7 @@ import (
 // Surroundings are what the host needs besides our routes: no route of ours may take it
 // away.
 type Surroundings struct {
-	// Networks are those that others' routes reach on a link, without a router. Containers'
-	// interfaces do not count.
+	// Networks are those that this host is a part of. Containers' interfaces do not count.
 	Networks []netip.Prefix
 	// Gateways are the routers of others' routes.
 	Gateways []netip.Addr

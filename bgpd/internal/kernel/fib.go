@@ -164,10 +164,14 @@ func (f *FIB) Others(ctx context.Context) (Others, error) {
 	if err != nil {
 		return Others{}, err
 	}
+	subnets, err := f.subnets()
+	if err != nil {
+		return Others{}, err
+	}
 	out := Others{Hosts: map[netip.Prefix]bool{}}
 	for _, e := range entries {
 		if e.protocol != f.opts.Protocol {
-			f.readOther(e, &out)
+			f.readOther(e, subnets, &out)
 		}
 	}
 	slices.SortFunc(out.Around.Networks, netip.Prefix.Compare)
@@ -177,7 +181,7 @@ func (f *FIB) Others(ctx context.Context) (Others, error) {
 	return out, nil
 }
 
-func (f *FIB) readOther(e entry, out *Others) {
+func (f *FIB) readOther(e entry, subnets map[int][]netip.Prefix, out *Others) {
 	if e.single() {
 		out.Hosts[e.prefix] = f.monitor.leadsToContainer(e)
 		return
@@ -189,11 +193,36 @@ func (f *FIB) readOther(e entry, out *Others) {
 		switch {
 		case h.Gateway.IsValid() && !h.Gateway.IsLinkLocalUnicast():
 			out.Around.Gateways = append(out.Around.Gateways, h.Gateway)
-		case h.Gateway.IsValid(), e.prefix.Bits() == 0, isLinkLocal(e.prefix):
-		case !f.monitor.isContainer(h.Link):
+		case h.Gateway.IsValid(), isLinkLocal(e.prefix), f.monitor.isContainer(h.Link):
+		case e.connects(subnets[h.Link]):
 			out.Around.Networks = append(out.Around.Networks, e.prefix)
 		}
 	}
+}
+
+// connects reports whether e leads to a network that this host is a part of, by an address
+// of the link: its subnet, or what the kernel or a router's announcement made of it. A
+// route to others behind a tunnel has no gateway either, and may be as wide as it likes.
+func (e entry) connects(subnets []netip.Prefix) bool {
+	told := e.prefix.Bits() > 0 && (e.protocol == unix.RTPROT_KERNEL || e.protocol == unix.RTPROT_RA)
+	return slices.ContainsFunc(subnets, func(s netip.Prefix) bool {
+		return e.prefix == s.Masked() || told && e.prefix.Contains(s.Addr())
+	})
+}
+
+// subnets lists the addresses of each link, with the lengths of their subnets.
+func (f *FIB) subnets() (map[int][]netip.Prefix, error) {
+	out := map[int][]netip.Prefix{}
+	err := f.sock.dump(unix.RTM_GETADDR, make([]byte, unix.SizeofIfAddrmsg), func(msg syscall.NetlinkMessage) error {
+		if link, subnet, ok := decodeAddress(msg.Data); ok {
+			out[link] = append(out[link], subnet)
+		}
+		return nil
+	}, func() { clear(out) })
+	if err != nil {
+		return nil, fmt.Errorf("list addresses: %w", err)
+	}
+	return out, nil
 }
 
 // isLinkLocal knows the routes that each link has for itself.

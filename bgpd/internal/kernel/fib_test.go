@@ -267,7 +267,11 @@ func TestFIB_resolves_next_hops(t *testing.T) {
 	h.Run("ip", "route", "add", "10.6.0.0/16", "via", "192.0.2.9", "dev", "eth0", "onlink")
 	h.Run("ip", "route", "add", "10.5.0.0/16", "nexthop", "via", "10.0.0.3", "nexthop", "via", "10.0.0.4")
 	h.Run("ip", "route", "add", "fd05::/64", "nexthop", "via", "fd00::4", "nexthop", "via", "fd00::3")
+	h.Run("ip", "route", "add", "10.4.0.0/16", "via", "inet6", "fe80::9", "dev", "eth0")
+	h.Run("ip", "route", "add", "10.3.0.0/16", "nexthop", "via", "inet6", "fe80::9", "dev", "eth0", "nexthop", "via", "10.0.0.3")
 	for next, want := range map[string]calc.Resolution{
+		"10.4.0.1": {Hops: h.via("fe80::9").Hops},
+		"10.3.0.1": {Hops: h.via("10.0.0.3", "fe80::9").Hops},
 		"10.0.0.2": {Hops: []calc.Hop{{Gateway: netip.MustParseAddr("10.0.0.2"), Link: h.eth0}}},
 		"fd00::2":  {Hops: []calc.Hop{{Gateway: netip.MustParseAddr("fd00::2"), Link: h.eth0}}},
 		"10.9.0.9": {Hops: []calc.Hop{{Gateway: netip.MustParseAddr("10.0.0.254"), Link: h.eth0}}},
@@ -289,6 +293,16 @@ func TestFIB_resolves_next_hops(t *testing.T) {
 	h.mustApply(t, to("192.168.1.0/26", calc.Route{Hops: h.fib.Resolve(netip.MustParseAddr("10.6.0.1")).Hops}))
 	if got, want := h.routes("192.168.1.0/26"), "192.168.1.0/26 via 192.0.2.9 dev eth0 proto bird onlink"; got != want {
 		t.Errorf("onlink route is %q, want %q", got, want)
+	}
+	// A learned route goes to the IPv6 router that leads to its next hop.
+	for next, want := range map[string]string{
+		"10.4.0.1": "192.168.2.0/26 via inet6 fe80::9 dev eth0 proto bird",
+		"10.3.0.1": "192.168.2.0/26 proto bird nexthop via 10.0.0.3 dev eth0 weight 1 nexthop via inet6 fe80::9 dev eth0 weight 1",
+	} {
+		h.mustApply(t, to("192.168.2.0/26", calc.Route{Hops: h.fib.Resolve(netip.MustParseAddr(next)).Hops}))
+		if got := strings.Join(strings.Fields(h.routes("192.168.2.0/26")), " "); got != want {
+			t.Errorf("route to %s is %q, want %q", next, got, want)
+		}
 	}
 }
 
@@ -382,10 +396,16 @@ func TestFIB_what_is_around_the_host(t *testing.T) {
 	h.Run("ip", "link", "add", "cali0", "type", "veth", "peer", "name", "c0")
 	h.Run("ip", "link", "set", "cali0", "up")
 	h.Run("ip", "link", "set", "c0", "up")
+	h.Run("sh", "-c", "ip link add tun0 type veth peer name tun1; ip link set tun0 up; ip link set tun1 up; ip addr add 10.40.0.2/32 dev tun0; ip addr add fd40::2/128 dev tun0")
+	h.Run("ip", "addr", "add", "172.20.0.1/24", "dev", "eth0", "noprefixroute")
+	h.Run("ip", "-6", "addr", "add", "fd20::1/128", "dev", "eth0") // as DHCPv6 and a router's announcement give it
 	h.settle()
 	for _, r := range []string{
 		"default via 10.0.0.254", "10.9.0.0/16 via 10.0.0.253", "172.20.0.0/24 dev eth0", "192.168.1.5 dev cali0", "192.168.9.0/24 dev cali0",
-		"blackhole 172.21.0.0/24", "10.5.0.0/16 nexthop via 10.0.0.3 nexthop via 10.0.0.4", "default via fd00::fe", "fd20::/64 dev eth0",
+		"blackhole 172.21.0.0/24", "10.5.0.0/16 nexthop via 10.0.0.3 nexthop via 10.0.0.4", "default via fd00::fe", "fd20::/64 dev eth0 proto ra",
+		// What leads to others through a tunnel is no network of this host.
+		"192.168.0.0/16 dev tun0", "128.0.0.0/1 dev tun0", "10.0.0.0/8 dev tun0", "fd00::/8 dev tun0", "8000::/1 dev tun0",
+		"10.6.0.0/16 via inet6 fe80::9 dev eth0", "10.7.0.0/16 via inet6 fd00::fd dev eth0",
 	} {
 		h.Run("sh", "-c", "ip route add "+r)
 	}
@@ -393,10 +413,10 @@ func TestFIB_what_is_around_the_host(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := fmt.Sprint(others.Around), "{[10.0.0.0/24 172.20.0.0/24 fd00::/64 fd20::/64] [10.0.0.3 10.0.0.4 10.0.0.253 10.0.0.254 fd00::fe]}"; got != want {
+	if got, want := fmt.Sprint(others.Around), "{[10.0.0.0/24 172.20.0.0/24 fd00::/64 fd20::/64] [10.0.0.3 10.0.0.4 10.0.0.253 10.0.0.254 fd00::fd fd00::fe]}"; got != want {
 		t.Errorf("around are %s, want %s", got, want)
 	}
-	if got, want := fmt.Sprint(others.Hosts), "map[192.168.1.5/32:true]"; got != want {
+	if got, want := fmt.Sprint(others.Hosts), "map[192.168.1.5/32:true fd20::1/128:false fd40::2/128:false]"; got != want {
 		t.Errorf("hosts are %s, want %s", got, want)
 	}
 	for a, want := range map[string]bool{"10.0.0.1": true, "fd00::1": true, "10.0.0.2": false, "fd00::2": false, "192.168.1.9": false, "fd99::1": false} {
@@ -500,6 +520,8 @@ func TestMessages_survive_a_round_trip(t *testing.T) {
 		"192.168.1.0/26": {Type: calc.Blackhole},
 		"0.0.0.0/0":      {Hops: []calc.Hop{{Gateway: netip.MustParseAddr("10.0.0.2"), Link: 2}}},
 		"192.168.1.5/32": {Hops: []calc.Hop{{Gateway: netip.MustParseAddr("10.0.0.2"), Link: 2, OnLink: true}}},
+		"192.168.1.6/32": {Hops: []calc.Hop{{Gateway: netip.MustParseAddr("fe80::2"), Link: 2}}},
+		"192.168.1.7/32": {Hops: []calc.Hop{{Gateway: netip.MustParseAddr("10.0.0.2"), Link: 3}, {Gateway: netip.MustParseAddr("fe80::2"), Link: 2}}},
 		"fd80::40/122": {Hops: []calc.Hop{
 			{Gateway: netip.MustParseAddr("fd00::2"), Link: 2}, {Gateway: netip.MustParseAddr("fd00::3"), Link: 3, OnLink: true},
 		}},

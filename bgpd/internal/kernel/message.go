@@ -63,12 +63,9 @@ func (f *FIB) encode(p netip.Prefix, r calc.Route) []byte {
 	case len(r.Hops) == 1:
 		h := r.Hops[0]
 		m.Flags = hopFlags(h)
-		attrs = []*nl.RtAttr{
-			nl.NewRtAttr(unix.RTA_GATEWAY, h.Gateway.AsSlice()),
-			nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(h.Link))),
-		}
+		attrs = []*nl.RtAttr{gateway(p, h), nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(uint32(h.Link)))}
 	default:
-		attrs = []*nl.RtAttr{nl.NewRtAttr(unix.RTA_MULTIPATH, multipath(r.Hops))}
+		attrs = []*nl.RtAttr{nl.NewRtAttr(unix.RTA_MULTIPATH, multipath(p, r.Hops))}
 	}
 	return f.serialize(m, p, attrs)
 }
@@ -127,10 +124,32 @@ func hopFlags(h calc.Hop) uint32 {
 	return 0
 }
 
-func multipath(hops []calc.Hop) []byte {
+// gateway names the router of a route to p, which may be of the other family (RFC 8950).
+func gateway(p netip.Prefix, h calc.Hop) *nl.RtAttr {
+	if h.Gateway.Is4() == p.Addr().Is4() {
+		return nl.NewRtAttr(unix.RTA_GATEWAY, h.Gateway.AsSlice())
+	}
+	family := uint16(unix.AF_INET)
+	if h.Gateway.Is6() {
+		family = unix.AF_INET6
+	}
+	return nl.NewRtAttr(unix.RTA_VIA, append(binary.NativeEndian.AppendUint16(nil, family), h.Gateway.AsSlice()...))
+}
+
+// readGateway reads either attribute.
+func readGateway(kind uint16, value []byte) (a netip.Addr) {
+	const family = 2 // bytes before the address of RTA_VIA
+	if kind == unix.RTA_VIA {
+		value = value[min(len(value), family):]
+	}
+	a, _ = netip.AddrFromSlice(value)
+	return a
+}
+
+func multipath(p netip.Prefix, hops []calc.Hop) []byte {
 	var out []byte
 	for _, h := range hops {
-		gw := nl.NewRtAttr(unix.RTA_GATEWAY, h.Gateway.AsSlice()).Serialize()
+		gw := gateway(p, h).Serialize()
 		out = binary.NativeEndian.AppendUint16(out, uint16(unix.SizeofRtNexthop+len(gw)))
 		out = append(out, uint8(hopFlags(h)), 0)
 		out = binary.NativeEndian.AppendUint32(out, uint32(h.Link))
@@ -183,8 +202,8 @@ func decode(b []byte) (entry, error) {
 		switch kind {
 		case unix.RTA_DST:
 			dst, _ = netip.AddrFromSlice(value)
-		case unix.RTA_GATEWAY:
-			hop.Gateway, _ = netip.AddrFromSlice(value)
+		case unix.RTA_GATEWAY, unix.RTA_VIA:
+			hop.Gateway = readGateway(kind, value)
 		case unix.RTA_OIF:
 			hop.Link = int(number(value))
 		case unix.RTA_PRIORITY:
@@ -225,8 +244,8 @@ func decodeMultipath(b []byte) ([]calc.Hop, error) {
 		hop := calc.Hop{Link: int(binary.NativeEndian.Uint32(b[4:])), OnLink: b[2]&unix.RTNH_F_ONLINK != 0}
 		dead := b[2]&unix.RTNH_F_DEAD != 0
 		err := attributes(b[unix.SizeofRtNexthop:size], func(kind uint16, value []byte) error {
-			if kind == unix.RTA_GATEWAY {
-				hop.Gateway, _ = netip.AddrFromSlice(value)
+			if kind == unix.RTA_GATEWAY || kind == unix.RTA_VIA {
+				hop.Gateway = readGateway(kind, value)
 			}
 			return nil
 		})
@@ -239,6 +258,30 @@ func decodeMultipath(b []byte) ([]calc.Hop, error) {
 		b = b[min(len(b), align(size)):]
 	}
 	return hops, nil
+}
+
+// decodeAddress reads the message of RTM_NEWADDR: the address, not the other end's, with the
+// length of its subnet.
+func decodeAddress(b []byte) (link int, subnet netip.Prefix, ok bool) {
+	if len(b) < unix.SizeofIfAddrmsg {
+		return 0, netip.Prefix{}, false
+	}
+	m := nl.DeserializeIfAddrmsg(b)
+	var addr, local netip.Addr
+	err := attributes(b[unix.SizeofIfAddrmsg:], func(kind uint16, value []byte) error {
+		switch kind {
+		case unix.IFA_ADDRESS:
+			addr, _ = netip.AddrFromSlice(value)
+		case unix.IFA_LOCAL:
+			local, _ = netip.AddrFromSlice(value)
+		}
+		return nil
+	})
+	if local.IsValid() {
+		addr = local
+	}
+	subnet = netip.PrefixFrom(addr, int(m.Prefixlen))
+	return int(m.Index), subnet, err == nil && subnet.IsValid()
 }
 
 // align rounds up to netlink's boundary.
