@@ -32,8 +32,9 @@ type Entry struct {
 // Quarantined is a stored value that is not usable.
 type Quarantined = store.Quarantined
 
-// Get reads a resource. A value that cannot be decoded is an error; one that is merely
-// not valid is returned as it is.
+// Get reads a resource. A value that cannot be decoded is an error ([ErrUnreadable]), with
+// which only its key and revision are returned; one that is merely not valid is returned as
+// it is.
 func (c *Client) Get(ctx context.Context, k model.Key) (Entry, error) {
 	stored, err := c.fetch(ctx, k)
 	if err == nil && len(stored[0].parts) == 0 {
@@ -44,7 +45,7 @@ func (c *Client) Get(ctx context.Context, k model.Key) (Entry, error) {
 	}
 	r, err := model.Decode(k, stored[0].values())
 	if err != nil {
-		return Entry{}, &explained{text: err.Error(), class: ErrUnreadable, causes: []error{err}}
+		return Entry{Key: k, Revision: stored[0].revision()}, &explained{text: err.Error(), class: ErrUnreadable, causes: []error{err}}
 	}
 	return Entry{Key: k, Value: r, Revision: stored[0].revision()}, nil
 }

@@ -29,6 +29,13 @@ func TestLockedStoreGivesNothingOut(t *testing.T) {
 	if missing, err := c.Release(w.ctx(), before); err != nil || len(missing) > 0 {
 		t.Errorf("Release: %v, %v", missing, err)
 	}
+	// Nor does a flag that nobody can read.
+	if _, err := w.store.Raw().Put(w.ctx(), model.Paths(model.ReadyKey{})[0], "True"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.AutoAssign(w.ctx(), Request{IPv4: 1}); !errors.Is(err, etcdstore.ErrLocked) {
+		t.Errorf("AutoAssign: error %v, want %v", err, etcdstore.ErrLocked)
+	}
 	setReady(true)
 	w.assign(c, 1, "h")
 	w.consistent()

@@ -176,8 +176,8 @@ func (env *environment) add(node, path string, value []byte, rev int64) {
 		switch k.(type) {
 		case model.IPAMConfigKey:
 			env.configRev = rev
-		case model.ReadyKey: // nobody can say that it is locked
-			env.readyRev = rev
+		case model.ReadyKey: // nobody can say that it is open
+			env.locked, env.readyRev = true, rev
 		}
 	}
 }

@@ -144,5 +144,5 @@ func (j *Judge) objection(s Stored) string {
 	case s.GUID == s.Accepted:
 		return ""
 	}
-	return fmt.Sprintf("etcd at %s belongs to another cluster (its GUID is %s, this host's is %s): %s. Connect this host to its own etcd, restore its data, %s", j.where, s.GUID, cmp.Or(j.known, "none"), stays, right)
+	return fmt.Sprintf("etcd at %s belongs to another cluster (its GUID is %s, this host's is %s): %s. Connect this host to its own etcd, restore its data, %s --accept", j.where, s.GUID, cmp.Or(j.known, "none"), stays, right)
 }

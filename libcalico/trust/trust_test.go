@@ -53,7 +53,7 @@ func TestVerdicts(t *testing.T) {
 		{"an import goes on under a lock", ours, []look{{open, trust.Trusted, ""}, {empty, trust.Held, ""}, {locked, trust.Held, "is locked"}, {open, trust.Trusted, ""}}},
 		{"locked and opened", "", []look{{open, trust.Trusted, ""}, {locked, trust.Locked, "is locked"}, {open, trust.Trusted, ""}}},
 		{"emptied while it is locked", "", []look{{open, trust.Trusted, ""}, {locked, trust.Locked, ""}, {empty, trust.Held, ""}}},
-		{"another cluster's", ours, []look{{foreign, trust.Held, "its GUID is bbbb, this host's is aaaa"}}},
+		{"another cluster's", ours, []look{{foreign, trust.Held, "calicoctl datastore unlock --accept"}}},
 		{"another's as of now", "", []look{{open, trust.Trusted, ""}, {foreign, trust.Held, "another cluster"}, {shut, trust.Held, "another cluster"}, {open, trust.Trusted, ""}}},
 		{"another's, accepted", ours, []look{{foreign, trust.Held, ""}, {acceptShut, trust.Held, "is locked"}, {accepted, trust.Trusted, ""}}},
 		{"what was accepted is this host's from then on", ours, []look{{accepted, trust.Trusted, ""}, {foreign, trust.Trusted, ""}, {open, trust.Held, "its GUID is aaaa, this host's is bbbb"}}},

@@ -277,6 +277,7 @@ func (env *Env) sayLocked(word string, changed bool) {
 
 func newDatastoreUnlock(env *Env) *cobra.Command {
 	var out outputFlag
+	var accept bool
 	cmd := &cobra.Command{
 		Use:   "unlock",
 		Short: "Open the datastore for changes, and say that it is the right one",
@@ -289,24 +290,25 @@ is lost for good, or the nodes shall follow another datastore, this command says
 the flag, makes a GUID if there is none, and accepts the GUID for all nodes, whichever they
 know. Then they take away what the datastore does not hold. Look at it first.
 
-A datastore that is merely locked is only opened; for nodes that hold on because of its GUID,
-run the command once more.`,
+A datastore that has its flag and its GUID is only opened, unless this host knows another
+GUID; with --accept the GUID is accepted in any case.`,
 		Example: `  # Open the datastore after a lock.
   calicoctl datastore unlock
 
   # See what the nodes would follow, and have them follow it.
   calicoctl get nodes,ippools,policies,profiles,workloadendpoints
-  calicoctl datastore unlock`,
+  calicoctl datastore unlock --accept`,
 		Args: atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err
 			}
 			return executing(env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
-				return env.unlock(ctx, s, out)
+				return env.unlock(ctx, s, accept, out)
 			}))
 		},
 	}
+	cmd.Flags().BoolVar(&accept, "accept", false, "have all nodes follow the datastore, whichever cluster's GUID they know")
 	out.flag(cmd)
 	return cmd
 }
@@ -321,13 +323,13 @@ type unlockResult struct {
 	Accepted        bool   `json:"accepted"`
 }
 
-func (env *Env) unlock(ctx context.Context, s *resource.Store, out outputFlag) error {
+func (env *Env) unlock(ctx context.Context, s *resource.Store, accept bool, out outputFlag) error {
 	// Whoever may not read this host's record belongs to no cluster, as somebody elsewhere.
 	host, _, err := hostrecord.Read(hostrecord.Dir(env.Getenv))
 	if err != nil && !errors.Is(err, fs.ErrPermission) {
 		fmt.Fprintf(env.Stderr, "WARNING: %v\n", err)
 	}
-	done, err := s.Unlock(ctx, host.ClusterGUID, startup.NewGUID())
+	done, err := s.Unlock(ctx, resource.Unlocking{HostGUID: host.ClusterGUID, NewGUID: startup.NewGUID(), Accept: accept})
 	if err != nil {
 		return err
 	}
@@ -341,8 +343,11 @@ func (env *Env) unlock(ctx context.Context, s *resource.Store, out outputFlag) e
 	if host.ClusterGUID != "" {
 		fmt.Fprintf(env.Stdout, "The cluster GUID that this host knows is %s.\n", host.ClusterGUID)
 	}
-	if done.Accepted {
+	switch {
+	case done.Accepted:
 		fmt.Fprintln(env.Stdout, "All nodes follow the datastore from now on, whichever GUID they know.")
+	case !accept:
+		fmt.Fprintln(env.Stdout, "Nodes that know another GUID keep off it; to have them follow it: calicoctl datastore unlock --accept")
 	}
 	return nil
 }

@@ -8,8 +8,8 @@ import (
 	"calico.internal/libcalico/model"
 )
 
-// Locked says whether the datastore is locked: its Ready flag is there and false. One
-// that was never initialised has none and is open.
+// Locked says whether the datastore is locked: its Ready flag is there and not true, be it
+// false or nothing that can be read. One that was never initialised has none and is open.
 func (s *Store) Locked(ctx context.Context) (bool, error) {
 	locked, _, err := s.lock(ctx)
 	return locked, err
@@ -17,10 +17,12 @@ func (s *Store) Locked(ctx context.Context) (bool, error) {
 
 func (s *Store) lock(ctx context.Context) (locked bool, revision int64, err error) {
 	e, err := s.etcd.Get(ctx, model.ReadyKey{})
-	if errors.Is(err, etcdstore.ErrNotFound) {
+	switch {
+	case errors.Is(err, etcdstore.ErrNotFound):
 		return false, 0, nil
-	}
-	if err != nil {
+	case errors.Is(err, etcdstore.ErrUnreadable):
+		return true, e.Revision, nil
+	case err != nil:
 		return false, 0, err
 	}
 	ready, ok := e.Value.(*model.Ready)
@@ -52,13 +54,23 @@ type Unlocked struct {
 	Accepted bool
 }
 
+// Unlocking says how the datastore is opened.
+type Unlocking struct {
+	// HostGUID is the id of the cluster that this host belongs to; empty when it belongs to
+	// none. NewGUID is for a cluster that has lost its id.
+	HostGUID, NewGUID string
+	// Accept accepts the datastore's id for all hosts in any case.
+	Accept bool
+}
+
 // Unlock says that the datastore is right, in one transaction: it opens it, gives the
-// cluster an id if it has none, and accepts that id on behalf of all hosts. A mere lock is
-// only opened, so that hosts of other clusters go on keeping off: where the flag and an id
-// are there, and the host, if it belongs to any cluster, belongs to that.
-func (s *Store) Unlock(ctx context.Context, hostGUID, newGUID string) (Unlocked, error) {
+// cluster an id if it has none, and accepts that id on behalf of all hosts. A datastore of
+// which nothing is lost is only opened, so that hosts of other clusters go on keeping off
+// it: where the flag and an id are there, and the host, if it belongs to any cluster,
+// belongs to that.
+func (s *Store) Unlock(ctx context.Context, how Unlocking) (Unlocked, error) {
 	for {
-		out, err := s.unlock(ctx, hostGUID, newGUID)
+		out, err := s.unlock(ctx, how)
 		if !errors.Is(err, etcdstore.ErrConflict) && !errors.Is(err, etcdstore.ErrExists) {
 			return out, err
 		}
@@ -67,7 +79,7 @@ func (s *Store) Unlock(ctx context.Context, hostGUID, newGUID string) (Unlocked,
 
 var guidKey = model.FelixConfigKey{Name: model.ClusterGUID}
 
-func (s *Store) unlock(ctx context.Context, hostGUID, newGUID string) (out Unlocked, err error) {
+func (s *Store) unlock(ctx context.Context, how Unlocking) (out Unlocked, err error) {
 	locked, readyRevision, err := s.lock(ctx)
 	if err != nil {
 		return out, err
@@ -80,17 +92,17 @@ func (s *Store) unlock(ctx context.Context, hostGUID, newGUID string) (out Unloc
 	if err != nil {
 		return out, err
 	}
-	merelyLocked := locked && guid != "" && (hostGUID == "" || hostGUID == guid)
+	whole := readyRevision != 0 && guid != "" && (how.HostGUID == "" || how.HostGUID == guid)
 	var ready, id, accept model.Resource
 	if locked || readyRevision == 0 {
 		yes := model.Ready(true)
 		ready = &yes
 	}
 	if out.GUID = guid; guid == "" {
-		out.GUID = newGUID
+		out.GUID = how.NewGUID
 		id = &model.Setting{Of: model.KindFelixConfig, Value: out.GUID}
 	}
-	if !merelyLocked && accepted != out.GUID {
+	if (how.Accept || !whole) && accepted != out.GUID {
 		out.Accepted = true
 		accept = &model.Setting{Of: model.KindAcceptedGUID, Value: out.GUID}
 	}

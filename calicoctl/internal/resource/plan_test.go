@@ -84,7 +84,7 @@ func TestLockedMeanwhile(t *testing.T) {
 	if _, err := s.Plan(ctx, Apply, objs); err != nil {
 		t.Errorf("a plan is refused: %v", err)
 	}
-	if _, err := s.Unlock(ctx, "", "new"); err != nil {
+	if _, err := s.Unlock(ctx, Unlocking{NewGUID: "new"}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Delete(ctx, objs, Deletion{}); err != nil {

@@ -176,6 +176,9 @@ func readCluster(ctx context.Context, client *etcdstore.Client) (cluster, error)
 		}
 		for _, b := range bad {
 			c.unreadable = append(c.unreadable, fmt.Sprintf("%s: %v", b.Path, b.Err))
+			if b.Key == (model.ReadyKey{}) {
+				c.hasReady = true // and the store is locked, since it does not say that it is ready
+			}
 		}
 		for _, e := range entries {
 			c.add(e)
