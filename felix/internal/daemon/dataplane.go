@@ -153,7 +153,7 @@ func (d *dataplane) open(ctx context.Context) error {
 		d.log.Info("IPv6 is forwarded from now on; the host keeps the routes that routers advertise to it, by accept_ra=2", "interfaces", strings.Join(ifaces, ","))
 	}})
 	d.handover = newHandover(d.netlink.Routes(), conns)
-	d.guard = &guard{Target: d.handover, blocked: d.chains.blocked}
+	d.guard = &guard{handover: d.handover, blocked: d.chains.blocked}
 
 	d.sets = reconcile.NewTable(d.ipsets.Sets(), options[string, ipsets.Spec](setsTable, compareStrings))
 	d.members = reconcile.NewTable(d.ipsets.Members(), d.memberOptions())

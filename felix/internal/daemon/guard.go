@@ -12,9 +12,9 @@ import (
 
 // guard is the target for routes, which makes none of a family whose packets are not known
 // to be filtered: no route before its rules. Those that are there stay, and go when they are
-// not wanted any more.
+// not wanted any more, or are to lead to another interface.
 type guard struct {
-	reconcile.Target[routes.Key, routes.Route]
+	*handover
 
 	blocked func(rules.Family) error
 	// held are routes that were not made.
@@ -23,22 +23,17 @@ type guard struct {
 
 // Apply makes the changes that are allowed.
 func (g *guard) Apply(ctx context.Context, c reconcile.Changes[routes.Key, routes.Route]) error {
-	var (
-		refused reconcile.KeyErrors[routes.Key]
-		allowed []reconcile.Item[routes.Key, routes.Route]
-	)
+	var refused reconcile.KeyErrors[routes.Key]
 	for _, item := range c.Set {
 		if err := g.blocked(familyOf(item.Key)); err != nil {
 			refused.Add(item.Key, err)
 			g.held = append(g.held, item.Key)
-			continue
 		}
-		allowed = append(allowed, item)
 	}
-	c.Set = allowed
+	c = g.without(c, refused)
 	var err error
 	if !c.Empty() {
-		err = g.Target.Apply(ctx, c)
+		err = g.handover.Apply(ctx, c)
 	}
 	return errors.Join(refused.Err(), err)
 }

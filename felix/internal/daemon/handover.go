@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"net/netip"
+	"slices"
 	"time"
 
 	"calico.internal/felix/internal/routes"
@@ -82,11 +83,11 @@ func (h *handover) ownedHere(a netip.Addr) {
 
 // leave says that no endpoint of this host has the address any more.
 func (h *handover) leave(k routes.Key) {
-	if _, known := h.owner[k]; !known || !k.Prefix.IsSingleIP() {
+	if _, known := h.owner[k]; !known {
 		return
 	}
 	delete(h.owner, k)
-	if h.connections != nil {
+	if h.connections != nil && k.Prefix.IsSingleIP() {
 		h.leaving[k.Prefix.Addr()] = struct{}{}
 		h.ownedHere(k.Prefix.Addr())
 	}
@@ -128,16 +129,26 @@ func (h *handover) begin() {
 // written.
 func (h *handover) Apply(ctx context.Context, c reconcile.Changes[routes.Key, routes.Route]) error {
 	refused := h.handOver(c.Set)
+	return errors.Join(refused.Err(), h.Target.Apply(ctx, h.without(c, refused)))
+}
+
+// without is changes without the routes that are refused. One of those may lead to the
+// address's former owner, who is not to get the packets of the next: it is deleted.
+func (h *handover) without(c reconcile.Changes[routes.Key, routes.Route], refused reconcile.KeyErrors[routes.Key]) reconcile.Changes[routes.Key, routes.Route] {
 	if len(refused.Errs) == 0 {
-		return h.Target.Apply(ctx, c)
+		return c
 	}
-	clean := reconcile.Changes[routes.Key, routes.Route]{Delete: c.Delete}
+	clean := reconcile.Changes[routes.Key, routes.Route]{Delete: slices.Clone(c.Delete)}
 	for _, s := range c.Set {
-		if refused.Errs[s.Key] == nil {
+		switch {
+		case refused.Errs[s.Key] == nil:
 			clean.Set = append(clean.Set, s)
+		case h.owner[s.Key] != s.Value.Interface:
+			clean.Delete = append(clean.Delete, s.Key)
 		}
 	}
-	return errors.Join(refused.Err(), h.Target.Apply(ctx, clean))
+	slices.SortFunc(clean.Delete, routes.Key.Compare)
+	return clean
 }
 
 // handOver removes the connections of those addresses of routes that get a new owner and
@@ -146,15 +157,18 @@ func (h *handover) handOver(set []reconcile.Item[routes.Key, routes.Route]) (ref
 	moved := map[netip.Addr]reconcile.Item[routes.Key, routes.Route]{}
 	for _, s := range set {
 		a := s.Key.Prefix.Addr()
-		if h.owner[s.Key] == s.Value.Interface || !s.Key.Prefix.IsSingleIP() {
+		if h.owner[s.Key] == s.Value.Interface {
 			continue
 		}
-		if _, yes := h.suspect[a]; h.connections != nil && (yes || !h.begun) {
+		single := s.Key.Prefix.IsSingleIP()
+		if _, yes := h.suspect[a]; single && h.connections != nil && (yes || !h.begun) {
 			moved[a] = s
 			continue
 		}
 		h.owner[s.Key] = s.Value.Interface
-		h.ownedHere(a)
+		if single {
+			h.ownedHere(a)
+		}
 	}
 	faults := h.remove(keysOf(moved))
 	for a, s := range moved {

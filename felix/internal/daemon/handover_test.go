@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"calico.internal/felix/internal/routes"
+	"calico.internal/felix/internal/rules"
 	"calico.internal/libcalico/reconcile"
 )
 
@@ -159,6 +160,49 @@ func TestConnectionsThatCannotBeRemovedKeepTheRouteAway(t *testing.T) {
 	delete(x.conns.stuck, stuck)
 	x.set("10.0.0.1/32", "cali1")
 	x.expect("once they can be removed", "remove 10.0.0.1", "route 10.0.0.1/32 cali1")
+}
+
+// TestARefusedRouteDoesNotLeadToTheFormerOwner moves addresses to other interfaces while
+// their routes may not be written: packets for the new owner must not go to the old one.
+func TestARefusedRouteDoesNotLeadToTheFormerOwner(t *testing.T) {
+	changes := reconcile.Changes[routes.Key, routes.Route]{
+		Set: []reconcile.Item[routes.Key, routes.Route]{
+			routeItem("10.0.0.1/32", "cali9"), routeItem("10.0.0.2/32", "cali2"), routeItem("10.8.0.0/16", "cali9"), routeItem("fd00::1/128", "cali9"),
+		},
+		Delete: []routes.Key{routeKey("10.0.0.7/32")},
+	}
+	newTest := func() *handoverTest {
+		x := newHandoverTest(t, map[routes.Key]routes.Route{routeKey("10.0.0.1/32"): {Interface: "cali1"}, routeKey("10.0.0.2/32"): {Interface: "cali2"}}, "10.0.0.1")
+		x.set("10.8.0.0/16", "cali1")
+		x.set("fd00::1/128", "cali1")
+		x.log = nil
+		return x
+	}
+	x := newTest()
+	blocked := map[rules.Family]error{rules.V4: errors.New("no")}
+	g := &guard{handover: x.h, blocked: func(f rules.Family) error { return blocked[f] }}
+	if err := g.Apply(t.Context(), changes); !reconcile.IsPartial(err) {
+		t.Fatal(err)
+	}
+	x.expect("IPv4 is not filtered", "remove fd00::1", "route fd00::1/128 cali9", "delete 10.0.0.1/32", "delete 10.0.0.7/32", "delete 10.8.0.0/16")
+	delete(blocked, rules.V4)
+	if err := g.Apply(t.Context(), changes); err != nil {
+		t.Fatal(err)
+	}
+	x.expect("once it is", "remove 10.0.0.1", "route 10.0.0.1/32 cali9", "route 10.0.0.2/32 cali2", "route 10.8.0.0/16 cali9", "route fd00::1/128 cali9", "delete 10.0.0.7/32")
+
+	x = newTest()
+	x.conns.stuck[netip.MustParseAddr("10.0.0.1")] = errors.New("no")
+	x.h.leave(routeKey("10.0.0.1/32")) // the former owner is gone besides
+	x.conns.stuck[netip.MustParseAddr("fd00::1")] = errors.New("no")
+	if err := x.h.Apply(t.Context(), changes); !reconcile.IsPartial(err) {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"delete 10.0.0.1/32", "delete fd00::1/128"} {
+		if !slices.Contains(x.log, want) {
+			t.Errorf("connections that cannot be removed: %q is missing in %q", want, x.log)
+		}
+	}
 }
 
 func TestConnectionsOfAddressesThatLeftAreTriedAgain(t *testing.T) {
