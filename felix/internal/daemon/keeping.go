@@ -105,9 +105,10 @@ func (l *loop) takeRestored() error {
 	return nil
 }
 
-// linksGone has those endpoints end that were kept for an interface.
-func (l *loop) linksGone(changed []ifmonitor.Link) error {
-	if slices.ContainsFunc(changed, func(link ifmonitor.Link) bool { return link.Gone }) {
+// linksGone has those endpoints end that were kept for an interface which is not there any
+// more, or was not when the interfaces were listed.
+func (l *loop) linksGone(e ifmonitor.Event, changed []ifmonitor.Link) error {
+	if e.Snapshot || slices.ContainsFunc(changed, func(link ifmonitor.Link) bool { return link.Gone }) {
 		return l.releaseLost()
 	}
 	return nil

@@ -408,7 +408,7 @@ func (l *loop) takeControlPlane(c controlPlane) {
 func (l *loop) takeEvent(e ifmonitor.Event) error {
 	changed := l.links.Apply(e)
 	l.haveLinks = l.haveLinks || e.Snapshot
-	if err := l.linksGone(changed); err != nil {
+	if err := l.linksGone(e, changed); err != nil {
 		return err
 	}
 	if l.dp != nil {
