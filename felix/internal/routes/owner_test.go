@@ -54,8 +54,10 @@ func TestWhoseRoutesAre(t *testing.T) {
 	if got, want := listed(t, routes), "10.0.0.2/32 dev cali1, fd00::2/128 dev cali2"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	// New routes have the new protocol.
-	apply(t, routes, route("10.0.0.9/32", "cali2"))
+	// A route has the protocol that is wanted of it.
+	fresh := route("10.0.0.9/32", "cali2")
+	fresh.Value.Protocol = unix.RTPROT_STATIC
+	apply(t, routes, fresh)
 	if got := ip(t, "-d", "route", "show", "10.0.0.9"); !strings.Contains(got, "proto static") {
 		t.Errorf("got %s", got)
 	}
@@ -76,7 +78,7 @@ func TestARouteByAGateway(t *testing.T) {
 			t.Errorf("got %s", got)
 		}
 	}
-	want := Route{Interface: "cali1", Gateway: netip.MustParseAddr("10.9.9.9")}
+	want := Route{Interface: "cali1", Gateway: netip.MustParseAddr("10.9.9.9"), Protocol: protoBoot}
 	apply(t, routes, reconcile.Item[Key, Route]{Key: key("10.2.0.0/26"), Value: want})
 	if have, err := routes.List(t.Context()); err != nil || have[key("10.2.0.0/26")] != want {
 		t.Errorf("list gives %v, %v", have, err)
