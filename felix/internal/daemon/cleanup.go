@@ -25,8 +25,12 @@ func Cleanup(ctx context.Context, cfg *config.Config, say func(format string, ar
 	}
 	steps := []func() error{
 		func() error { return cleanRoutes(ctx, cfg, say) },
-		func() error { return cleanChains(ctx, iptables.Legacy, nil, say) },
-		func() error { return cleanChains(ctx, iptables.NFT, nil, say) },
+		func() error {
+			return patiently(ctx, say, func(ctx context.Context) error { return cleanChains(ctx, iptables.Legacy, nil, say) })
+		},
+		func() error {
+			return patiently(ctx, say, func(ctx context.Context) error { return cleanChains(ctx, iptables.NFT, nil, say) })
+		},
 		func() error { return cleanSets(ctx, say) },
 	}
 	var errs []error
@@ -34,6 +38,30 @@ func Cleanup(ctx context.Context, cfg *config.Config, say func(format string, ar
 		errs = append(errs, step())
 	}
 	return errors.Join(errs...)
+}
+
+// patience bounds the wait of [Cleanup] for other programs that hold the lock of iptables.
+const patience = 30 * time.Second
+
+// patiently cleans, and goes on with that while other programs keep iptables busy.
+func patiently(ctx context.Context, say func(string, ...any), clean func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for told := false; ; told = true {
+		err := clean(ctx)
+		if !iptables.IsBusy(err) || ctx.Err() != nil {
+			return err
+		}
+		if !told {
+			say("another program uses iptables; waiting for it, for up to %v", patience)
+		}
+		iptables.AwaitLock(ctx)
+		select {
+		case <-time.After(minSweepDelay / 10):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 func cleanRoutes(ctx context.Context, cfg *config.Config, say func(string, ...any)) error {

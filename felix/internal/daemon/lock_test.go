@@ -145,6 +145,30 @@ func TestWhileAnotherHoldsTheLockAllStaysAndFelixSaysSo(t *testing.T) {
 	}
 }
 
+// TestCleanupWaitsForTheLock removes everything while another program holds the lock for a moment.
+func TestCleanupWaitsForTheLock(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.Legacy)
+	w.network("net1")
+	h.startInSync()
+	h.container("aaaa", "net1", "192.168.0.1")
+	h.felix.Kill()
+	release := h.holdLock()
+	const held = 500 * time.Millisecond
+	time.AfterFunc(held, release)
+	start := time.Now()
+	out, err := h.command("cleanup").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "waiting") {
+		t.Errorf("cleanup says %s, %v", out, err)
+	}
+	if took := time.Since(start); took < held {
+		t.Errorf("it took %v only", took)
+	}
+	if left := h.dump(); strings.Contains(left, "cali-") || strings.Contains(left, "cali4-") || strings.Contains(left, "169.254.1.1") {
+		t.Errorf("left is %s", left)
+	}
+}
+
 // TestABusyIptablesIsTriedEverySecond has iptables-restore refuse as it does when it could
 // not get the lock, so often that a growing pause would have become long.
 func TestABusyIptablesIsTriedEverySecond(t *testing.T) {
