@@ -1,9 +1,9 @@
 package daemon
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -18,9 +18,13 @@ import (
 // looker is a loop with n endpoints, each of which has a policy of its own, that has nothing
 // in the kernel.
 func looker(n int) *loop {
-	chains := newChains(map[rules.Family]map[rules.Table]*iptables.Target{rules.V4: {rules.Filter: nil, rules.Mangle: nil}}, nil)
+	targets := map[rules.Family]map[rules.Table]*iptables.Target{}
+	for _, f := range rules.Families {
+		targets[f] = map[rules.Table]*iptables.Target{rules.Filter: nil, rules.Mangle: nil, rules.NAT: nil}
+	}
+	chains := newChains(targets, nil)
 	d := &dataplane{
-		links: ifmonitor.NewLinks(), families: []rules.Family{rules.V4}, chains: chains, filters: newFilters(chains),
+		links: ifmonitor.NewLinks(), families: rules.Families[:], chains: chains, filters: newFilters(chains),
 		policies: map[model.PolicyKey]*desired.Policy{}, profiles: map[string]*desired.Profile{},
 	}
 	d.workloads = newWorkloads(d)
@@ -47,8 +51,10 @@ func endpointNumber(i int) model.WorkloadEndpointKey {
 }
 
 // fault has a chain be at fault.
-func (l *loop) fault(id rules.ChainID) {
-	l.dp.filters.unprintable[chainKey{rules.V4, id}] = errors.New("no")
+func (l *loop) fault(id rules.ChainID) { l.faultOf(rules.V4, id) }
+
+func (l *loop) faultOf(f rules.Family, id rules.ChainID) {
+	l.dp.filters.unprintable[chainKey{f, id}] = fmt.Errorf("no IPv%d", f)
 }
 
 func (l *loop) expectNotInForce(t *testing.T, when string, want ...int) {
@@ -84,6 +90,79 @@ func TestAFaultConcernsTheEndpointsThatPassIt(t *testing.T) {
 	if why := l.state.Endpoints[endpointNumber(0)].Why; !strings.Contains(why, "cali-FORWARD") {
 		t.Errorf("the reason is %q", why)
 	}
+}
+
+// TestWhatIsMissingInNATConcernsNoEndpoint has chains in the nat table be at fault in all ways in
+// which a chain can be.
+func TestWhatIsMissingInNATConcernsNoEndpoint(t *testing.T) {
+	l := looker(2)
+	l.fault(rules.ChainID{Table: rules.NAT, Name: "cali-nat-outgoing"})
+	l.expectNotInForce(t, "one that cannot be printed")
+	set := rules.SetName(rules.V4, desired.SetMasqPools)
+	l.dp.filters.broken = map[string]string{set: "full"}
+	l.dp.filters.closed[chainKey{rules.V4, rules.ChainID{Table: rules.NAT, Name: "cali-nat-outgoing"}}] = set
+	l.expectNotInForce(t, "one that names a broken set")
+	l.dp.filters.closed[chainKey{rules.V4, rules.ChainID{Table: rules.Filter, Name: "cali-FORWARD"}}] = set
+	l.expectNotInForce(t, "one that filters", 0, 1)
+}
+
+func TestAFaultConcernsTheEndpointsOfItsFamily(t *testing.T) {
+	l := looker(1)
+	e := *l.dp.workloads.byKey[endpointNumber(0)].endpoint
+	v4, v6 := netip.MustParsePrefix("192.168.0.1/32"), netip.MustParsePrefix("fd00:80::1/128")
+	frame := rules.ChainID{Table: rules.Filter, Name: "cali-FORWARD"}
+	for _, id := range []rules.ChainID{rules.EndpointChains(&e)[0], rules.PolicyChains(l.dp.policies[policyNumber(0)])[0], rules.ProfileChains("p")[1], frame} {
+		clear(l.dp.filters.unprintable)
+		l.faultOf(rules.V6, id)
+		faults := l.dp.filterFaults()
+		for _, c := range []struct {
+			nets      []netip.Prefix
+			concerned bool
+		}{{nil, true}, {[]netip.Prefix{v4}, false}, {[]netip.Prefix{v6}, true}, {[]netip.Prefix{v4, v6}, true}} {
+			e.Nets = c.nets
+			if why := faults.concerning(l.dp, &e); (why != "") != c.concerned {
+				t.Errorf("a fault of %s for IPv6, and an endpoint with %v: %q", id.Name, c.nets, why)
+			}
+		}
+	}
+}
+
+// TestThatFaultsStayIsNoChange has chains refused for both families: it is the same as before each
+// time that it is looked at, and so is what is said of an endpoint.
+func TestThatFaultsStayIsNoChange(t *testing.T) {
+	l := looker(1)
+	e := l.dp.workloads.byKey[endpointNumber(0)].endpoint
+	for _, f := range rules.Families {
+		for _, name := range []string{"cali-FORWARD", "cali-INPUT", "cali-allow"} {
+			l.faultOf(f, rules.ChainID{Table: rules.Filter, Name: name})
+		}
+	}
+	first := l.dp.filterFaults()
+	why := first.concerning(l.dp, e)
+	for range 100 {
+		now := l.dp.filterFaults()
+		if !now.equal(first) {
+			t.Fatalf("faults are %v, before %v", now, first)
+		}
+		if got := now.concerning(l.dp, e); got != why {
+			t.Fatalf("of an endpoint it is said %q, before %q", got, why)
+		}
+	}
+}
+
+// TestWhatOnlyTheHostPassesConcernsNoEndpoint has the chains be at fault that lead to the failsafe
+// ports of the host.
+func TestWhatOnlyTheHostPassesConcernsNoEndpoint(t *testing.T) {
+	l := looker(1)
+	for _, name := range []string{"cali-failsafe-in", "cali-failsafe-out", "cali-etcd-in", "cali-etcd-out", "cali-from-host-endpoint", "cali-to-host-endpoint"} {
+		l.fault(rules.ChainID{Table: rules.Filter, Name: name})
+	}
+	for _, name := range []string{"cali-untracked-in", "cali-untracked-out", "cali-failsafe-in"} {
+		l.fault(rules.ChainID{Table: rules.Raw, Name: name})
+	}
+	l.expectNotInForce(t, "what only packets of the host pass")
+	l.fault(rules.ChainID{Table: rules.Raw, Name: "cali-from-host-endpoint"})
+	l.expectNotInForce(t, "what packets to a container pass as well", 0)
 }
 
 // TestWithAFaultAChangeCostsNoMoreThanWithout counts what is allocated for a change of one

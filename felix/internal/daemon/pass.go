@@ -9,6 +9,7 @@ import (
 
 	"calico.internal/felix/internal/desired"
 	"calico.internal/felix/internal/iptables"
+	"calico.internal/felix/internal/rules"
 	"calico.internal/felix/internal/statusapi"
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/model"
@@ -317,10 +318,10 @@ func (l *loop) problems() []statusapi.Problem {
 		return out
 	}
 	for k, err := range l.dp.filters.unprintable {
-		out = append(out, statusapi.Problem{Object: "chain " + k.Name, Reason: err.Error() + "; it is closed"})
+		out = append(out, statusapi.Problem{Object: "chain " + k.Name, Reason: err.Error() + "; until that is mended " + instead(k.Table)})
 	}
 	for k, set := range l.dp.filters.closed {
-		out = append(out, statusapi.Problem{Object: "chain " + k.Name, Reason: "it drops, because set " + set + " is not as wanted: " + l.dp.filters.broken[set]})
+		out = append(out, statusapi.Problem{Object: "chain " + k.Name, Reason: instead(k.Table) + ", because set " + set + " is not as wanted: " + l.dp.filters.broken[set]})
 	}
 	for _, t := range l.state.Tables {
 		for _, f := range t.Failed {
@@ -340,4 +341,12 @@ func (l *loop) problems() []statusapi.Problem {
 	out = append(out, l.dp.unboundHosts()...)
 	out = append(out, l.dp.handover.problems()...)
 	return append(out, l.dp.host.problems...)
+}
+
+// instead says what the stand-in of a chain does.
+func instead(t rules.Table) string {
+	if t == rules.NAT {
+		return "it translates nothing"
+	}
+	return "it drops"
 }

@@ -298,22 +298,10 @@ func (w *workloads) why(one *workload, faults filterFaults) string {
 			return "route to " + k.String() + why
 		}
 	}
-	if e.Up && len(one.routes) == 0 && w.routable(e) {
+	if e.Up && len(one.routes) == 0 && len(e.Nets) > 0 && len(w.d.familiesOf(e)) > 0 {
 		return "its routes are not wanted yet"
 	}
 	return ""
-}
-
-// routable reports whether the endpoint has an address of a family that is handled.
-func (w *workloads) routable(e *desired.Endpoint) bool {
-	for _, n := range e.Nets {
-		for _, f := range w.d.families {
-			if f.Of(n) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // missing says in what way an object is not in force; empty when it is.

@@ -101,9 +101,13 @@ func (l Lacks) Problems() []string {
 	return out
 }
 
+// spared are what a rule may do that is left out where the kernel lacks what it needs: without
+// it, less is allowed, logged, kept from being tracked or translated.
+var spared = []rules.Verb{rules.Log, rules.Accept, rules.NoTrack, rules.Masquerade, rules.DNAT, rules.SNAT}
+
 // Around rewrites a chain for a kernel that lacks something. What a rule that denies cannot
-// ask it does not ask, and denies more; a rule that allows, logs or keeps from being tracked
-// is left out; any other one makes the chain one that must not be used, which is the error.
+// ask it does not ask, and denies more; one that can be spared is left out; any other one makes
+// the chain one that must not be used, which is the error.
 func (l Lacks) Around(c rules.Chain) (rules.Chain, error) {
 	if len(l) == 0 {
 		return c, nil
@@ -118,7 +122,7 @@ func (l Lacks) Around(c rules.Chain) (rules.Chain, error) {
 		}
 		switch {
 		case len(missing) == 0:
-		case slices.Contains([]rules.Verb{rules.Log, rules.Accept, rules.NoTrack}, r.Action.Verb):
+		case slices.Contains(spared, r.Action.Verb):
 			continue
 		case r.Action.Verb == rules.Drop || r.Action.Verb == rules.Reject:
 			r = l.wider(r)

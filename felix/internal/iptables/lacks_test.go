@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -79,7 +80,17 @@ func TestRulesAroundWhatTheKernelLacks(t *testing.T) {
 			[]rules.Rule{{Match: rules.Match{Socket: true}, Action: rules.Action{Verb: rules.NoTrack}}, {Action: accept}},
 			"-j ACCEPT", "",
 		},
-		{"a target", Lacks{targetMasq: true}, []rules.Rule{{Action: rules.Action{Verb: rules.Masquerade}}}, "", "target MASQUERADE"},
+		{
+			"what rewrites an address",
+			Lacks{targetMasq: true, targetDNAT: true, targetSNAT: true},
+			[]rules.Rule{
+				{Action: rules.Action{Verb: rules.Masquerade}},
+				{Action: rules.Action{Verb: rules.DNAT, To: netip.MustParseAddr("10.0.0.1")}},
+				{Action: rules.Action{Verb: rules.SNAT, To: netip.MustParseAddr("10.0.0.1")}},
+				{Action: rules.Action{Verb: rules.Return}},
+			},
+			"-j RETURN", "",
+		},
 	} {
 		got, err := only(c.lacks, c.list...)
 		if got != c.want || (err == nil) != (c.fault == "") || err != nil && !strings.Contains(err.Error(), c.fault) {

@@ -38,3 +38,15 @@ var objectPrefixes = []string{"cali-tw-", "cali-fw-", "cali-th", "cali-fh", "cal
 func (c ChainID) OfFrame() bool {
 	return !slices.ContainsFunc(objectPrefixes, func(p string) bool { return strings.HasPrefix(c.Name, p) })
 }
+
+// OfWorkloads reports whether packets of any workload may have to pass a chain of the frame, and
+// its rules decide about them: those that only the host's own packets meet are not among these.
+func (c ChainID) OfWorkloads() bool {
+	switch c.Name {
+	case chainFailsafeIn, chainFailsafeOut, chainEtcdIn, chainEtcdOut, chainUntrackedIn, chainUntrackedOut:
+		return false
+	case chainFromHost, chainToHost:
+		return c.Table == Raw
+	}
+	return c.OfFrame() && (c.Table == Raw || c.Table == Filter)
+}
