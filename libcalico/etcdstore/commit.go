@@ -35,6 +35,7 @@ const (
 	verbPut
 	verbDelete
 	verbCheck
+	verbExists
 	verbStill
 )
 
@@ -57,6 +58,9 @@ func DeleteWrite(k model.Key, rev int64) (Write, error) { return newBare(verbDel
 // CheckWrite writes nothing: the resource must have revision rev, or, with rev 0,
 // must not exist.
 func CheckWrite(k model.Key, rev int64) (Write, error) { return newBare(verbCheck, k, rev) }
+
+// ExistsWrite writes nothing: the resource must exist.
+func ExistsWrite(k model.Key) (Write, error) { return newBare(verbExists, k, 0) }
 
 // StillWrite writes nothing: no path with the prefix may have been written after
 // revision rev. It is for a decision that rests on a list as of rev; what was deleted
@@ -204,7 +208,7 @@ func (c *Client) plan(ctx context.Context, writes []Write) ([]plan, error) {
 // needsParts says whether the write's condition is about a resource of several parts
 // as a whole.
 func (w Write) needsParts() bool {
-	return w.verb != verbStill && len(model.Paths(w.key)) > 1 && (w.rev != 0 || w.verb == verbUpdate)
+	return w.verb != verbStill && len(model.Paths(w.key)) > 1 && (w.rev != 0 || w.verb == verbUpdate || w.verb == verbExists)
 }
 
 func (w Write) conditions() []condition {
@@ -218,7 +222,7 @@ func (w Write) conditions() []condition {
 			list = append(list, condition{path: path, rev: w.rev})
 		case w.verb == verbCreate, w.verb == verbCheck:
 			list = append(list, condition{path: path})
-		case w.verb == verbUpdate:
+		case w.verb == verbUpdate, w.verb == verbExists:
 			list = append(list, condition{path: path, rev: anyRevision})
 		}
 	}

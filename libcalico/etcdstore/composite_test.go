@@ -136,16 +136,18 @@ func TestCommit(t *testing.T) {
 	_, err := c.Commit(ctx, create(3), create(1),
 		must[etcdstore.Write](t)(etcdstore.UpdateWrite(policyKey(2), policy("a == 'b'"), rev-1)),
 		must[etcdstore.Write](t)(etcdstore.UpdateWrite(policyKey(9), policy("a == 'b'"), 0)),
-		must[etcdstore.Write](t)(etcdstore.CheckWrite(policyKey(2), 0)))
+		must[etcdstore.Write](t)(etcdstore.CheckWrite(policyKey(2), 0)),
+		must[etcdstore.Write](t)(etcdstore.ExistsWrite(policyKey(2))),
+		must[etcdstore.Write](t)(etcdstore.ExistsWrite(policyKey(8))))
 	conflict, ok := errors.AsType[*etcdstore.ConflictError](err)
 	if !ok || !errors.Is(err, etcdstore.ErrConflict) || !errors.Is(err, etcdstore.ErrExists) || !errors.Is(err, etcdstore.ErrNotFound) {
 		t.Fatalf("got %v", err)
 	}
-	if diff := cmp.Diff([]model.Key{policyKey(1), policyKey(2), policyKey(9), policyKey(2)}, conflict.Keys); diff != "" {
+	if diff := cmp.Diff([]model.Key{policyKey(1), policyKey(2), policyKey(9), policyKey(2), policyKey(8)}, conflict.Keys); diff != "" {
 		t.Errorf("conflicts (-want +got):\n%s", diff)
 	}
 	wantText := "resource already exists: policy(name=p0001); update conflict: policy(name=p0002); " +
-		"resource does not exist: policy(name=p0009); resource already exists: policy(name=p0002)"
+		"resource does not exist: policy(name=p0009); resource already exists: policy(name=p0002); resource does not exist: policy(name=p0008)"
 	if err.Error() != wantText {
 		t.Errorf("text %q", err)
 	}
@@ -158,12 +160,17 @@ func TestCommit(t *testing.T) {
 		must[etcdstore.Write](t)(etcdstore.CheckWrite(policyKey(2), rev)),
 		must[etcdstore.Write](t)(etcdstore.CheckWrite(model.NodeKey{Name: "n"}, rev)),
 		must[etcdstore.Write](t)(etcdstore.CheckWrite(model.NodeKey{Name: "m"}, 0)),
+		must[etcdstore.Write](t)(etcdstore.ExistsWrite(policyKey(2))),
+		must[etcdstore.Write](t)(etcdstore.ExistsWrite(model.NodeKey{Name: "n"})),
 		must[etcdstore.Write](t)(etcdstore.DeleteWrite(policyKey(7), 0))))
 	must[int64](t)(c.Commit(ctx,
 		must[etcdstore.Write](t)(etcdstore.DeleteWrite(policyKey(1), last)),
 		must[etcdstore.Write](t)(etcdstore.DeleteWrite(model.NodeKey{Name: "n"}, rev))))
 	if entries, _, _, err := c.List(ctx, model.KindPolicy, nil); err != nil || len(entries) != 1 {
 		t.Errorf("left: %v, %v", entries, err)
+	}
+	if _, err := c.Commit(ctx, create(4), must[etcdstore.Write](t)(etcdstore.ExistsWrite(model.NodeKey{Name: "n"}))); !errors.Is(err, etcdstore.ErrNotFound) {
+		t.Errorf("a resource of several parts that does not exist: %v", err)
 	}
 }
 

@@ -200,11 +200,15 @@ func (c *Counter) count(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	check, err := c.stillSetUp(ctx)
+	setUp, err := etcdstore.ExistsWrite(model.ReadyKey{}) // an empty store is left as it is
 	if err != nil {
 		return err
 	}
-	if _, err := c.client.Commit(ctx, check, write); err != nil {
+	_, err = c.client.Commit(ctx, setUp, write)
+	if errors.Is(err, etcdstore.ErrNotFound) {
+		return errBehind
+	}
+	if err != nil {
 		return fmt.Errorf("count the history of the datastore: %w", err)
 	}
 	c.mu.Lock()
@@ -212,19 +216,6 @@ func (c *Counter) count(ctx context.Context) error {
 	c.raise(next)
 	c.restored -= restored
 	return nil
-}
-
-// stillSetUp is the condition that the datastore is one that was set up: an empty one is
-// left as it is.
-func (c *Counter) stillSetUp(ctx context.Context) (etcdstore.Write, error) {
-	ready, err := c.client.Get(ctx, model.ReadyKey{})
-	if errors.Is(err, etcdstore.ErrNotFound) || errors.Is(err, etcdstore.ErrUnreadable) {
-		return etcdstore.Write{}, errBehind
-	}
-	if err != nil {
-		return etcdstore.Write{}, err
-	}
-	return etcdstore.CheckWrite(model.ReadyKey{}, ready.Revision)
 }
 
 // Node is what a node says about the history.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -35,14 +36,23 @@ const (
 // stored within a second, that it does no more within three. The error is that of a key
 // that cannot be.
 func Run(ctx context.Context, c *etcdstore.Client, node, program string, ready func() bool) error {
-	return RunIn(ctx, c, node, program, ready, func() bool { return true })
+	return run(ctx, c, node, program, ready, func() bool { return true })
 }
 
 // RunIn is [Run] for a program that does not write to a store that is another cluster's,
-// whose nodes may have the same names: ours says whether it is not.
+// whose nodes may have the same names: ours says whether it is not. Nor does it to an empty
+// one, of which ours may not know yet.
 func RunIn(ctx context.Context, c *etcdstore.Client, node, program string, ready, ours func() bool) error {
+	setUp, err := etcdstore.ExistsWrite(model.ReadyKey{})
+	if err != nil {
+		return err
+	}
+	return run(ctx, c, node, program, ready, ours, setUp)
+}
+
+func run(ctx context.Context, c *etcdstore.Client, node, program string, ready, ours func() bool, conditions ...etcdstore.Write) error {
 	r := &reporter{
-		client: c, ready: ready, ours: ours,
+		client: c, ready: ready, ours: ours, conditions: conditions,
 		key:   model.LivenessKey{Node: node, Program: program},
 		value: model.Liveness{Version: version.Version, Started: time.Now().UTC().Truncate(time.Second)},
 	}
@@ -67,6 +77,7 @@ func RunIn(ctx context.Context, c *etcdstore.Client, node, program string, ready
 type reporter struct {
 	client      *etcdstore.Client
 	ready, ours func() bool
+	conditions  []etcdstore.Write
 	key         model.LivenessKey
 	value       model.Liveness
 }
@@ -135,7 +146,7 @@ func (r *reporter) write(ctx context.Context, lease clientv3.LeaseID) error {
 	if err != nil {
 		return err
 	}
-	_, err = r.client.Commit(ctx, w.WithLease(lease))
+	_, err = r.client.Commit(ctx, append(slices.Clone(r.conditions), w.WithLease(lease))...)
 	return err
 }
 

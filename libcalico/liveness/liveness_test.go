@@ -47,6 +47,18 @@ func start(t *testing.T, s *etcdtest.Server) *program {
 	return p
 }
 
+// Neither is an empty one, of which nobody has said yet that it is another.
+func TestNothingIsWrittenToAnEmptyStore(t *testing.T) {
+	s := etcdtest.Shared(t)
+	p := start(t, s)
+	<-time.After(1500 * time.Millisecond)
+	if _, err := p.client.Get(t.Context(), key); !errors.Is(err, etcdstore.ErrNotFound) {
+		t.Errorf("it is written: %v", err)
+	}
+	s.SetUp(t)
+	p.untilReady(false)
+}
+
 // until polls the key.
 func (p *program) until(what string, cond func(v *model.Liveness, err error) bool) {
 	p.tb.Helper()
@@ -74,6 +86,7 @@ func (p *program) untilReady(ready bool) {
 
 func TestKeyFollowsTheProgram(t *testing.T) {
 	s := etcdtest.Shared(t)
+	s.SetUp(t)
 	p := start(t, s)
 	p.untilReady(false)
 	p.ready.Store(true)
@@ -98,16 +111,19 @@ func TestKeyFollowsTheProgram(t *testing.T) {
 
 func TestKeyComesBackAfterEtcdLostIt(t *testing.T) {
 	s := etcdtest.Start(t)
+	s.SetUp(t)
 	p := start(t, s)
 	p.untilReady(false)
 	if err := s.Reset(); err != nil {
 		t.Fatal(err)
 	}
+	s.SetUp(t)
 	p.untilReady(false)
 }
 
 func TestKeyComesBackAfterARestart(t *testing.T) {
 	s := etcdtest.Start(t)
+	s.SetUp(t)
 	s.Stop()
 	p := start(t, s)
 	if err := s.Restart(); err != nil {
@@ -138,6 +154,7 @@ func TestBadNameEndsAtOnce(t *testing.T) {
 // there, and nothing stays there.
 func TestNothingIsWrittenToAStoreOfOthers(t *testing.T) {
 	s := etcdtest.Shared(t)
+	s.SetUp(t)
 	p := start(t, s)
 	p.ours.Store(false)
 	p.until("removal", func(_ *model.Liveness, err error) bool { return errors.Is(err, etcdstore.ErrNotFound) })

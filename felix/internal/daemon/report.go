@@ -100,7 +100,11 @@ func (r *reporter) status(ctx context.Context, cfg *config.Config, st *statusapi
 	if err != nil {
 		return err
 	}
-	if _, err := r.d.cfg.Etcd.Commit(ctx, leased.WithLease(r.lease), last); err != nil {
+	setUp, err := etcdstore.ExistsWrite(model.ReadyKey{}) // the guard may not know yet of one that was emptied
+	if err != nil {
+		return err
+	}
+	if _, err := r.d.cfg.Etcd.Commit(ctx, setUp, leased.WithLease(r.lease), last); err != nil {
 		r.lease = 0
 		return err
 	}
