@@ -40,7 +40,8 @@ const (
 	// drainEvents does the same for events of the host's interfaces.
 	drainEvents = 256
 	// failureDelay is the wait after a pass that failed as a whole, and maxFailureDelay
-	// what it grows to; maxBusyDelay where iptables was only busy.
+	// what it grows to; maxBusyDelay where iptables was only busy, and where the chains are not
+	// at fault, since then no program is started for the next try.
 	failureDelay    = 100 * time.Millisecond
 	maxFailureDelay = 10 * time.Second
 	maxBusyDelay    = time.Second

@@ -122,7 +122,7 @@ func (l *loop) pass(ctx context.Context) {
 // putOff notes a pass that failed as a whole and when the next one is due.
 func (l *loop) putOff(ctx context.Context, err error) {
 	limit := maxFailureDelay
-	if iptables.IsBusy(err) {
+	if iptables.IsBusy(err) || l.dp.held.fault == nil {
 		limit = maxBusyDelay
 	}
 	delay := min(failureDelay<<min(l.failures, 16), limit)
