@@ -57,12 +57,44 @@ func (c *Client) List(ctx context.Context, kind model.Kind, match func(model.Key
 	if prefixes == nil {
 		return nil, 0, nil, fmt.Errorf("list %q: unknown kind", kind)
 	}
-	kvs, at, err := c.scan(ctx, newRanges(prefixes))
+	entries, revision, bad, err := c.ListUnder(ctx, prefixes, func(k model.Key) bool {
+		return k.Kind() == kind && (match == nil || match(k))
+	})
 	if err != nil {
 		return nil, 0, nil, fmt.Errorf("list %s: %w", kind, err)
 	}
-	entries, bad := collect(kvs, func(k model.Key) bool { return k.Kind() == kind && (match == nil || match(k)) })
+	return entries, revision, bad, nil
+}
+
+// ListUnder is [Client.List] of whatever kinds under some prefixes: for a part of what is
+// stored of a kind that may be large.
+func (c *Client) ListUnder(ctx context.Context, prefixes []string, match func(model.Key) bool) ([]Entry, int64, []Quarantined, error) {
+	kvs, at, err := c.scan(ctx, newRanges(prefixes))
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	entries, bad := collect(kvs, match)
 	return entries, at.revision, bad, nil
+}
+
+// Gather reads the resources under some prefixes at one revision, which it returns, and
+// holds no more of them in memory than what keep makes of each. Their kinds must be stored
+// at one path each; the value of one that cannot be decoded is nil.
+func Gather[T any](ctx context.Context, c *Client, prefixes []string, keep func(Entry) (T, bool)) (out []T, revision int64, err error) {
+	at, err := c.eachUnder(ctx, newRanges(prefixes), func() { out = nil }, func(kv store.KV) {
+		k, ok := model.ParsePath(kv.Path)
+		if !ok {
+			return
+		}
+		r, _ := store.Read(k, map[string][]byte{kv.Path: kv.Value}) // one that is not valid counts too
+		if kept, ok := keep(Entry{Key: k, Value: r, Revision: kv.ModRevision}); ok {
+			out = append(out, kept)
+		}
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return out, at.revision, nil
 }
 
 // collect puts resources together from their parts.
@@ -156,32 +188,40 @@ func newKV(kv *mvccpb.KeyValue) store.KV {
 
 // scan reads all keys in the ranges at one revision.
 func (c *Client) scan(ctx context.Context, rs ranges) (kvs []store.KV, at position, err error) {
-	for range 3 {
-		if kvs, at, err = c.scanOnce(ctx, rs); !errors.Is(err, rpctypes.ErrCompacted) {
-			break
-		}
-	}
+	at, err = c.eachUnder(ctx, rs, func() { kvs = nil }, func(kv store.KV) { kvs = append(kvs, kv) })
 	return kvs, at, err
 }
 
-func (c *Client) scanOnce(ctx context.Context, rs ranges) (kvs []store.KV, at position, err error) {
+// eachUnder calls f for all keys in the ranges at one revision. When that is compacted
+// meanwhile it calls start, as it does at first, and starts again.
+func (c *Client) eachUnder(ctx context.Context, rs ranges, start func(), f func(store.KV)) (at position, err error) {
+	for range 3 {
+		start()
+		if at, err = c.eachOnce(ctx, rs, f); !errors.Is(err, rpctypes.ErrCompacted) {
+			break
+		}
+	}
+	return at, err
+}
+
+func (c *Client) eachOnce(ctx context.Context, rs ranges, f func(store.KV)) (at position, err error) {
 	for _, r := range rs {
 		for from, more := r.from, true; more; {
 			page, err := c.page(ctx, from, r.to, at.revision)
 			if err != nil {
-				return nil, position{}, err
+				return position{}, err
 			}
 			if at.revision == 0 {
 				at = position{page.Header.ClusterId, page.Header.Revision}
 			}
 			for _, kv := range page.Kvs {
-				kvs = append(kvs, newKV(kv))
+				f(newKV(kv))
 				from = string(kv.Key) + "\x00"
 			}
 			more = page.More
 		}
 	}
-	return kvs, at, nil
+	return at, nil
 }
 
 func (c *Client) page(ctx context.Context, from, to string, revision int64) (resp *clientv3.GetResponse, err error) {

@@ -104,7 +104,7 @@ func (s *Store) deleteNext(ctx context.Context, todo deletions) ([]Outcome, erro
 	e, exists := todo.found[first.Key]
 	switch k := first.Key.(type) {
 	case model.IPPoolKey:
-		return s.deleteOne(ctx, todo, func() error { return s.emptyPool(ctx, k, e, todo.force) })
+		return s.deletePool(ctx, todo)
 	case model.NodeKey:
 		return s.deleteOne(ctx, todo, func() error { return s.emptyNode(ctx, k.Name, todo) })
 	}

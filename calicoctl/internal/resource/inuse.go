@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"calico.internal/calicoctl/internal/manifest"
 	"calico.internal/libcalico/etcdstore"
@@ -83,7 +84,7 @@ func (u use) refusal(k model.Key) error {
 	return fmt.Errorf("%s %s; %s, or use --force", k, u.by, u.cure)
 }
 
-// whole is what is stored of a kind, valid or not.
+// whole is what is stored, valid or not.
 type whole struct {
 	entries  []etcdstore.Entry
 	revision int64
@@ -91,48 +92,53 @@ type whole struct {
 
 func (s *Store) whole(ctx context.Context, kind model.Kind, match func(model.Key) bool) (whole, error) {
 	entries, revision, bad, err := s.etcd.List(ctx, kind, match)
+	return whole{withBad(entries, bad), revision}, err
+}
+
+// wholeOf is what is stored of a node of a kind.
+func (s *Store) wholeOf(ctx context.Context, prefix string, kind model.Kind) (whole, error) {
+	entries, revision, bad, err := s.etcd.ListUnder(ctx, []string{prefix}, func(k model.Key) bool { return k.Kind() == kind })
+	return whole{withBad(entries, bad), revision}, err
+}
+
+func withBad(entries []etcdstore.Entry, bad []store.Quarantined) []etcdstore.Entry {
 	for _, b := range bad {
 		if b.Key != nil {
 			entries = append(entries, entryOf(b))
 		}
 	}
-	return whole{entries, revision}, err
+	return entries
 }
 
 func entryOf(b store.Quarantined) etcdstore.Entry { return etcdstore.Entry{Key: b.Key, Value: b.Value} }
 
 // ofNodes finds nodes that live, or have endpoints.
 func (u *users) ofNodes(ctx context.Context, keys []model.Key) error {
-	programs, endpoints := map[string][]string{}, map[string]int{}
-	lives, err := u.store.whole(ctx, model.KindLiveness, func(k model.Key) bool {
-		live, ok := k.(model.LivenessKey)
-		return ok && slices.Contains(keys, model.Key(model.NodeKey{Name: live.Node}))
-	})
-	if err != nil {
-		return err
-	}
-	for _, e := range lives.entries {
-		live, _ := e.Key.(model.LivenessKey)
-		programs[live.Node] = append(programs[live.Node], live.Program)
-	}
-	workloads, err := u.store.whole(ctx, model.KindWorkloadEndpoint, func(k model.Key) bool {
-		wep, ok := k.(model.WorkloadEndpointKey)
-		return ok && !u.going[k] && slices.Contains(keys, model.Key(model.NodeKey{Name: wep.Node}))
-	})
-	if err != nil {
-		return err
-	}
-	for _, e := range workloads.entries {
-		wep, _ := e.Key.(model.WorkloadEndpointKey)
-		endpoints[wep.Node]++
-	}
 	for _, k := range keys {
 		node := k.(model.NodeKey).Name
+		lives, err := u.store.wholeOf(ctx, livenessPrefix(node), model.KindLiveness)
+		if err != nil {
+			return err
+		}
+		workloads, err := u.store.wholeOf(ctx, workloadPrefix(node), model.KindWorkloadEndpoint)
+		if err != nil {
+			return err
+		}
 		u.still[k] = []etcdstore.Write{
 			etcdstore.StillWrite(k, livenessPrefix(node), lives.revision),
 			etcdstore.StillWrite(k, workloadPrefix(node), workloads.revision),
 		}
-		if use, used := useOfNode(programs[node], endpoints[node]); used {
+		var programs []string
+		for _, e := range lives.entries {
+			programs = append(programs, e.Key.(model.LivenessKey).Program)
+		}
+		endpoints := 0
+		for _, e := range workloads.entries {
+			if !u.going[e.Key] {
+				endpoints++
+			}
+		}
+		if use, used := useOfNode(programs, endpoints); used {
 			u.uses[k] = use
 		}
 	}
@@ -166,7 +172,7 @@ func workloadPrefix(node string) string {
 }
 
 // ofPools finds pools with addresses in use. That none comes into use is up to
-// [Store.emptyPool]: it disables the pool first.
+// [Store.deletePool]: it disables the pool first.
 func (u *users) ofPools(ctx context.Context, keys []model.Key) error {
 	for _, k := range keys {
 		cidr := k.(model.IPPoolKey).CIDR
@@ -189,55 +195,67 @@ func useOfPool(addresses int) use {
 	}
 }
 
+// naming is an endpoint of a node that names some of the profiles in question, or none.
+type naming struct {
+	node     string
+	profiles []model.Key
+}
+
 // ofProfiles finds profiles that endpoints name.
 func (u *users) ofProfiles(ctx context.Context, keys []model.Key) error {
-	naming := map[model.Key]map[string]int{} // endpoints by node
-	all, oldest := 0, int64(0)
-	for _, kind := range []model.Kind{model.KindWorkloadEndpoint, model.KindHostEndpoint} {
-		endpoints, err := u.store.whole(ctx, kind, nil)
-		if err != nil {
-			return err
-		}
-		if all += len(endpoints.entries); oldest == 0 {
-			oldest = endpoints.revision
-		}
-		for _, e := range endpoints.entries {
-			node, profiles := endpointOf(e)
-			if u.going[e.Key] || u.going[model.NodeKey{Name: node}] {
-				continue
+	prefixes := slices.Concat(model.ListPrefixes(model.KindWorkloadEndpoint), model.ListPrefixes(model.KindHostEndpoint))
+	endpoints, revision, err := etcdstore.Gather(ctx, u.store.etcd, prefixes, func(e etcdstore.Entry) (naming, bool) {
+		return u.naming(e, keys)
+	})
+	if err != nil {
+		return err
+	}
+	on := map[model.Key]map[string]int{} // endpoints by node
+	for _, e := range endpoints {
+		for _, k := range e.profiles {
+			if on[k] == nil {
+				on[k] = map[string]int{}
 			}
-			for _, name := range profiles {
-				k := model.ProfileKey{Name: name}
-				if naming[k] == nil {
-					naming[k] = map[string]int{}
-				}
-				naming[k][node]++
-			}
+			on[k][e.node]++
 		}
 	}
 	for _, k := range keys {
-		if all <= maxStill {
-			u.still[k] = stillAll(k, oldest, model.KindWorkloadEndpoint)
+		if len(endpoints) <= maxStill {
+			u.still[k] = stillAll(k, revision, model.KindWorkloadEndpoint)
 		}
-		if on := naming[k]; len(on) > 0 {
+		if on := on[k]; len(on) > 0 {
 			u.uses[k] = useOfProfile(on)
 		}
 	}
 	return nil
 }
 
-func endpointOf(e etcdstore.Entry) (node string, profiles []string) {
+// naming is what an endpoint names of some profiles; ok is false for what is no endpoint.
+func (u *users) naming(e etcdstore.Entry, profiles []model.Key) (n naming, ok bool) {
+	var names []string
 	switch k := e.Key.(type) {
 	case model.WorkloadEndpointKey:
+		n.node = k.Node
 		if v, ok := e.Value.(*model.WorkloadEndpoint); ok {
-			return k.Node, v.Profiles
+			names = v.Profiles
 		}
 	case model.HostEndpointKey:
+		n.node = k.Node
 		if v, ok := e.Value.(*model.HostEndpoint); ok {
-			return k.Node, v.Profiles
+			names = v.Profiles
+		}
+	default:
+		return n, false
+	}
+	if u.going[e.Key] || u.going[model.NodeKey{Name: n.node}] {
+		return n, true
+	}
+	for _, k := range profiles {
+		if slices.Contains(names, k.(model.ProfileKey).Name) {
+			n.profiles = append(n.profiles, k)
 		}
 	}
-	return "", nil
+	return n, true
 }
 
 func useOfProfile(on map[string]int) use {
@@ -353,40 +371,55 @@ func stillAll(k model.Key, revision int64, kinds ...model.Kind) []etcdstore.Writ
 	return out
 }
 
-// emptyPool makes sure that no new address comes from a pool and gives back the
-// nodes' claims on its blocks. Addresses in use stay in use. Unless forced it lets go
-// when an address came into use before the pool was disabled.
-func (s *Store) emptyPool(ctx context.Context, k model.IPPoolKey, e stored, force bool) error {
-	pool, ok := e.value.(*model.IPPool)
-	if ok && !pool.Disabled {
-		disabled := *pool
-		disabled.Disabled = true
-		revision, err := s.etcd.Update(ctx, k, &disabled, 0)
-		if err != nil {
+// deletePool deletes the pool that is the first of the objects. Before, it makes sure that
+// no new address comes from it: the pool is disabled, and enabled again when it is not
+// deleted in the end, as when an address came into use before or whoever deletes it leaves.
+func (s *Store) deletePool(ctx context.Context, todo deletions) ([]Outcome, error) {
+	k, _ := todo.objects[0].Key.(model.IPPoolKey)
+	pool, ok := todo.found[k].value.(*model.IPPool)
+	if !ok || pool.Disabled {
+		return s.deleteOne(ctx, todo, func() error { return s.ipam.ReleasePool(ctx, k.CIDR) })
+	}
+	disabled := *pool
+	disabled.Disabled = true
+	revision, err := s.etcd.Update(ctx, k, &disabled, 0)
+	if err != nil {
+		return nil, fmt.Errorf("delete %s: %w", k, err)
+	}
+	done, err := s.deleteOne(ctx, todo, func() error { return s.emptyPool(ctx, k, todo.force) })
+	if err != nil {
+		err = errors.Join(err, s.enableAgain(ctx, k, pool, revision))
+	}
+	return done, err
+}
+
+// emptyPool gives back the nodes' claims on the blocks of a pool that has just been
+// disabled. Addresses in use stay in use, and stand against it unless it is forced.
+func (s *Store) emptyPool(ctx context.Context, k model.IPPoolKey, force bool) error {
+	if !force {
+		n, err := s.ipam.InUse(ctx, k.CIDR)
+		switch {
+		case err != nil:
 			return err
-		}
-		if !force {
-			if err := s.stayEmpty(ctx, k, pool, revision); err != nil {
-				return err
-			}
+		case n > 0:
+			return useOfPool(n).refusal(k)
 		}
 	}
 	return s.ipam.ReleasePool(ctx, k.CIDR)
 }
 
-// stayEmpty enables a pool again that turns out to be in use.
-func (s *Store) stayEmpty(ctx context.Context, k model.IPPoolKey, enabled *model.IPPool, revision int64) error {
-	n, err := s.ipam.InUse(ctx, k.CIDR)
-	if err == nil && n > 0 {
-		err = useOfPool(n).refusal(k)
+// enablingTimeout bounds the time for which a pool is tried to be enabled again after ctx
+// has ended.
+const enablingTimeout = 5 * time.Second
+
+// enableAgain undoes the disabling of a pool that was not deleted.
+func (s *Store) enableAgain(ctx context.Context, k model.IPPoolKey, enabled *model.IPPool, revision int64) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), enablingTimeout)
+	defer cancel()
+	if _, err := s.etcd.Update(ctx, k, enabled, revision); err != nil && !errors.Is(err, etcdstore.ErrNotFound) {
+		return fmt.Errorf("the pool is left disabled: %w", err)
 	}
-	if err == nil {
-		return nil
-	}
-	if _, again := s.etcd.Update(ctx, k, enabled, revision); again != nil {
-		err = errors.Join(err, fmt.Errorf("the pool is left disabled: %w", again))
-	}
-	return err
+	return nil
 }
 
 // counted is a number with its noun.

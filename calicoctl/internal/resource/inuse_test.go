@@ -1,10 +1,14 @@
 package resource
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"strings"
 	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/ipam"
@@ -97,6 +101,79 @@ func TestPoolComesIntoUse(t *testing.T) {
 	}
 	if _, err := node.AutoAssign(ctx, ipam.Request{IPv4: 1}); err != nil {
 		t.Errorf("after the refusal: %v", err)
+	}
+}
+
+// TestPoolDeletionBreaksOff lets a deletion come to nothing after the pool was disabled: the
+// pool can be used on.
+func TestPoolDeletionBreaksOff(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		how  Deletion
+		// breakOff comes between at the start.
+		breakOff func(t *testing.T, s *Store, cancel context.CancelFunc)
+		why      error
+	}{
+		{"interrupted", Deletion{}, cancelOnceDisabled, context.Canceled},
+		{"interrupted, forced", Deletion{Force: true}, cancelOnceDisabled, context.Canceled},
+		{"locked meanwhile", Deletion{}, func(t *testing.T, s *Store, _ context.CancelFunc) {
+			if _, err := s.Lock(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}, etcdstore.ErrLocked},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s := newStore(t)
+			objs := objects(t, poolManifest)
+			if _, err := s.Write(t.Context(), Create, objs); err != nil {
+				t.Fatal(err)
+			}
+			claimBlocks(t, s, 100) // to give back all of them takes a while
+			todo, _, err := s.deletable(t.Context(), objs, tc.how)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			tc.breakOff(t, s, cancel)
+			if _, err := s.deleteNext(ctx, todo); !errors.Is(err, tc.why) {
+				t.Fatalf("error %v, want %v", err, tc.why)
+			}
+			if _, err := s.Unlock(t.Context(), Unlocking{NewGUID: "new"}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := ipam.New(s.etcd, "h0").AutoAssign(t.Context(), ipam.Request{IPv4: 1}); err != nil {
+				t.Errorf("after the deletion: %v", err)
+			}
+		})
+	}
+}
+
+const poolManifest = "{apiVersion: v1, kind: ipPool, metadata: {cidr: 192.168.0.0/16}}"
+
+// cancelOnceDisabled cancels as soon as the pool is written.
+func cancelOnceDisabled(t *testing.T, s *Store, cancel context.CancelFunc) {
+	pool := model.IPPoolKey{CIDR: netip.MustParsePrefix("192.168.0.0/16")}
+	written := s.etcd.Raw().Watch(clientv3.WithRequireLeader(t.Context()), model.Paths(pool)[0], clientv3.WithCreatedNotify())
+	<-written // the watch stands
+	go func() {
+		<-written
+		cancel()
+	}()
+}
+
+// claimBlocks makes n nodes that have a block each, without an address in use.
+func claimBlocks(t *testing.T, s *Store, n int) {
+	t.Helper()
+	for i := range n {
+		node := ipam.New(s.etcd, fmt.Sprint("node", i))
+		addrs, err := node.AutoAssign(t.Context(), ipam.Request{IPv4: 1})
+		if err == nil {
+			_, err = node.Release(t.Context(), addrs...)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
