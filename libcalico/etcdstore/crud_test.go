@@ -2,9 +2,11 @@ package etcdstore_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/etcdtest"
@@ -69,5 +71,40 @@ func TestApplyWritesOnlyWhatChanged(t *testing.T) {
 	p.Labels = map[string]string{"a": "b"}
 	if next := apply(true); next <= rev {
 		t.Errorf("revision %d after %d", next, rev)
+	}
+}
+
+// TestGather reads more than a page, and counts what cannot be decoded too.
+func TestGather(t *testing.T) {
+	s := etcdtest.Shared(t)
+	s.Wipe(t)
+	c, ctx := newClient(t, s), ctxOf(t)
+	const n = 2100
+	at := func(i int) string {
+		return model.Paths(model.NetworkSetKey{Name: fmt.Sprintf("s%04d", i)})[0]
+	}
+	for i := 0; i < n; i += 100 {
+		var ops []clientv3.Op
+		for j := range 100 {
+			ops = append(ops, clientv3.OpPut(at(i+j), `{"nets":["10.0.0.0/8"]}`))
+		}
+		if _, err := c.Raw().Txn(ctx).Then(ops...).Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	resp, err := c.Raw().Put(ctx, at(7), "{")
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken := 0
+	got, revision, err := etcdstore.Gather(ctx, c, model.ListPrefixes(model.KindNetworkSet), func(e etcdstore.Entry) (string, bool) {
+		k, _ := e.Key.(model.NetworkSetKey)
+		if e.Value == nil {
+			broken++
+		}
+		return k.Name, k.Name != "s0008"
+	})
+	if err != nil || len(got) != n-1 || got[0] != "s0000" || got[n-2] != "s2099" || broken != 1 || revision != resp.Header.Revision {
+		t.Errorf("%d gathered, %d of them broken, at revision %d (want %d): %v", len(got), broken, revision, resp.Header.Revision, err)
 	}
 }

@@ -184,14 +184,11 @@ func (s *Store) emptyNode(ctx context.Context, node string, todo deletions) erro
 }
 
 func (s *Store) deleteEndpoints(ctx context.Context, node string) error {
-	endpoints, _, _, err := s.etcd.List(ctx, model.KindWorkloadEndpoint, func(k model.Key) bool {
-		wep, ok := k.(model.WorkloadEndpointKey)
-		return ok && wep.Node == node
-	})
+	endpoints, err := s.wholeOf(ctx, workloadPrefix(node), model.KindWorkloadEndpoint)
 	if err != nil {
 		return err
 	}
-	for _, e := range endpoints {
+	for _, e := range endpoints.entries {
 		if err := s.deleteEndpoint(ctx, e); err != nil {
 			return err
 		}
@@ -202,31 +199,17 @@ func (s *Store) deleteEndpoints(ctx context.Context, node string) error {
 // deleteScoped deletes what exists only for a node: its host endpoints, BGP peers,
 // settings, and what felix reported about it.
 func (s *Store) deleteScoped(ctx context.Context, node string, still []etcdstore.Write) error {
+	entries, _, bad, err := s.etcd.ListUnder(ctx, nodePrefixes(node), func(k model.Key) bool { return scopeOf(k) == node })
+	if err != nil {
+		return err
+	}
 	var writes []etcdstore.Write
-	for _, kind := range []model.Kind{
-		model.KindHostEndpoint, model.KindBGPPeer, model.KindFelixConfig, model.KindBGPConfig,
-		model.KindConfiguration, model.KindFelixStatus, model.KindEndpointStatus, model.KindHistory,
-	} {
-		entries, _, bad, err := s.etcd.List(ctx, kind, func(k model.Key) bool { return scopeOf(k) == node })
+	for _, e := range withBad(entries, bad) {
+		w, err := etcdstore.DeleteWrite(e.Key, 0)
 		if err != nil {
 			return err
 		}
-		keys := make([]model.Key, 0, len(entries)+len(bad))
-		for _, e := range entries {
-			keys = append(keys, e.Key)
-		}
-		for _, b := range bad {
-			if b.Key != nil {
-				keys = append(keys, b.Key)
-			}
-		}
-		for _, k := range keys {
-			w, err := etcdstore.DeleteWrite(k, 0)
-			if err != nil {
-				return err
-			}
-			writes = append(writes, w)
-		}
+		writes = append(writes, w)
 	}
 	for some := range slices.Chunk(writes, maxOps) {
 		if err := s.write(ctx, slices.Concat(some, still)...); err != nil {
@@ -235,6 +218,25 @@ func (s *Store) deleteScoped(ctx context.Context, node string, still []etcdstore
 	}
 	return nil
 }
+
+// nodePrefixes are those under which all stands that exists for a node.
+func nodePrefixes(node string) []string {
+	var prefixes []string
+	for key, end := range map[model.Key]string{
+		model.HostEndpointKey{Node: node, Name: "x"}:                               "endpoint/x",
+		model.BGPConfigKey{Node: node, Name: "x"}:                                  "x",
+		model.FelixStatusKey{Node: node}:                                           "status",
+		model.HistoryKey{Node: node}:                                               "history",
+		model.ConfigurationKey{Of: model.BGPConfigurations, Name: ofNode + node}:   "",
+		model.ConfigurationKey{Of: model.FelixConfigurations, Name: ofNode + node}: "",
+	} {
+		prefixes = append(prefixes, strings.TrimSuffix(model.Paths(key)[0], end))
+	}
+	return prefixes
+}
+
+// ofNode begins the name of a node's configuration.
+const ofNode = "node."
 
 // scopeOf is the node that a resource exists for; empty when it is for all.
 func scopeOf(k model.Key) string {
@@ -248,7 +250,7 @@ func scopeOf(k model.Key) string {
 	case model.BGPConfigKey:
 		return k.Node
 	case model.ConfigurationKey:
-		if node, ok := strings.CutPrefix(k.Name, "node."); ok {
+		if node, ok := strings.CutPrefix(k.Name, ofNode); ok {
 			return node
 		}
 	case model.FelixStatusKey:

@@ -177,6 +177,82 @@ func claimBlocks(t *testing.T, s *Store, n int) {
 	}
 }
 
+// counting counts the keys with values that etcd answers with.
+type counting struct {
+	clientv3.KV
+	n int
+}
+
+func (c *counting) Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	resp, err := c.KV.Get(ctx, key, opts...)
+	if err == nil {
+		c.n += len(resp.Kvs)
+	}
+	return resp, err
+}
+
+// TestDeletionReadsWhatItHasTo deletes in a cluster with many endpoints.
+func TestDeletionReadsWhatItHasTo(t *testing.T) {
+	const endpoints = 300
+	for _, tc := range []struct {
+		name, doc string
+		how       Deletion
+		most      int
+	}{
+		{"a node", "{apiVersion: v1, kind: node, metadata: {name: n1}}", Deletion{}, 30},
+		{"a node, forced", "{apiVersion: v1, kind: node, metadata: {name: n0}}", Deletion{Force: true}, 60},
+		{"a profile", "{apiVersion: v1, kind: profile, metadata: {name: unused}}", Deletion{}, endpoints + 30},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s, ctx, objs := newStore(t), t.Context(), objects(t, tc.doc)
+			if _, err := s.Write(ctx, Create, objs); err != nil {
+				t.Fatal(err)
+			}
+			put := func(k model.Key, r model.Resource) {
+				if _, err := s.etcd.Create(ctx, k, r); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i := range endpoints {
+				node := fmt.Sprint("n", i/10*10) // a node n0, and none n1
+				name := fmt.Sprint("e", i)
+				put(model.WorkloadEndpointKey{Node: node, Orchestrator: "o", Workload: "w", Name: name}, &model.WorkloadEndpoint{State: "active", Interface: "cali0", Profiles: []string{"net1"}})
+				put(model.EndpointStatusKey{Node: node, Orchestrator: "o", Workload: "w", Name: name}, &model.EndpointStatus{Status: model.EndpointUp})
+			}
+			mine := objs[0].Key
+			if k, ok := mine.(model.NodeKey); ok {
+				for _, k := range []model.Key{
+					model.FelixConfigKey{Node: k.Name, Name: "LogSeverityScreen"}, model.BGPConfigKey{Node: k.Name, Name: "loglevel"},
+				} {
+					put(k, &model.Setting{Of: k.Kind(), Value: "info"})
+				}
+				put(model.FelixStatusKey{Node: k.Name}, &model.FelixStatus{})
+				put(model.HistoryKey{Node: k.Name}, &model.History{Count: 1})
+				put(model.ConfigurationKey{Of: model.FelixConfigurations, Name: "node." + k.Name}, &model.Configuration{})
+				put(model.ConfigurationKey{Of: model.FelixConfigurations, Name: "node." + k.Name + "9"}, &model.Configuration{})
+			}
+			count := &counting{KV: s.etcd.Raw().KV}
+			s.etcd.Raw().KV = count
+			if _, err := s.Delete(ctx, objs, tc.how); err != nil {
+				t.Fatal(err)
+			}
+			s.etcd.Raw().KV = count.KV
+			if count.n > tc.most {
+				t.Errorf("%d keys were read, want at most %d", count.n, tc.most)
+			}
+			if k, ok := mine.(model.NodeKey); ok {
+				left, _, bad, err := s.etcd.ListUnder(ctx, []string{"/calico/"}, func(of model.Key) bool { return scopeOf(of) == k.Name })
+				if err != nil || len(left)+len(bad) > 0 {
+					t.Errorf("left of the node: %v, %v, %v", left, bad, err)
+				}
+				if _, err := s.etcd.Get(ctx, model.ConfigurationKey{Of: model.FelixConfigurations, Name: "node." + k.Name + "9"}); err != nil {
+					t.Errorf("another node's configuration: %v", err)
+				}
+			}
+		})
+	}
+}
+
 // TestManyDeletionsWithConditions has more objects with conditions than one transaction takes.
 func TestManyDeletionsWithConditions(t *testing.T) {
 	s, ctx := newStore(t), t.Context()

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -167,22 +168,37 @@ func commit(ctx context.Context, client *etcdstore.Client, c cluster, p *plan) e
 	return err
 }
 
+// clusterKinds are what a start-up looks at.
+var clusterKinds = []model.Kind{
+	model.KindNode, model.KindIPPool, model.KindFelixConfig, model.KindBGPConfig, model.KindAcceptedGUID, model.KindReady,
+}
+
+// clusterPrefixes are where that stands. felix' settings for single nodes, which do not
+// matter, stand among all endpoints of the cluster.
+func clusterPrefixes() []string {
+	prefixes := []string{strings.TrimSuffix(model.Paths(guidKey)[0], guidKey.Name)}
+	for _, kind := range clusterKinds {
+		if kind != model.KindFelixConfig {
+			prefixes = append(prefixes, model.ListPrefixes(kind)...)
+		}
+	}
+	return prefixes
+}
+
 func readCluster(ctx context.Context, client *etcdstore.Client) (cluster, error) {
 	c := cluster{nodes: map[string]*model.Node{}, settings: map[model.Key]string{}, revisions: map[model.Key]int64{}}
-	for _, kind := range []model.Kind{model.KindNode, model.KindIPPool, model.KindFelixConfig, model.KindBGPConfig, model.KindAcceptedGUID, model.KindReady} {
-		entries, _, bad, err := client.List(ctx, kind, nil)
-		if err != nil {
-			return c, err
+	entries, _, bad, err := client.ListUnder(ctx, clusterPrefixes(), func(k model.Key) bool { return slices.Contains(clusterKinds, k.Kind()) })
+	if err != nil {
+		return c, fmt.Errorf("read the cluster's settings: %w", err)
+	}
+	for _, b := range bad {
+		c.unreadable = append(c.unreadable, fmt.Sprintf("%s: %v", b.Path, b.Err))
+		if b.Key == (model.ReadyKey{}) {
+			c.hasReady = true // and the store is locked, since it does not say that it is ready
 		}
-		for _, b := range bad {
-			c.unreadable = append(c.unreadable, fmt.Sprintf("%s: %v", b.Path, b.Err))
-			if b.Key == (model.ReadyKey{}) {
-				c.hasReady = true // and the store is locked, since it does not say that it is ready
-			}
-		}
-		for _, e := range entries {
-			c.add(e)
-		}
+	}
+	for _, e := range entries {
+		c.add(e)
 	}
 	return c, nil
 }
