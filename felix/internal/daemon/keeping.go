@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -97,7 +98,7 @@ func (k *keeping) gone(answers map[string]history.Node, since int64) map[string]
 // takeRestored follows a store that went back.
 func (l *loop) takeRestored() error {
 	l.history.Restored()
-	if err := l.releaseLost(); err != nil {
+	if err := errors.Join(l.releaseLost(), l.followSuccession()); err != nil {
 		return err
 	}
 	l.stale = true

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -61,9 +62,10 @@ type loop struct {
 	writeFault string
 
 	// history is told what becomes of the store, and keeping looks after what a restored one
-	// lacks.
-	history *history.Counter
-	keeping *keeping
+	// lacks; succession knows what takes the place of that.
+	history    *history.Counter
+	keeping    *keeping
+	succession succession
 
 	cfg     *config.Config
 	sources config.Sources
@@ -174,7 +176,7 @@ func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-cha
 		}
 	}()
 	if l.view.InSync() { // of a loop before this one
-		if err := l.takeEvents(l.view.Events()); err != nil {
+		if err := errors.Join(l.takeEvents(l.view.Events()), l.followSuccession()); err != nil {
 			return err
 		}
 	}
@@ -281,10 +283,12 @@ func (l *loop) takeBatch(b store.Batch) error {
 	if len(events) > 0 || !b.Snapshot && len(b.Puts)+len(b.Deletes) > 0 {
 		l.history.Changed()
 	}
+	release := func() error { return l.releaseBefore(events) }
 	if b.Restored {
-		if err := l.takeRestored(); err != nil {
-			return err
-		}
+		release = l.takeRestored
+	}
+	if err := release(); err != nil {
+		return err
 	}
 	return l.takeEvents(events)
 }
@@ -409,7 +413,7 @@ func (l *loop) takeControlPlane(c controlPlane) {
 func (l *loop) takeEvent(e ifmonitor.Event) error {
 	changed := l.links.Apply(e)
 	l.haveLinks = l.haveLinks || e.Snapshot
-	if err := l.linksGone(e, changed); err != nil {
+	if err := errors.Join(l.linksGone(e, changed), l.linksCame(changed)); err != nil {
 		return err
 	}
 	if l.dp != nil {

@@ -289,3 +289,83 @@ func TestAFreshFelixKnowsOnlyTheStore(t *testing.T) {
 	r.canReach(r.a, r.young)
 	r.canReach(r.a, r.far)
 }
+
+// TestAKeptEndpointGivesWay has another take the address, or the interface, of an endpoint
+// that a restored store lacks. Nothing deletes the one that is kept: its key is not there.
+func TestAKeptEndpointGivesWay(t *testing.T) {
+	r := newRestoration(t, iptables.NFT)
+	gone := r.h1.container("nnnn", "net1", "192.168.1.2")
+	host := r.h1.container("hhhh", "net1", "192.168.1.3")
+	late := r.h1.container("eeee", "net1", "192.168.1.4")
+	nettest.Eventually(t, patience, func() error { return r.h0.has(r.h1.revision()) })
+	r.rewind(0)
+	r.follows()
+	r.h0.lacking(patience, "yyyy", "ffff", "nnnn", "hhhh", "eeee")
+
+	// A container of the other host is made anew, and its address becomes another's.
+	for _, e := range []*endpoint{r.far, gone, host, late} {
+		e.Remove()
+	}
+	r.h1.lacking(patience, "yyyy")
+	stranger := r.h1.container("ssss", "net2", "192.168.1.1")
+	r.h0.lacking(following, "yyyy", "nnnn", "hhhh", "eeee")
+	r.cannotReach(stranger, r.a)
+	r.canReach(stranger, r.taken)
+
+	// Its interface becomes another's, which has another address.
+	other := r.h1.attach("nnnn", "net2", "192.168.1.9")
+	other.key.Workload = "other"
+	r.put(other.key, other.value)
+	r.h0.lacking(following, "yyyy", "hhhh", "eeee")
+
+	// Its address becomes a host's.
+	r.put(model.HostEndpointKey{Node: r.h1.Name, Name: "eth9"}, &model.HostEndpoint{
+		ExpectedIPv6Addrs: []netip.Addr{host.addr6}, ExpectedIPv4Addrs: []netip.Addr{},
+	})
+	r.h0.lacking(following, "yyyy", "eeee")
+
+	// A parameter that felix reads at its start only changes nothing about that.
+	r.put(model.FelixConfigKey{Name: "InterfacePrefix"}, &model.Setting{Of: model.KindFelixConfig, Value: "cali,tap"})
+	r.h0.lacking(patience, "yyyy", "eeee")
+	stranger = r.h1.container("zzzz", "net2", "192.168.1.4")
+	r.h0.lacking(following, "yyyy")
+	r.cannotReach(stranger, r.a)
+
+	// One of this host whose interface stands gives way to what is written now.
+	r.canReach(r.a, r.young)
+	taker := &model.WorkloadEndpoint{State: "active", Interface: "califar", Profiles: []string{"net2"}, IPv4Nets: r.young.value.IPv4Nets, IPv6Nets: r.young.value.IPv6Nets}
+	r.put(model.WorkloadEndpointKey{Node: r.h1.Name, Orchestrator: "libnetwork", Workload: "libnetwork", Name: "taker"}, taker)
+	r.h0.lacking(following)
+	r.cannotReach(r.young, r.a)
+}
+
+// TestWhatComesBackWithTheStoreTakesNoPlace has a backup hold endpoints whose addresses were
+// others' since. Whether these or those are there, only their host can see.
+func TestWhatComesBackWithTheStoreTakesNoPlace(t *testing.T) {
+	r := newRestoration(t, iptables.Legacy)
+	old := []*endpoint{r.h0.container("olda", "net3", "192.168.0.7"), r.h1.container("oldb", "net3", "192.168.1.7")}
+	if err := r.etcd.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range old {
+		e.Remove()
+		r.remove(e.key)
+	}
+	local, remote := r.h0.container("newa", "net1", "192.168.0.7"), r.h1.container("newb", "net1", "192.168.1.7")
+	nettest.Eventually(t, patience, func() error { return r.h0.has(r.h1.revision()) })
+	r.canReach(local, r.a)
+	r.canReach(remote, r.a)
+	r.rewind(0)
+	r.h0.lacking(patience, "newa")
+	r.h1.lacking(patience, "newb")
+	r.canReach(r.a, local)
+	r.canReach(local, r.young)
+	r.cannotReach(remote, r.a)
+
+	// Both are there.
+	again := r.h0.attach("olda", "net3", "192.168.0.7")
+	r.h0.lacking(following)
+	r.h0.await(again)
+	r.cannotReach(again, r.a)
+	r.canReach(again, r.given)
+}
