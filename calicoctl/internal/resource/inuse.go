@@ -382,7 +382,7 @@ func (s *Store) deletePool(ctx context.Context, todo deletions) ([]Outcome, erro
 	}
 	disabled := *pool
 	disabled.Disabled = true
-	revision, err := s.etcd.Update(ctx, k, &disabled, 0)
+	revision, err := s.updatePool(ctx, k, &disabled, 0)
 	if err != nil {
 		return nil, fmt.Errorf("delete %s: %w", k, err)
 	}
@@ -408,18 +408,24 @@ func (s *Store) emptyPool(ctx context.Context, k model.IPPoolKey, force bool) er
 	return s.ipam.ReleasePool(ctx, k.CIDR)
 }
 
-// enablingTimeout bounds the time for which a pool is tried to be enabled again after ctx
-// has ended.
-const enablingTimeout = 5 * time.Second
-
 // enableAgain undoes the disabling of a pool that was not deleted.
 func (s *Store) enableAgain(ctx context.Context, k model.IPPoolKey, enabled *model.IPPool, revision int64) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), enablingTimeout)
-	defer cancel()
-	if _, err := s.etcd.Update(ctx, k, enabled, revision); err != nil && !errors.Is(err, etcdstore.ErrNotFound) {
+	_, err := s.updatePool(ctx, k, enabled, revision)
+	if err != nil && !errors.Is(err, etcdstore.ErrNotFound) {
 		return fmt.Errorf("the pool is left disabled: %w", err)
 	}
 	return nil
+}
+
+// updateTimeout bounds the time that a pool's update takes.
+const updateTimeout = 5 * time.Second
+
+// updatePool writes a pool also when ctx ends: one that is given up half-way may have been
+// done all the same.
+func (s *Store) updatePool(ctx context.Context, k model.IPPoolKey, pool *model.IPPool, revision int64) (int64, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), updateTimeout)
+	defer cancel()
+	return s.etcd.Update(ctx, k, pool, revision)
 }
 
 // counted is a number with its noun.
