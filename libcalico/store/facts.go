@@ -8,15 +8,28 @@ import (
 
 func (v *View) isFact(k model.Key) bool { return slices.Contains(v.opts.Facts, k.Kind()) }
 
-// keep leaves a resource as it is, although the datastore lacks it.
-func (v *View) keep(k model.Key, o *object) {
-	o.kept = true
-	v.kept[k] = struct{}{}
+// keep leaves those parts of a resource as they are that the datastore lacks.
+func (v *View) keep(k model.Key, o *object, missing func(part) bool) {
+	for _, p := range o.parts {
+		if missing(p) && !v.keeps(k, o, p.path) {
+			o.kept = true
+			v.kept[k] = append(v.kept[k], p.path)
+		}
+	}
 }
 
-// unkeep makes a resource follow the datastore again.
-func (v *View) unkeep(k model.Key, o *object) {
-	if o.kept {
+// keeps reports whether a part of a resource is kept.
+func (v *View) keeps(k model.Key, o *object, path string) bool {
+	return o.kept && slices.Contains(v.kept[k], path)
+}
+
+// unkeep makes a part of a resource follow the datastore again.
+func (v *View) unkeep(k model.Key, o *object, path string) {
+	if !v.keeps(k, o, path) {
+		return
+	}
+	left := slices.DeleteFunc(v.kept[k], func(p string) bool { return p == path })
+	if v.kept[k] = left; len(left) == 0 {
 		o.kept = false
 		delete(v.kept, k)
 	}
@@ -58,8 +71,9 @@ func (v *View) Release(match func(model.Key) bool) []Event {
 	for k := range v.kept {
 		if match(k) {
 			o := v.objects[k]
-			v.unkeep(k, o)
-			o.parts = nil
+			o.parts = slices.DeleteFunc(o.parts, func(p part) bool { return v.keeps(k, o, p.path) })
+			o.kept = false
+			delete(v.kept, k)
 			released[k] = struct{}{}
 		}
 	}

@@ -1,6 +1,7 @@
 package store_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -106,6 +107,65 @@ func TestFacts(t *testing.T) {
 				if !slices.Equal(got, s.want) || !slices.Equal(kept, s.kept) {
 					t.Errorf("step %d gives\n%q, want\n%q; keeps\n%q, want\n%q", i, got, s.want, kept, s.kept)
 				}
+			}
+		})
+	}
+}
+
+// Of a resource with several parts each is kept by itself: what comes back of one, or is
+// deleted, says nothing of the others.
+func TestFactsInParts(t *testing.T) {
+	t.Parallel()
+	const host = "/calico/bgp/v1/host/n/"
+	v4, v6, as := put(host+"ip_addr_v4", "10.0.0.1", 3), put(host+"ip_addr_v6", "fd00::1", 8), put(host+"as_num", "64513", 9)
+	newer := as
+	newer.Value = []byte("64514")
+	key := model.NodeKey{Name: "n"}
+	for name, steps := range map[string][]struct {
+		batch store.Batch
+		want  string
+		kept  int
+	}{
+		"the whole of it": {
+			{snapshot(9, v4, v6), "10.0.0.1 fd00::1 <nil>", 0},
+			{restored(2), "10.0.0.1 fd00::1 <nil>", 1},
+			{puts(4, newer), "10.0.0.1 fd00::1 64514", 1},
+			{snapshot(5, newer), "10.0.0.1 fd00::1 64514", 1},
+			{puts(6, v4), "10.0.0.1 fd00::1 64514", 1},
+			{deletes(7, host+"ip_addr_v6"), "10.0.0.1 invalid IP 64514", 0},
+			{snapshot(8, newer), "invalid IP invalid IP 64514", 0},
+		},
+		"a part": {
+			{snapshot(9, v4, v6, as), "10.0.0.1 fd00::1 64513", 0},
+			{restored(3, v4), "10.0.0.1 fd00::1 64513", 1},
+			{snapshot(4, v4), "10.0.0.1 fd00::1 64513", 1},
+			{puts(5, v6, as), "10.0.0.1 fd00::1 64513", 0},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := store.New(store.Options{Facts: []model.Kind{model.KindNode}})
+			for i, s := range steps {
+				v.Apply(s.batch)
+				value, _ := v.Get(key)
+				n, ok := value.(*model.Node)
+				if !ok {
+					t.Fatalf("step %d: the node is %v", i, value)
+				}
+				got := fmt.Sprint(n.IPv4, n.IPv6)
+				if n.ASNumber == nil {
+					got += " <nil>"
+				} else {
+					got += " " + n.ASNumber.String()
+				}
+				if got != s.want || v.KeptCount() != s.kept {
+					t.Errorf("step %d: the node is %s, want %s; %d are kept, want %d", i, got, s.want, v.KeptCount(), s.kept)
+				}
+			}
+			v.Apply(restored(1))
+			v.Release(func(model.Key) bool { return true })
+			if _, ok := v.Get(key); ok || v.KeptCount() > 0 {
+				t.Errorf("%d are kept", v.KeptCount())
 			}
 		})
 	}

@@ -49,7 +49,8 @@ type View struct {
 	objects  map[model.Key]*object
 	badPaths map[string]error
 	bad      map[model.Key][]string // what cannot be read of resources that are not usable
-	kept     map[model.Key]struct{}
+	// kept are the paths that the datastore lacks of what is kept.
+	kept     map[model.Key][]string
 	revision int64
 	// restoredAt is the revision of the latest snapshot of a restored store.
 	restoredAt int64
@@ -66,7 +67,7 @@ type object struct {
 	// the view holds: the same, or the last good one, or nil.
 	decoded, value model.Resource
 	err            error
-	// kept says that the datastore lacks the resource.
+	// kept says that the datastore lacks some of the resource.
 	kept bool
 }
 
@@ -95,7 +96,7 @@ func New(opts Options) *View {
 		objects:  map[model.Key]*object{},
 		badPaths: map[string]error{},
 		bad:      map[model.Key][]string{},
-		kept:     map[model.Key]struct{}{},
+		kept:     map[model.Key][]string{},
 	}
 }
 
@@ -181,14 +182,11 @@ func (v *View) dropMissing(puts []KV, restored bool, changed map[model.Key]struc
 	}
 	missing := func(p part) bool { _, ok := held[p.path]; return !ok }
 	for k, o := range v.objects {
-		if restored && v.isFact(k) && o.value != nil && !slices.ContainsFunc(o.parts, func(p part) bool { return !missing(p) }) {
-			v.keep(k, o)
-		}
-		if o.kept {
-			continue
+		if restored && v.isFact(k) && o.value != nil {
+			v.keep(k, o, missing)
 		}
 		before := len(o.parts)
-		o.parts = slices.DeleteFunc(o.parts, missing)
+		o.parts = slices.DeleteFunc(o.parts, func(p part) bool { return missing(p) && !v.keeps(k, o, p.path) })
 		if len(o.parts) < before {
 			changed[k] = struct{}{}
 		}
@@ -205,7 +203,7 @@ func (v *View) deletePart(path string, changed map[model.Key]struct{}) {
 	if o == nil {
 		return
 	}
-	v.unkeep(k, o)
+	v.unkeep(k, o, path)
 	if i := o.part(path); i >= 0 {
 		o.parts = slices.Delete(o.parts, i, i+1)
 		changed[k] = struct{}{}
@@ -228,7 +226,7 @@ func (v *View) putPart(kv KV, changed map[model.Key]struct{}) {
 		o = &object{}
 		v.objects[k] = o
 	}
-	v.unkeep(k, o)
+	v.unkeep(k, o, kv.Path)
 	p := part{path: kv.Path, value: kv.Value, sum: maphash.Bytes(seed, kv.Value), revision: kv.ModRevision}
 	i := o.part(kv.Path)
 	if i < 0 {
@@ -392,7 +390,7 @@ func sameResource(a, b model.Resource) bool {
 }
 
 // sortKeys puts keys into the order of [model.Compare], with one path made per key.
-func sortKeys(set map[model.Key]struct{}) []model.Key {
+func sortKeys[V any](set map[model.Key]V) []model.Key {
 	if len(set) <= 1 {
 		return slices.Collect(maps.Keys(set))
 	}

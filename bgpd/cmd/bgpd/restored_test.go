@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"calico.internal/libcalico/model"
 )
@@ -38,6 +39,63 @@ func (l *lab) rewind(revisions int) {
 		}
 	}
 	host.SetFabricPort(true)
+}
+
+// A store is restored that lacks a whole node. It stays reached, and goes on by itself, also
+// when its document says that it has no address; until it is written back, or deleted.
+func TestRestored_a_node_that_the_backup_lacks(t *testing.T) {
+	l := threeNodes(t)
+	other, lost := l.nodes[0], l.nodes[2]
+	key := model.NodeKey{Name: lost.name}
+	blocks := []string{"192.168.2.0/26", "fd80::3:0/122"}
+	lost.Run("sh", "-c", "ip link add caliy type veth peer name c0; ip link set c0 up; ip link set caliy up")
+	lost.Run("ip", "route", "add", "192.168.2.7", "dev", "caliy", "scope", "link")
+	lost.Run("ip", "-6", "route", "add", "fd80::3:7", "dev", "caliy")
+	l.remove(key)
+	for _, block := range blocks {
+		l.remove(affinity(lost.name, block))
+	}
+	l.snapshot()
+	l.put(key, &model.Node{IPv4: lost.v4, IPv6: lost.v6})
+	for _, block := range blocks {
+		lost.giveBlock(block)
+	}
+	l.awaitMesh()
+	watchers := []*watcher{l.nodes[0].watch(), l.nodes[1].watch(), lost.watch()}
+
+	l.rewind(0)
+	const lacks = "lacks node node02"
+	for _, n := range l.nodes {
+		n.awaitHold(lacks, true)
+	}
+	// What confd makes of it after a start, when it knows of no address.
+	lost.writeText("node = \"" + lost.name + "\"\nas_number = 64512\nlisten_addresses = []\n")
+	lost.awaitHold("would take all addresses of this node away", true)
+	lost.awaitPeers(4)
+	l.untouched(watchers)
+
+	// Its session falls: its routes are held, since it is a node still, and that etcd has no
+	// blocks of it says nothing.
+	lost.proc.Kill()
+	other.awaitPeers(2)
+	<-time.After(time.Second)
+	l.untouched(watchers[:2])
+	for _, block := range blocks {
+		lost.giveBlock(block)
+	}
+	l.put(key, &model.Node{IPv4: lost.v4, IPv6: lost.v6})
+	lost.write()
+	lost.start()
+	lost.awaitPeers(4)
+	for _, n := range l.nodes {
+		n.awaitHold("", true)
+	}
+	l.awaitMesh()
+	l.untouched(watchers[:2])
+	lost.proc.Kill()
+	other.awaitPeers(2)
+	l.remove(key)
+	other.awaitRoute(blocks[0], "")
 }
 
 // A store is restored that lacks blocks which came after the backup. Those with containers

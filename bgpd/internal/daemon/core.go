@@ -258,6 +258,9 @@ func (c *core) tryLoad() error {
 		return fmt.Errorf("%s is for node %q, but this host is %q; set NODENAME alike for bgpd and confd", c.cfg.File, doc.Node, c.cfg.Node)
 	}
 	if c.speaker != nil {
+		if len(doc.Listen) == 0 && c.speaker.Alive() {
+			return errNoAddress
+		}
 		if err := c.speaker.Refuse(globalOf(doc)); err != nil {
 			return err
 		}
@@ -265,6 +268,11 @@ func (c *core) tryLoad() error {
 	c.adopt(doc)
 	return nil
 }
+
+// errNoAddress refuses a document without an address while BGP runs: it comes of a store that
+// lacks this node, and would have all others drop their routes to it.
+var errNoAddress = errors.New("the configuration would take all addresses of this node away, and with that its sessions; " +
+	"the last one stays in force; write the node back (calicoctl node run), or start bgpd anew to end BGP here")
 
 // adopt makes a document the one in force.
 func (c *core) adopt(doc config.Config) {

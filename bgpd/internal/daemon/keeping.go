@@ -11,18 +11,28 @@ import (
 	"calico.internal/libcalico/store"
 )
 
-// facts are the kinds of resource that a restored store does not make undone: which blocks
-// nodes have, and which containers run.
-var facts = []model.Kind{model.KindBlockAffinity, model.KindWorkloadEndpoint}
+// facts are the kinds of resource that a restored store does not make undone: which nodes
+// there are, which blocks they have, and which containers run.
+var facts = []model.Kind{model.KindNode, model.KindBlockAffinity, model.KindWorkloadEndpoint}
 
 // keptLook is how often the kernel is asked for its routes to containers while anything is
 // kept for them: it takes those of an interface that goes without a word.
 const keptLook = 5 * time.Second
 
-// keeps reports whether anything of this host is kept although a restored store lacks it.
+// keeps reports whether anything is kept for this host's containers although a restored
+// store lacks it.
 func (c *core) keeps() bool {
-	return slices.ContainsFunc(c.sources, func(s *source) bool { return s.view.KeptCount() > 0 })
+	return slices.ContainsFunc(c.sources, func(s *source) bool { return slices.ContainsFunc(s.view.Kept(), isForContainers) })
 }
+
+// keepsNode reports whether a node is kept although a restored store lacks it.
+func (c *core) keepsNode(name string) bool {
+	return slices.ContainsFunc(c.sources, func(s *source) bool { return slices.Contains(s.view.Kept(), model.Key(model.NodeKey{Name: name})) })
+}
+
+// isForContainers reports whether a fact matters as long as there are containers. A node is
+// one until somebody deletes it.
+func isForContainers(k model.Key) bool { return k.Kind() != model.KindNode }
 
 func (c *core) lookDue() bool { return c.keeps() && time.Since(c.resolvedAt) >= keptLook }
 
@@ -34,7 +44,7 @@ func (c *core) giveUp() {
 			continue
 		}
 		c.tell(s.view.Release(func(k model.Key) bool {
-			gone := !slices.ContainsFunc(netsOf(s.view, k), c.engine.HasContainers)
+			gone := isForContainers(k) && !slices.ContainsFunc(netsOf(s.view, k), c.engine.HasContainers)
 			if gone {
 				c.cfg.Log.Info("given up, since the restored store lacks it and no container needs it", logattr.Key, k)
 			}
@@ -55,12 +65,15 @@ func netsOf(view *store.View, k model.Key) []netip.Prefix {
 	return nil
 }
 
-// lacking names the blocks that a restored store lacks.
+// lacking names the blocks and nodes that a restored store lacks.
 func (c *core) lacking() (out []string) {
 	for _, s := range c.sources {
 		for _, k := range s.view.Kept() {
-			if a, ok := k.(model.BlockAffinityKey); ok {
-				out = append(out, fmt.Sprintf("the store was restored to an older state and lacks this node's block %s; it stays routed and advertised while a container has an address in it", a.CIDR))
+			switch k := k.(type) {
+			case model.BlockAffinityKey:
+				out = append(out, fmt.Sprintf("the store was restored to an older state and lacks this node's block %s; it stays routed and advertised while a container has an address in it", k.CIDR))
+			case model.NodeKey:
+				out = append(out, fmt.Sprintf("the store was restored to an older state and lacks node %s; it stays reached, also by confd; have it written back there (calicoctl node run), or, if there is no such node any more, start confd and bgpd anew", k.Name))
 			}
 		}
 	}

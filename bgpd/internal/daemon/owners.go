@@ -18,9 +18,10 @@ type owner struct {
 	cancel context.CancelFunc
 }
 
-// followOwners watches the blocks of those nodes in which the engine is interested.
+// followOwners watches the blocks of those nodes in which the engine is interested. Of a
+// node that a restored store lacks, that says nothing about its blocks.
 func (c *core) followOwners(ctx context.Context) {
-	want := c.engine.WantedOwners()
+	want := slices.DeleteFunc(c.engine.WantedOwners(), c.keepsNode)
 	want = want[:min(len(want), maxOwners)]
 	for name, o := range c.owners {
 		if !slices.Contains(want, name) {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"time"
@@ -44,6 +45,9 @@ func (c *core) problems() []string {
 	var out []string
 	if why := c.held(); why != "" {
 		out = append(out, why)
+	}
+	if errors.Is(c.docErr, errNoAddress) {
+		out = append(out, c.docErr.Error())
 	}
 	out = append(out, c.lacking()...)
 	for _, a := range c.missing {

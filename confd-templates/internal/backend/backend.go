@@ -32,6 +32,8 @@ type Store struct {
 	mu     sync.Mutex
 	values map[string]string
 	bad    map[string]error
+	// kept are the values that stay although a restored store lacks them.
+	kept map[string]bool
 	// unread holds the prefixes that have not been read yet, unreachable those whose watch has lost etcd.
 	unread, unreachable map[string]bool
 	// held says of prefixes why what etcd holds below them is not followed.
@@ -48,6 +50,7 @@ func New(prefixes []string, rules expect.Rules, logger *slog.Logger) *Store {
 		synced:      make(chan struct{}),
 		values:      map[string]string{},
 		bad:         map[string]error{},
+		kept:        map[string]bool{},
 		unread:      map[string]bool{},
 		unreachable: map[string]bool{},
 		held:        map[string]error{},
@@ -94,7 +97,7 @@ func (s *Store) Apply(prefix string, b store.Batch) {
 	delete(s.held, prefix)
 	before := maps.Clone(s.values)
 	if b.Snapshot {
-		s.forget(prefix, b.Puts)
+		s.forget(prefix, b.Puts, b.Restored)
 	}
 	for _, kv := range b.Puts {
 		if below(kv.Path, prefix) {
@@ -104,6 +107,7 @@ func (s *Store) Apply(prefix string, b store.Batch) {
 	for _, path := range b.Deletes {
 		delete(s.values, path)
 		delete(s.bad, path)
+		delete(s.kept, path)
 	}
 	complete := s.read(prefix, b.Snapshot)
 	// Before the store is complete nobody can make use of a signal.
@@ -145,18 +149,26 @@ func (s *Store) found(prefix string, revision int64) {
 	}
 }
 
-// forget drops what a snapshot of a prefix no longer has.
-func (s *Store) forget(prefix string, snapshot []store.KV) {
+// forget drops what a snapshot of a prefix no longer has, but for facts that a restored store lacks: nobody deleted
+// them, and who drops a node's address cuts it off.
+func (s *Store) forget(prefix string, snapshot []store.KV, restored bool) {
 	present := make(map[string]bool, len(snapshot))
 	for _, kv := range snapshot {
 		present[kv.Path] = true
 	}
 	gone := func(path string) bool { return below(path, prefix) && !present[path] }
-	maps.DeleteFunc(s.values, func(path, _ string) bool { return gone(path) })
+	maps.DeleteFunc(s.values, func(path, _ string) bool {
+		if gone(path) && restored && s.rules.Fact(path) && !s.kept[path] {
+			s.kept[path] = true
+			s.logger.Warn("the store was restored to an older state and lacks a value, which stays until it is there again or is deleted", logattr.Key, path)
+		}
+		return gone(path) && !s.kept[path]
+	})
 	maps.DeleteFunc(s.bad, func(path string, _ error) bool { return gone(path) })
 }
 
 func (s *Store) put(path, value string) {
+	delete(s.kept, path)
 	err := s.rules.Check(path, value)
 	if err == nil {
 		s.values[path] = value

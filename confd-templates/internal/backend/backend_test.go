@@ -168,6 +168,39 @@ func TestPrefixes(t *testing.T) {
 	}
 }
 
+// What a restored store lacks of nodes stays until it is there again, or is deleted.
+func TestFactsOutliveARestoredStore(t *testing.T) {
+	rules := expect.Rules{{Keys: []string{"/h/*/ip"}, Value: "ipv4", Fact: true}, {Keys: []string{"/g"}, Value: "text"}}
+	s := New([]string{"/h", "/g"}, rules, slog.New(slog.DiscardHandler))
+	all := kvs("/h/a/ip 10.0.0.1", "/h/b/ip 10.0.0.2", "/h/b/level debug", "/h/c/ip 10.0.0.3", "/h/d/ip 10.0.0.4")
+	s.Apply("/h", store.Batch{Snapshot: true, Puts: all})
+	s.Apply("/g", store.Batch{Snapshot: true, Puts: kvs("/g 1")})
+	old := kvs("/h/a/ip 10.0.0.1")
+	for _, c := range []struct {
+		name   string
+		prefix string
+		batch  store.Batch
+		want   map[string]string
+	}{
+		{"what is wanted follows", "/g", store.Batch{Snapshot: true, Restored: true}, map[string]string{
+			"/h/a/ip": "10.0.0.1", "/h/b/ip": "10.0.0.2", "/h/b/level": "debug", "/h/c/ip": "10.0.0.3", "/h/d/ip": "10.0.0.4",
+		}},
+		{"what is stays", "/h", store.Batch{Snapshot: true, Restored: true, Puts: old, Deletes: []string{"/h/d/ip"}}, map[string]string{
+			"/h/a/ip": "10.0.0.1", "/h/b/ip": "10.0.0.2", "/h/c/ip": "10.0.0.3",
+		}},
+		{"an audit", "/h", store.Batch{Snapshot: true, Puts: old}, map[string]string{"/h/a/ip": "10.0.0.1", "/h/b/ip": "10.0.0.2", "/h/c/ip": "10.0.0.3"}},
+		{"one comes back", "/h", store.Batch{Puts: kvs("/h/b/ip 10.0.0.9")}, map[string]string{"/h/a/ip": "10.0.0.1", "/h/b/ip": "10.0.0.9", "/h/c/ip": "10.0.0.3"}},
+		{"and is deleted unseen", "/h", store.Batch{Snapshot: true, Puts: old}, map[string]string{"/h/a/ip": "10.0.0.1", "/h/c/ip": "10.0.0.3"}},
+		{"one is deleted", "/h", store.Batch{Deletes: []string{"/h/c/ip"}}, map[string]string{"/h/a/ip": "10.0.0.1"}},
+		{"no restoration", "/h", store.Batch{Snapshot: true}, map[string]string{}},
+	} {
+		s.Apply(c.prefix, c.batch)
+		if diff := cmp.Diff(c.want, get(t, s, "/h", "/g")); diff != "" {
+			t.Errorf("%s: %s", c.name, diff)
+		}
+	}
+}
+
 func TestWhatIsHeldStays(t *testing.T) {
 	s := New([]string{"/a", "/b"}, nil, slog.New(slog.DiscardHandler))
 	s.Apply("/a", store.Batch{Snapshot: true, Puts: kvs("/a/x 1", "/a/y 2")})

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -317,6 +318,30 @@ func TestAnEmptiedEtcdTakesNothingAway(t *testing.T) {
 			r.wantHealth("with the data back", grpc_health_v1.HealthCheckResponse_SERVING)
 		})
 	}
+}
+
+// A backup from before a node was there takes none of its facts away.
+func TestARestoredBackupTakesNoFactAway(t *testing.T) {
+	server := etcdtest.Start(t)
+	r := newRig(t, server)
+	conf, err := os.ReadFile(filepath.Join(r.dir, "conf.d/out.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.write("conf.d/out.toml", string(conf)+"[[expect]]\nkeys = [\"/list/ip*\"]\nvalue = \"ip\"\nfact = true\n")
+	r.put("/t/list/ip1", "10.0.0.1")
+	if err := server.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	r.put("/t/list/ip2", "10.0.0.2", "/t/list/wanted", "x")
+	r.start()
+	r.wantFile("at the start", "ip1=10.0.0.1\nip2=10.0.0.2\nwanted=x\nmesh=<no value>\n")
+	if err := errors.Join(server.Rewind(), server.Restart()); err != nil {
+		t.Fatal(err)
+	}
+	r.wantFile("with the backup", "ip1=10.0.0.1\nip2=10.0.0.2\nmesh=<no value>\n")
+	r.put("/t/list/ip2", "10.0.0.3")
+	r.wantFile("written back", "ip1=10.0.0.1\nip2=10.0.0.3\nmesh=<no value>\n")
 }
 
 func TestAnotherClustersEtcdMakesNoFile(t *testing.T) {

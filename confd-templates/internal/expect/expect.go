@@ -21,6 +21,9 @@ type Rule struct {
 	Value string `toml:"value"`
 	// Empty allows the empty value besides.
 	Empty bool `toml:"empty"`
+	// Fact says that the values tell what is, such as a node's address, and not what
+	// somebody wants: a store that was restored to an older state does not take them away.
+	Fact bool `toml:"fact"`
 	// Fields gives the form of members of a JSON object: text, password, ipv4, ipv6, ip, prefix, asn, port, bool,
 	// or the possible words with | between. A member whose form ends in ? may be absent or empty.
 	Fields map[string]string `toml:"fields"`
@@ -105,6 +108,12 @@ func (rs Rules) Check(key, value string) error {
 		}
 	}
 	return nil
+}
+
+// Fact reports whether a key tells what is.
+func (rs Rules) Fact(key string) bool {
+	i := slices.IndexFunc(rs, func(r Rule) bool { return r.matches(key) })
+	return i >= 0 && rs[i].Fact
 }
 
 func (r Rule) matches(key string) bool {
