@@ -28,8 +28,12 @@ const retry = time.Second
 // who watch it have not said yet.
 var errBehind = errors.New("the datastore is behind")
 
-// owingLook is how often it is looked whether the host has written back.
-const owingLook = 5 * time.Second
+// After a restoration it is looked whether the host has written back: after firstLook, then
+// less and less often, since it may be long until somebody has, and at last each lastLook.
+const (
+	firstLook = 5 * time.Second
+	lastLook  = 10 * time.Minute
+)
 
 // Counter is one program's part in the account. It may be used by several goroutines.
 type Counter struct {
@@ -47,6 +51,10 @@ type Counter struct {
 	// changed says that the datastore changed since the last count; owing that the host has
 	// not written back yet what a restored one lacks.
 	changed, owing bool
+	// lookAt is when it is looked next whether the host has written back, and lookAfter how
+	// long after that once more.
+	lookAt    time.Time
+	lookAfter time.Duration
 	// due asks Run for a count.
 	due chan struct{}
 }
@@ -94,7 +102,7 @@ func (c *Counter) Restored() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.restored++
-	c.owing = true
+	c.owing, c.lookAt, c.lookAfter = true, time.Now().Add(firstLook), 2*firstLook
 	select {
 	case c.due <- struct{}{}:
 	default:
@@ -112,10 +120,7 @@ func (c *Counter) Run(ctx context.Context, gap time.Duration, may func() bool, f
 		if time.Since(counted) >= gap {
 			next = next || c.takeChanged()
 		}
-		wait := gap
-		if c.isOwing() {
-			wait = min(gap, owingLook)
-		}
+		wait := c.untilLook(time.Now(), gap)
 		switch {
 		case next && !may():
 			wait = retry
@@ -157,7 +162,7 @@ func (c *Counter) takeChanged() bool {
 // hasWrittenBack says once that the host has written back, which the count that follows
 // tells to others who have seen the restored datastore later than this host.
 func (c *Counter) hasWrittenBack(ctx context.Context) bool {
-	if !c.isOwing() {
+	if !c.takeLook(time.Now()) {
 		return false
 	}
 	n, err := ReadNode(ctx, c.client, c.node)
@@ -170,10 +175,25 @@ func (c *Counter) hasWrittenBack(ctx context.Context) bool {
 	return true
 }
 
-func (c *Counter) isOwing() bool {
+// takeLook reports whether a look is due, and says when the next one is.
+func (c *Counter) takeLook(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.owing
+	if !c.owing || now.Before(c.lookAt) {
+		return false
+	}
+	c.lookAt, c.lookAfter = now.Add(c.lookAfter), min(2*c.lookAfter, lastLook)
+	return true
+}
+
+// untilLook is how long it is until the next look; most when that is later, or never.
+func (c *Counter) untilLook(now time.Time, most time.Duration) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.owing {
+		return most
+	}
+	return max(0, min(c.lookAt.Sub(now), most))
 }
 
 // count writes the next count, which is above what is stored and what was seen.
