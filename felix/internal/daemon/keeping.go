@@ -21,8 +21,11 @@ var facts = []model.Kind{model.KindWorkloadEndpoint}
 
 const (
 	// keptLook is how often other nodes are looked after whose endpoints are kept, and
-	// keptNodes how many of them at a time: all hosts of a cluster do so at once.
+	// keptNodes how many of them at a time: all hosts of a cluster do so at once. While
+	// nothing comes of it, each round takes longer than the one before, at most keptRest
+	// from one look to the next.
 	keptLook  = 10 * time.Second
+	keptRest  = 10 * time.Minute
 	keptNodes = 16
 	// keptShown is how many kept endpoints are listed one by one.
 	keptShown = 50
@@ -32,8 +35,10 @@ const (
 // kept while their interface is there, those of another until that node has written back
 // what it has, or is deleted.
 type keeping struct {
-	etcd   *etcdstore.Client
-	looked time.Time
+	etcd *etcdstore.Client
+	// lookAt is when the next look is due, and pace how long after that the one that follows.
+	lookAt time.Time
+	pace   time.Duration
 	// answers tells what nodes say; asking says that they are being asked.
 	answers chan map[string]history.Node
 	asking  bool
@@ -44,7 +49,7 @@ type keeping struct {
 }
 
 func newKeeping(etcd *etcdstore.Client) *keeping {
-	return &keeping{etcd: etcd, answers: make(chan map[string]history.Node, 1), existed: map[string]bool{}}
+	return &keeping{etcd: etcd, pace: keptLook, answers: make(chan map[string]history.Node, 1), existed: map[string]bool{}}
 }
 
 // nodesOf lists the nodes whose endpoints are kept, sorted, without the given one.
@@ -59,17 +64,36 @@ func nodesOf(kept []model.Key, without string) []string {
 	return slices.Compact(nodes)
 }
 
-// look asks some of the nodes what they say, beside the loop, when that is due.
+// due reports whether it is time for a look.
+func (k *keeping) due(now time.Time) bool { return !k.asking && !now.Before(k.lookAt) }
+
+// moving says that something came of the looks, or may come soon.
+func (k *keeping) moving(now time.Time) {
+	k.pace = keptLook
+	if soonest := now.Add(keptLook); k.lookAt.After(soonest) {
+		k.lookAt = soonest
+	}
+}
+
+// take is whom to ask at a look; their round among all nodes goes on with the next.
+func (k *keeping) take(now time.Time, nodes []string) []string {
+	k.lookAt = now.Add(k.pace)
+	from, _ := slices.BinarySearch(nodes, k.next)
+	around := slices.Concat(nodes[from:], nodes[:from])
+	if len(nodes)-from > keptNodes {
+		k.next = around[keptNodes]
+		return around[:keptNodes]
+	}
+	k.next, k.pace = "", min(2*k.pace, keptRest)
+	return around[:len(nodes)-from]
+}
+
+// look asks some of the nodes what they say, beside the loop.
 func (k *keeping) look(ctx context.Context, now time.Time, nodes []string) {
-	if k.asking || len(nodes) == 0 || now.Sub(k.looked) < keptLook {
+	if nodes = k.take(now, nodes); len(nodes) == 0 {
 		return
 	}
-	k.looked, k.asking = now, true
-	from, _ := slices.BinarySearch(nodes, k.next)
-	nodes = slices.Concat(nodes[from:], nodes[:from])
-	if len(nodes) > keptNodes {
-		k.next, nodes = nodes[keptNodes], nodes[:keptNodes]
-	}
+	k.asking = true
 	go func() {
 		answers := map[string]history.Node{}
 		for _, name := range nodes {
@@ -102,6 +126,7 @@ func (l *loop) takeRestored() error {
 		return err
 	}
 	l.stale = true
+	l.keeping.moving(time.Now())
 	l.log.Warn("the store was restored to an older state; policies and settings follow it, endpoints that it lacks stay in force", logattr.Rev, l.view.Revision(), logattr.Count, l.view.KeptCount())
 	return nil
 }

@@ -1,9 +1,11 @@
 package daemon
 
 import (
+	"fmt"
 	"log/slog"
 	"slices"
 	"testing"
+	"time"
 
 	"calico.internal/felix/internal/calc"
 	"calico.internal/felix/internal/ifmonitor"
@@ -16,7 +18,7 @@ import (
 func TestKeptEndpointsEndWhereTheInterfaceWentUnseen(t *testing.T) {
 	l := &loop{
 		log: slog.New(slog.DiscardHandler), node: "here", links: ifmonitor.NewLinks(), engine: calc.New("here", "cali"),
-		view: store.New(store.Options{Facts: facts}),
+		view: store.New(store.Options{Facts: facts}), keeping: newKeeping(nil),
 	}
 	snapshot := store.Batch{Snapshot: true, Revision: 5}
 	for _, node := range []string{"elsewhere", "here"} {
@@ -47,5 +49,43 @@ func TestKeptEndpointsEndWhereTheInterfaceWentUnseen(t *testing.T) {
 	}
 	if want := []string{"elsewhere/gone", "elsewhere/kept", "here/kept"}; !slices.Equal(kept, want) {
 		t.Errorf("kept are %v, want %v", kept, want)
+	}
+}
+
+// TestLooksAfterOtherNodesBecomeRare has nodes that never write back: felix asks each of
+// them soon, again and again, and is idle in the end.
+func TestLooksAfterOtherNodesBecomeRare(t *testing.T) {
+	var nodes []string
+	for i := range 40 {
+		nodes = append(nodes, fmt.Sprintf("node%02d", i))
+	}
+	for _, n := range []int{1, 16, 40} {
+		k, now := newKeeping(nil), time.Now()
+		asked, looks := map[string]bool{}, 0
+		tick := func(until time.Duration) {
+			looks = 0
+			for end := now.Add(until); now.Before(end); now = now.Add(auditInterval) {
+				if k.due(now) {
+					looks++
+					for _, node := range k.take(now, nodes[:n]) {
+						asked[node] = true
+					}
+				}
+			}
+		}
+		tick(3*keptLook + time.Second)
+		if len(asked) != n {
+			t.Errorf("%d of %d nodes are asked soon", len(asked), n)
+		}
+		tick(12 * time.Hour)
+		clear(asked)
+		tick(time.Hour)
+		if looks > 7 || len(asked) != n {
+			t.Errorf("%d looks an hour, at %d of %d nodes, long after", looks, len(asked), n)
+		}
+		k.moving(now)
+		if tick(30 * time.Second); looks < 2 {
+			t.Errorf("%d looks when something came of them", looks)
+		}
 	}
 }

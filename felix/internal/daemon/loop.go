@@ -211,7 +211,7 @@ func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-cha
 			l.awaiting, l.retryAt = false, time.Time{}
 		case now := <-timer.C:
 			l.tick(now)
-			if l.view.Connected() {
+			if l.view.KeptCount() > 0 && l.view.Connected() && l.keeping.due(now) {
 				l.keeping.look(ctx, now, nodesOf(l.view.Kept(), l.node))
 			}
 			hurried = false
@@ -276,7 +276,10 @@ func (l *loop) takeBatch(b store.Batch) error {
 	}
 	kept := l.view.KeptCount()
 	events := l.view.Apply(b)
-	l.stale = l.stale || kept != l.view.KeptCount()
+	if kept != l.view.KeptCount() {
+		l.stale = true
+		l.keeping.moving(time.Now())
+	}
 	if reconnected := l.view.Connected() && !l.state.Connected; reconnected {
 		l.log.Info("etcd answers", logattr.Rev, l.view.Revision())
 	}
