@@ -104,6 +104,21 @@ func (c *Client) Raw() *clientv3.Client { return c.etcd }
 // Endpoints are the URLs that the client uses.
 func (c *Client) Endpoints() []string { return c.cfg.Endpoints }
 
+// MemberURLs are the URLs at which etcd's members serve clients, as they say.
+func (c *Client) MemberURLs(ctx context.Context) (urls []string, err error) {
+	err = c.do(ctx, 0, func(ctx context.Context) error {
+		resp, err := c.etcd.MemberList(ctx)
+		if err != nil {
+			return err
+		}
+		for _, m := range resp.Members {
+			urls = append(urls, m.ClientURLs...)
+		}
+		return nil
+	})
+	return urls, err
+}
+
 // Ping makes sure that etcd answers and has a leader.
 func (c *Client) Ping(ctx context.Context) error {
 	_, err := c.head(ctx)

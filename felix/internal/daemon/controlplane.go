@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"sync"
 	"time"
 
 	"calico.internal/felix/internal/desired"
@@ -47,41 +48,51 @@ const (
 	nodesPrefix     = model.PrefixBGP + "host/"
 )
 
-// locator finds out where the control plane is and tells the loop. It sends its first
-// finding only when it knows the nodes, or that it cannot read them.
+// locator finds out where the control plane is and tells the loops, one after another. It
+// sends its first finding only when it knows the nodes and etcd's members, or that it cannot
+// read them: until then what stands in the kernel from before stays.
 type locator struct {
 	log   *slog.Logger
 	etcd  *etcdstore.Client
+	guard *etcdstore.Guard
 	board *statusapi.Board
 	found chan<- controlPlane
+	// lookup finds the addresses of a host.
+	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
-	// resolved and members are what was found last.
+	// members are the URLs of etcd's members, and resolved the addresses of these and of the
+	// configured endpoints, as they were found last.
+	members  []string
 	resolved map[string][]netip.AddrPort
-	members  []netip.AddrPort
 	nodes    []netip.Addr
-	// nodesKnown is set once the nodes have been read, or it is known that they cannot be.
-	nodesKnown bool
-	byNode     map[model.Key]*model.Node
-	view       *store.View
-	fault      string
+	// nodesKnown and membersKnown are set once the nodes and the members have been read, or it
+	// is known that they cannot be.
+	nodesKnown, membersKnown bool
+	byNode                   map[model.Key]*model.Node
+	view                     *store.View
+	// fault is what was told; misses counts the tries in a row in which something was not found.
+	fault  string
+	misses int
 }
 
 func newLocator(d *Daemon, found chan<- controlPlane) *locator {
 	return &locator{
-		log: d.log, etcd: d.cfg.Etcd, board: d.board, found: found, resolved: map[string][]netip.AddrPort{},
-		byNode: map[model.Key]*model.Node{},
-		view:   store.New(store.Options{Filter: func(k model.Key) bool { return k.Kind() == model.KindNode }, KeepLastGood: true}),
+		log: d.log, etcd: d.cfg.Etcd, guard: d.guard, board: d.board, found: found, lookup: net.DefaultResolver.LookupNetIP,
+		resolved: map[string][]netip.AddrPort{}, byNode: map[model.Key]*model.Node{},
+		view: store.New(store.Options{
+			Filter: func(k model.Key) bool { return k.Kind() == model.KindNode }, KeepLastGood: true, Facts: []model.Kind{model.KindNode},
+		}),
 	}
 }
 
 func (l *locator) run(ctx context.Context) error {
-	batches := l.etcd.Watch(ctx, []string{nodesPrefix}, etcdstore.WatchOptions{})
+	batches := l.guard.Watch(ctx, []string{nodesPrefix}, etcdstore.WatchOptions{})
 	l.locate(ctx)
 	timer := time.NewTimer(l.pause())
 	defer timer.Stop()
 	sent := controlPlane{etcd: []netip.AddrPort{{}}} // nothing that is found
 	for {
-		if now := l.controlPlane(); l.nodesKnown && !now.equal(sent) {
+		if now := l.controlPlane(); l.nodesKnown && l.membersKnown && !now.equal(sent) {
 			select {
 			case l.found <- now:
 				sent = now
@@ -104,21 +115,28 @@ func (l *locator) run(ctx context.Context) error {
 	}
 }
 
+// pause is the time until the next look: a short one while something is not found, which
+// grows where that lasts.
 func (l *locator) pause() time.Duration {
-	if st, _ := l.board.State(); !st.Connected {
+	st, _ := l.board.State()
+	switch {
+	case !st.Connected:
 		return locateSoon
+	case l.misses > 0:
+		return min(locateSoon<<min(l.misses-1, 16), locateInterval)
 	}
 	return locateInterval
 }
 
-// takeNodes follows the addresses of nodes. A store without any node, such as one that was
-// emptied, changes nothing.
+// takeNodes follows the addresses of nodes. One goes when it is deleted, not by being absent
+// from a store that was emptied or restored.
 func (l *locator) takeNodes(b store.Batch) {
 	if b.Err != nil {
 		l.nodesKnown = l.nodesKnown || errors.Is(b.Err, etcdstore.ErrUnauthorized)
 		l.note(fmt.Errorf("the addresses of nodes cannot be read; workloads may reach the BGP port of those that are new: %w", b.Err))
 		return
 	}
+	b.Restored = b.Snapshot
 	for _, e := range l.view.Apply(b) {
 		if n, ok := e.Value.(*model.Node); ok {
 			l.byNode[e.Key] = n
@@ -135,47 +153,62 @@ func (l *locator) takeNodes(b store.Batch) {
 			}
 		}
 	}
-	if len(nodes) > 0 {
-		slices.SortFunc(nodes, netip.Addr.Compare)
-		l.nodes = slices.Compact(nodes)
-	}
+	slices.SortFunc(nodes, netip.Addr.Compare)
+	l.nodes = slices.Compact(nodes)
 }
 
-// locate resolves the configured endpoints and asks etcd for its members. What cannot be
-// found out stays as it was.
+// locate asks etcd for its members, and resolves their URLs and the configured endpoints.
+// What cannot be found out stays as it was: a member goes when etcd has it no more.
 func (l *locator) locate(ctx context.Context) {
+	fault := l.askMembers(ctx)
+	urls := slices.Concat(l.etcd.Endpoints(), l.members)
+	slices.Sort(urls)
+	urls = slices.Compact(urls)
+	addrs, faults := l.resolveAll(ctx, urls)
+	resolved := map[string][]netip.AddrPort{}
+	for i, u := range urls {
+		if faults[i] != nil {
+			addrs[i] = l.resolved[u]
+		}
+		resolved[u] = addrs[i]
+	}
+	l.resolved = resolved
+	fault = errors.Join(append(faults, fault)...)
+	if l.misses++; fault == nil {
+		l.misses = 0
+	}
+	l.note(fault)
+}
+
+// askMembers asks etcd for its members. Of an etcd that does not answer at all everybody
+// else tells.
+func (l *locator) askMembers(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, locateTimeout)
 	defer cancel()
-	var faults []error
-	for _, endpoint := range l.etcd.Endpoints() {
-		addrs, err := resolve(ctx, endpoint)
-		if err != nil {
-			faults = append(faults, err)
-			continue
-		}
-		l.resolved[endpoint] = addrs
+	urls, err := l.etcd.MemberURLs(ctx)
+	if errors.Is(err, context.Canceled) || errors.Is(err, etcdstore.ErrUnavailable) && !l.view.Connected() {
+		return nil
 	}
-	resp, err := l.etcd.Raw().MemberList(ctx)
+	l.membersKnown = l.membersKnown || !errors.Is(err, etcdstore.ErrUnavailable)
 	if err != nil {
-		l.note(errors.Join(faults...)) // without etcd, everybody else says so
-		return
+		return fmt.Errorf("etcd does not tell its members: %w", err)
 	}
-	var members []netip.AddrPort
-	for _, m := range resp.Members {
-		for _, u := range m.ClientURLs {
-			addrs, err := resolve(ctx, u)
-			if err != nil {
-				faults = append(faults, err)
-			}
-			for _, a := range addrs {
-				if !a.Addr().IsLoopback() && !a.Addr().IsUnspecified() { // which is another machine's
-					members = append(members, a)
-				}
-			}
-		}
+	l.members = urls
+	return nil
+}
+
+// resolveAll finds the addresses of URLs, all at the same time: a name service that does not
+// answer for one is not to take the time of the others.
+func (l *locator) resolveAll(ctx context.Context, urls []string) (addrs [][]netip.AddrPort, faults []error) {
+	ctx, cancel := context.WithTimeout(ctx, locateTimeout)
+	defer cancel()
+	addrs, faults = make([][]netip.AddrPort, len(urls)), make([]error, len(urls))
+	var wg sync.WaitGroup
+	for i, u := range urls {
+		wg.Go(func() { addrs[i], faults[i] = l.resolve(ctx, u) })
 	}
-	l.members = members
-	l.note(errors.Join(faults...))
+	wg.Wait()
+	return addrs, faults
 }
 
 // note logs a fault once.
@@ -191,16 +224,23 @@ func (l *locator) note(err error) {
 }
 
 func (l *locator) controlPlane() controlPlane {
-	etcd := slices.Clone(l.members)
-	for _, addrs := range l.resolved {
-		etcd = append(etcd, addrs...)
+	var etcd []netip.AddrPort
+	for _, u := range l.etcd.Endpoints() {
+		etcd = append(etcd, l.resolved[u]...)
+	}
+	for _, u := range l.members {
+		for _, a := range l.resolved[u] {
+			if !a.Addr().IsLoopback() && !a.Addr().IsUnspecified() { // which is another machine's
+				etcd = append(etcd, a)
+			}
+		}
 	}
 	slices.SortFunc(etcd, netip.AddrPort.Compare)
 	return controlPlane{etcd: slices.Compact(etcd), nodes: l.nodes}
 }
 
 // resolve finds the addresses of a URL.
-func resolve(ctx context.Context, endpoint string) ([]netip.AddrPort, error) {
+func (l *locator) resolve(ctx context.Context, endpoint string) ([]netip.AddrPort, error) {
 	u, err := url.Parse(endpoint)
 	if err != nil {
 		return nil, fmt.Errorf("etcd endpoint: %w", err)
@@ -209,7 +249,7 @@ func resolve(ctx context.Context, endpoint string) ([]netip.AddrPort, error) {
 	if err != nil {
 		return nil, fmt.Errorf("etcd endpoint %s: port: %w", endpoint, err)
 	}
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", u.Hostname())
+	addrs, err := l.lookup(ctx, "ip", u.Hostname())
 	if err != nil {
 		return nil, fmt.Errorf("etcd endpoint %s: %w", endpoint, err)
 	}

@@ -64,7 +64,11 @@ type Daemon struct {
 	guard      *etcdstore.Guard
 	// view is what is known of the store. It outlives the loop, to which it belongs: what a
 	// restored store lacks cannot be read anew.
-	view    *store.View
+	view *store.View
+	// control is where the control plane is, nil until that is known, and keeping what is
+	// known of what a restored store lacks. They outlive the loop, too.
+	control *controlPlane
+	keeping *keeping
 	history *history.Counter
 }
 
@@ -85,7 +89,7 @@ func New(cfg Config) (*Daemon, error) {
 		health: health.NewServer(), beat: &heartbeat{}, live: newLive(&result.Config), unreported: &unreported{},
 		guard:   cfg.Etcd.Guard(cfg.ClusterGUID, cfg.Log),
 		view:    store.New(store.Options{Filter: wanted(cfg.Node), KeepLastGood: true, Facts: facts}),
-		history: history.New(cfg.Etcd, cfg.Node),
+		history: history.New(cfg.Etcd, cfg.Node), keeping: newKeeping(cfg.Etcd),
 	}
 	d.health.SetServingStatus("", healthgrpc.HealthCheckResponse_NOT_SERVING)
 	d.board = statusapi.NewBoard(statusapi.State{Node: cfg.Node, Version: version.String(), Started: d.started})
@@ -153,16 +157,22 @@ func (d *Daemon) awaitSocket(ctx context.Context, path string) error {
 // runLoops runs the loop, and again each time that a parameter changes which is read at
 // start only.
 func (d *Daemon) runLoops(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
 	batches := d.guard.Watch(ctx, []string{model.PrefixV1}, etcdstore.WatchOptions{WentBack: d.history.WentBack})
-	for ctx.Err() == nil {
-		if err := d.runLoop(ctx, batches); !errors.Is(err, errRestart) {
-			return err
+	found := make(chan controlPlane)
+	g.Go(func() error { return newLocator(d, found).run(ctx) })
+	g.Go(func() error {
+		for ctx.Err() == nil {
+			if err := d.runLoop(ctx, batches, found); !errors.Is(err, errRestart) {
+				return err
+			}
 		}
-	}
-	return nil
+		return nil
+	})
+	return g.Wait()
 }
 
-func (d *Daemon) runLoop(ctx context.Context, batches <-chan store.Batch) error {
+func (d *Daemon) runLoop(ctx context.Context, batches <-chan store.Batch, found <-chan controlPlane) error {
 	monitor, err := ifmonitor.New()
 	if err != nil {
 		return err
@@ -170,12 +180,11 @@ func (d *Daemon) runLoop(ctx context.Context, batches <-chan store.Batch) error 
 	g, ctx := errgroup.WithContext(ctx)
 	events := make(chan ifmonitor.Event, 64)
 	g.Go(func() error { return monitor.Run(ctx, events) })
-	found := make(chan controlPlane)
-	g.Go(func() error { return newLocator(d, found).run(ctx) })
 	g.Go(func() error {
 		cfg := *d.local
 		l := newLoop(d, &cfg)
 		l.found = found
+		defer func() { d.control = l.control }()
 		return l.run(ctx, batches, events)
 	})
 	return g.Wait()

@@ -3,8 +3,12 @@ package daemon_test
 import (
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -216,6 +220,60 @@ func TestAnotherClustersStoreIsNotFollowed(t *testing.T) {
 	h.awaitHold("its GUID is mine, this host's is " + etcdtest.GUID)
 }
 
+// TestNodesOfAnotherStoreAreNotTheClusters has nodes in a store that is not followed: the
+// set of nodes, whose BGP no workload may reach, stays.
+func TestNodesOfAnotherStoreAreNotTheClusters(t *testing.T) {
+	const mine, strange = "172.28.9.1", "172.28.9.2"
+	node := func(addr string) *model.Node { return &model.Node{IPv4: netip.MustParseAddr(addr)} }
+	for _, c := range []struct {
+		name, says string
+		become     func(w *world)
+	}{
+		{"an emptied one", "calicoctl datastore unlock", func(w *world) { w.wipe() }},
+		{"another cluster's", "its GUID is", func(w *world) {
+			if err := w.etcd.Reset(); err != nil {
+				w.Fatal(err)
+			}
+			w.etcd.SetUp(w)
+			w.put(model.FelixConfigKey{Name: model.ClusterGUID}, &model.Setting{Of: model.KindFelixConfig, Value: "other"})
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, etcdtest.Start(t))
+			h := w.addHost(0, iptables.NFT)
+			w.put(model.NodeKey{Name: "mine"}, node(mine))
+			h.startInSync()
+			holds := func(addrs ...string) error {
+				sets := h.Run("ipset", "save")
+				for _, a := range []string{mine, strange} {
+					if strings.Contains(sets, a) != slices.Contains(addrs, a) {
+						return fmt.Errorf("want %v in %s", addrs, sets)
+					}
+				}
+				return nil
+			}
+			nettest.Eventually(t, patience, func() error { return holds(mine) })
+			c.become(w)
+			w.put(model.NodeKey{Name: "strange"}, node(strange))
+			h.awaitHold(c.says)
+			for range 20 { // as long as it took those who followed the store
+				<-time.After(50 * time.Millisecond)
+				if err := holds(mine); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// Somebody says that it is right: nobody has deleted the node that it lacks.
+			w.etcd.SetUp(t)
+			w.put(model.AcceptedGUIDKey{}, &model.Setting{Of: model.KindAcceptedGUID, Value: etcdtest.GUID})
+			h.awaitHold("")
+			nettest.Eventually(t, patience, func() error { return holds(mine, strange) })
+			w.put(model.NodeKey{Name: "mine"}, node(mine))
+			w.remove(model.NodeKey{Name: "mine"})
+			nettest.Eventually(t, patience, func() error { return holds(strange) })
+		})
+	}
+}
+
 func TestALockedStoreIsRepairedAndFollowedAtItsEnd(t *testing.T) {
 	onVariants(t, func(t *testing.T, variant string) {
 		w := newWorld(t, nil)
@@ -314,4 +372,69 @@ func TestParametersWaitForTheEndOfALock(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// TestAnotherStartWithinTheProcessForgetsNothing changes a parameter that has felix start
+// again, with the store locked, or away, the moment after: felix goes on repairing.
+func TestAnotherStartWithinTheProcessForgetsNothing(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.NFT)
+	w.network("net1")
+	h.startInSync()
+	b := h.container("bbbb", "net1", "192.168.0.2")
+	prefixes := func(value string) int64 {
+		return w.put(model.FelixConfigKey{Name: "InterfacePrefix"}, &model.Setting{Of: model.KindFelixConfig, Value: value})
+	}
+	ready := func(is bool) int64 {
+		r := model.Ready(is)
+		return w.put(model.ReadyKey{}, &r)
+	}
+	// The lock may come before felix has taken up the parameter, which waits then; so it is
+	// tried some times.
+	for i := range 5 {
+		prefixes(fmt.Sprintf("cali,tap%d", i))
+		ready(false)
+		h.awaitHold("is locked")
+		h.repairs(b)
+		ready(true)
+		h.awaitHold("")
+		if err := h.wait(b, 0, patience); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// The parameter is the last that felix hears of etcd.
+	if err := h.felix.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	prefixes("cali,tap")
+	w.raw(model.Paths(model.ProfileKey{Name: "long"})[0], strings.Repeat("x", 10000))
+	nettest.Eventually(t, patience, func() error { return h.unread(10000) })
+	h.etcd.Cut()
+	if err := h.felix.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	nettest.Eventually(t, patience, func() error {
+		if rules := h.Run("iptables-nft-save", "-t", "filter"); !strings.Contains(rules, "-i tap+") {
+			return errors.New("felix has not started again: " + rules)
+		}
+		return nil
+	})
+	h.awaitDisconnected()
+	h.repairs(b)
+}
+
+// unread looks whether so many bytes from etcd wait for felix to read them.
+func (h *host) unread(bytes int64) error {
+	sockets := h.Run("cat", "/proc/net/tcp")
+	for line := range strings.Lines(sockets) {
+		fields := strings.Fields(line)
+		if len(fields) < 5 || !strings.HasSuffix(fields[2], ":094B") { // felix's ends
+			continue
+		}
+		_, received, _ := strings.Cut(fields[4], ":")
+		if n, err := strconv.ParseInt(received, 16, 64); err == nil && n >= bytes {
+			return nil
+		}
+	}
+	return errors.New("less has come: " + sockets)
 }

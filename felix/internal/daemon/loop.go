@@ -136,7 +136,7 @@ func newLoop(d *Daemon, cfg *config.Config) *loop {
 		log: d.log, board: d.board, metrics: d.metrics, node: d.cfg.Node, level: d.cfg.Level, beat: d.beat, live: d.live, unreported: d.unreported,
 		cfg: cfg, sources: config.Sources{Environment: d.cfg.Environment, File: d.cfg.File},
 		guard: d.guard, view: d.view,
-		history: d.history, keeping: newKeeping(d.cfg.Etcd),
+		history: d.history, keeping: d.keeping, control: d.control,
 		engine:    calc.New(d.cfg.Node, cfg.InterfacePrefix...),
 		links:     ifmonitor.NewLinks(),
 		refreshed: map[string]time.Time{}, owners: map[netip.Addr]struct{}{},
@@ -180,19 +180,24 @@ func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-cha
 			return err
 		}
 	}
+	goesOn := l.view.InSync() && l.control != nil
 	for {
 		var (
 			err  error
 			told time.Time
 		)
+		incoming := batches
+		if goesOn && l.dp == nil {
+			incoming = nil // what was known is kept up first, whatever becomes of the store by then
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case b, ok := <-batches:
+		case b, ok := <-incoming:
 			if !ok {
 				return nil
 			}
-			err = drain(b, batches, drainBatches, l.takeBatch)
+			err = drain(b, incoming, drainBatches, l.takeBatch)
 		case e := <-events:
 			err = drain(e, events, drainEvents, l.takeEvent)
 			if l.hostChanged {
