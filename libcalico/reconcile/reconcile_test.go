@@ -608,3 +608,70 @@ type nothing struct{}
 
 func (nothing) List(context.Context) (map[string]int, error) { return map[string]int{}, nil }
 func (nothing) Apply(context.Context, changes) error         { return nil }
+
+// TestAHeldObjectWaitsWithoutFailing holds objects, one of which is to take the place of what
+// must not stay.
+func TestAHeldObjectWaitsWithoutFailing(t *testing.T) {
+	m := targettest.NewMemory[string, int]()
+	for _, k := range []string{"moves", "stays", "unwanted", "same"} {
+		m.Put(k, 1)
+	}
+	held := true
+	tab := reconcile.NewTable(m, reconcile.Options[string, int]{
+		Name: "t", Compare: cmp.Compare[string], Equal: equal,
+		Hold:      func(k string) bool { return held && k != "free" },
+		Displaces: func(_ string, v int) bool { return v == 9 },
+	})
+	want := map[string]int{"moves": 9, "stays": 2, "same": 1, "new": 9, "free": 1}
+	for k, v := range want {
+		tab.Set(k, v)
+	}
+	for range 2 {
+		apply(t, tab)
+		expectObjects(t, m, map[string]int{"stays": 1, "same": 1, "free": 1})
+	}
+	if s := tab.Status(); len(s.Failed) > 0 || s.Pending != 3 || tab.InForce("new") {
+		t.Errorf("%v", s)
+	}
+	if _, ok := tab.NextRetry(); ok {
+		t.Error("what is held is tried again by time")
+	}
+	held = false
+	apply(t, tab)
+	expectObjects(t, m, want)
+}
+
+// TestWhatMustNotStayGoesThoughAnEarlierTableFails moves an object while the table before fails
+// as a whole.
+func TestWhatMustNotStayGoesThoughAnEarlierTableFails(t *testing.T) {
+	first, broken := newTable("first")
+	m := targettest.NewMemory[string, int]()
+	second := reconcile.NewTable(m, reconcile.Options[string, int]{
+		Name: "second", Compare: cmp.Compare[string], Equal: equal, RefersToNothing: true,
+		Displaces: func(_ string, v int) bool { return v == 9 },
+	})
+	order := reconcile.Ordered{first, second}
+	second.Set("moves", 1)
+	second.Set("changes", 1)
+	apply(t, order)
+	broken.Fail(errBroken, errBroken)
+	first.Set("x", 1)
+	second.Set("moves", 9)
+	second.Set("changes", 2)
+	for range 2 {
+		if err := order.Apply(t.Context()); !errors.Is(err, errBroken) {
+			t.Fatal(err)
+		}
+		expectObjects(t, m, map[string]int{"changes": 1})
+	}
+	broken.Fail(nil, nil)
+	apply(t, order)
+	expectObjects(t, m, map[string]int{"moves": 9, "changes": 2})
+}
+
+func expectObjects(t *testing.T, m *memory, want map[string]int) {
+	t.Helper()
+	if diff := gocmp.Diff(want, m.Objects()); diff != "" {
+		t.Errorf("there is (-want +got):\n%s", diff)
+	}
+}

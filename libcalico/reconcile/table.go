@@ -32,6 +32,13 @@ type Options[K comparable, V any] struct {
 	// RefersToNothing says that no object of this table refers to one of an earlier table:
 	// what is not set here keeps nothing there from being deleted.
 	RefersToNothing bool
+	// Hold, when not nil, says of an object that it must not be set for now. That is no
+	// failure: it is set by the first pass that may.
+	Hold func(K) bool
+	// Displaces, when not nil, says of a desired object that what is, or may be, there in its
+	// place is worse than nothing: that goes also while the object may not be set, because of
+	// Hold or of an earlier table ([Ordered]).
+	Displaces func(K, V) bool
 	// MinBackoff and MaxBackoff bound the wait before an object that failed is tried
 	// again (0 means 500 ms and 30 s). A new value is tried at once.
 	MinBackoff, MaxBackoff time.Duration
@@ -53,6 +60,7 @@ type Table[K comparable, V any] struct {
 	room   int
 	failed map[K]*failure
 	last   PassStatus // since the latest sets
+	edits  int
 }
 
 // outside is what is there of one object. It is unknown after a failure.
@@ -96,6 +104,7 @@ func (t *Table[K, V]) Set(k K, v V) {
 		return
 	}
 	before := t.outside(k)
+	t.edits++
 	t.desired[k] = v
 	t.changed(k, before)
 }
@@ -106,6 +115,7 @@ func (t *Table[K, V]) Delete(k K) {
 		return
 	}
 	before := t.outside(k)
+	t.edits++
 	delete(t.desired, k)
 	t.changed(k, before)
 }
@@ -146,6 +156,9 @@ func (t *Table[K, V]) Desired(k K) (V, bool) {
 	v, ok := t.desired[k]
 	return v, ok
 }
+
+// Edits counts the changes of what is desired.
+func (t *Table[K, V]) Edits() int { return t.edits }
 
 // Resync forgets what is there, so that the next pass lists it and repairs what
 // others changed.
@@ -300,9 +313,15 @@ func (t *Table[K, V]) list(ctx context.Context) error {
 // changes collects what is due, from the objects that may differ.
 func (t *Table[K, V]) changes(now time.Time, sets bool, deletes func(K) bool) Changes[K, V] {
 	var c Changes[K, V]
-	for k := range t.differs {
+	for k, o := range t.differs {
 		want, wanted := t.desired[k]
-		if wanted && !sets || !wanted && !deletes(k) {
+		if wanted && (!sets || t.opts.Hold != nil && t.opts.Hold(k)) {
+			if deletes(k) && (o.there || o.unknown) && t.opts.Displaces != nil && t.opts.Displaces(k, want) {
+				c.Delete = append(c.Delete, k)
+			}
+			continue
+		}
+		if !wanted && !deletes(k) {
 			continue
 		}
 		if f := t.failed[k]; f != nil && now.Before(f.retryAt) {

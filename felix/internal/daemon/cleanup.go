@@ -26,12 +26,12 @@ func Cleanup(ctx context.Context, cfg *config.Config, say func(format string, ar
 	steps := []func() error{
 		func() error { return cleanRoutes(ctx, cfg, say) },
 		func() error {
-			return patiently(ctx, say, func(ctx context.Context) error { return cleanChains(ctx, iptables.Legacy, nil, say) })
+			return patiently(ctx, say, func(ctx context.Context) error { return cleanChains(ctx, iptables.Legacy, rules.Families[:], say) })
 		},
 		func() error {
-			return patiently(ctx, say, func(ctx context.Context) error { return cleanChains(ctx, iptables.NFT, nil, say) })
+			return patiently(ctx, say, func(ctx context.Context) error { return cleanChains(ctx, iptables.NFT, rules.Families[:], say) })
 		},
-		func() error { return cleanSets(ctx, say) },
+		func() error { return cleanSets(ctx, rules.Families[:], say) },
 	}
 	var errs []error
 	for _, step := range steps {
@@ -100,7 +100,17 @@ func sweepOtherVariant(ctx context.Context, inUse string, families []rules.Famil
 	return cleanChains(ctx, other, families, say)
 }
 
-// sweeper removes what an earlier felix left in the other variant, until that is done.
+// sweepFamilies removes what an earlier felix left of families that are not to be handled any
+// more. Their routes are gone before; sets go after the chains that name them.
+func sweepFamilies(ctx context.Context, families []rules.Family, say func(string, ...any)) error {
+	err := errors.Join(cleanChains(ctx, iptables.Legacy, families, say), cleanChains(ctx, iptables.NFT, families, say))
+	if err != nil {
+		return err
+	}
+	return cleanSets(ctx, families, say)
+}
+
+// sweeper removes what an earlier felix left, until that is done.
 type sweeper struct {
 	mu  sync.Mutex
 	why string
@@ -169,9 +179,6 @@ func cleanChains(ctx context.Context, variant string, families []rules.Family, s
 		return err
 	}
 	defer targets.Close()
-	if families == nil {
-		families = rules.Families[:]
-	}
 	var errs []error
 	for _, f := range families {
 		for _, t := range rules.Tables {
@@ -180,6 +187,7 @@ func cleanChains(ctx context.Context, variant string, families []rules.Family, s
 			}
 			target, err := targets.Target(f, t)
 			if err != nil {
+				errs = append(errs, err)
 				break
 			}
 			errs = append(errs, removeAll(ctx, fmt.Sprintf("chains and hooks in the IPv%d table %s (%s)", f, t, variant), target, compareStrings, say))
@@ -189,8 +197,8 @@ func cleanChains(ctx context.Context, variant string, families []rules.Family, s
 	return errors.Join(errs...)
 }
 
-func cleanSets(ctx context.Context, say func(string, ...any)) error {
-	k, err := ipsets.Open()
+func cleanSets(ctx context.Context, families []rules.Family, say func(string, ...any)) error {
+	k, err := ipsets.Open(families...)
 	if err != nil {
 		return nil // without IP sets in the kernel there are none
 	}

@@ -37,11 +37,11 @@ type dataplane struct {
 	log     *slog.Logger
 	cfg     *config.Config
 	backend iptables.Backend
-	// ipv6 says whether IPv6 is handled besides IPv4; families lists what is.
+	// ipv6 says whether IPv6 is handled besides IPv4; families lists what is. dropped lists
+	// what the kernel has and felix is not to handle.
 	ipv6     bool
 	families []rules.Family
-	// lost is why IPv6 is not handled although it should be.
-	lost     string
+	dropped  []rules.Family
 	renderer *rules.Renderer
 	trackers map[rules.Family]*rules.Tracker
 	links    *ifmonitor.Links
@@ -62,7 +62,6 @@ type dataplane struct {
 	routes     *reconcile.Table[routes.Key, routes.Route]
 	// held is the tables of chains as they stand in order.
 	held  *heldChains
-	guard *guard
 	order reconcile.Ordered
 
 	gateways    hostGateways
@@ -94,14 +93,14 @@ func newDataplane(ctx context.Context, log *slog.Logger, cfg *config.Config, lin
 		policies: map[model.PolicyKey]*desired.Policy{},
 		profiles: map[string]*desired.Profile{},
 	}
-	if d.ipv6 = cfg.IPv6Support; d.ipv6 {
-		if _, err := os.Stat(ipv6Settings); err != nil {
-			log.Warn("this host has no IPv6; only IPv4 is handled")
-			d.ipv6 = false
-		}
-	}
-	if d.ipv6 {
-		d.families = rules.Families[:]
+	_, noIPv6 := os.Stat(ipv6Settings)
+	switch {
+	case noIPv6 == nil && cfg.IPv6Support:
+		d.ipv6, d.families = true, rules.Families[:]
+	case noIPv6 == nil:
+		d.dropped = []rules.Family{rules.V6}
+	case cfg.IPv6Support:
+		log.Warn("this host has no IPv6; only IPv4 is handled")
 	}
 	var err error
 	if d.renderer, err = rules.NewRenderer(cfg.Rules()); err != nil {
@@ -134,12 +133,12 @@ func (d *dataplane) open(ctx context.Context) error {
 		return err
 	}
 	var err error
-	if d.ipsets, err = ipsets.Open(); err != nil {
+	if d.ipsets, err = ipsets.Open(d.families...); err != nil {
 		return err
 	}
 	if d.netlink, err = routes.Open(routes.Config{
 		Prefixes: d.cfg.InterfacePrefix, Protocol: d.cfg.DeviceRouteProtocol, RemoveExternal: d.cfg.RemoveExternalRoutes,
-		IPv6: d.ipv6, Interfaces: d.links,
+		IPv6: d.ipv6 || len(d.dropped) > 0, Interfaces: d.links,
 	}); err != nil {
 		return err
 	}
@@ -153,20 +152,18 @@ func (d *dataplane) open(ctx context.Context) error {
 		d.log.Info("IPv6 is forwarded from now on; the host keeps the routes that routers advertise to it, by accept_ra=2", "interfaces", strings.Join(ifaces, ","))
 	}})
 	d.handover = newHandover(d.netlink.Routes(), conns)
-	d.guard = &guard{handover: d.handover, blocked: d.chains.blocked}
 
 	d.sets = reconcile.NewTable(d.ipsets.Sets(), options[string, ipsets.Spec](setsTable, compareStrings))
 	d.members = reconcile.NewTable(d.ipsets.Members(), d.memberOptions())
 	d.addresses = reconcile.NewTable(d.netlink.Addresses(d.gatewayAddresses()), alone(options[routes.AddrKey, struct{}]("gateways", routes.AddrKey.Compare)))
-	d.sysctls = reconcile.NewTable(d.settings, alone(options[sysctls.Key, string]("settings", sysctls.Key.Compare)))
+	d.sysctls = reconcile.NewTable(d.settings, d.guardForwarding(alone(options[sysctls.Key, string]("settings", sysctls.Key.Compare))))
 	d.neighbours = reconcile.NewTable(d.netlink.Neighbours(), alone(options[routes.NeighKey, routes.MAC]("neighbours", routes.NeighKey.Compare)))
-	d.routes = reconcile.NewTable(d.guard, alone(options[routes.Key, routes.Route]("routes", routes.Key.Compare)))
+	d.routes = reconcile.NewTable(d.handover, d.guardRoutes(alone(options[routes.Key, routes.Route]("routes", routes.Key.Compare))))
 	d.held = &heldChains{chains: d.chains}
 	d.order = reconcile.Ordered{
 		d.sets, d.members,
 		reconcile.Step(func(context.Context) error { d.closeBrokenSets(); return nil }),
 		d.held,
-		reconcile.Step(func(context.Context) error { d.release(); return nil }),
 		d.sysctls, d.addresses, d.neighbours, d.routes,
 	}
 	return nil
@@ -217,27 +214,20 @@ func (d *dataplane) openChains(ctx context.Context) error {
 	}
 	targets := map[rules.Family]map[rules.Table]*iptables.Target{}
 	for _, f := range d.families {
-		targets[f], err = d.openFamily(f)
-		switch {
-		case err == nil:
-		case f == rules.V6:
-			delete(targets, f)
-			d.loseIPv6(err)
-		default:
+		if targets[f], err = d.openFamily(f); err != nil {
 			return err
 		}
 	}
 	d.chains = newChains(targets, d.standIn)
+	d.chains.apart = d.backend.Variant == iptables.NFT
 	for _, f := range d.families {
-		if d.chains.lacks[f], err = d.iptables.Lacks(f); err != nil {
+		lacks, err := d.iptables.Lacks(f)
+		if err != nil {
 			d.log.Warn("it is not known what the kernel lacks", logattr.Err, err)
 		}
+		d.chains.lack(f, lacks)
 	}
 	d.chains.read(ctx)
-	if err := d.chains.blocked(rules.V6); err != nil && !iptables.IsBusy(err) {
-		d.chains.drop(rules.V6)
-		d.loseIPv6(err)
-	}
 	return nil
 }
 
@@ -263,15 +253,6 @@ func (d *dataplane) standIn(f rules.Family, id rules.ChainID) iptables.Chain {
 		d.log.Error("a chain that is at fault stays without a stand-in", "chain", id.Name, logattr.Err, err)
 	}
 	return c
-}
-
-// loseIPv6 goes on with IPv4 alone on a host that cannot filter IPv6. What cannot be filtered
-// is not routed.
-func (d *dataplane) loseIPv6(err error) {
-	d.ipv6, d.families = false, []rules.Family{rules.V4}
-	d.lost = "IPv6 cannot be filtered on this host, so that no endpoint gets IPv6 routes and host endpoints are not guarded for IPv6: " + err.Error() +
-		"; mend that and restart felix, or set IPv6Support to false"
-	d.log.Error("only IPv4 is handled", logattr.Err, err)
 }
 
 // close ends the connections to the kernel and leaves everything that is in it.

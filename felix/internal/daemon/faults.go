@@ -62,6 +62,9 @@ func (f filterFaults) concerning(d *dataplane, e *desired.Endpoint) string {
 		return ""
 	}
 	for _, family := range d.familiesOf(e) {
+		if d.chains.without(family) {
+			continue // which [dataplane.unfiltered] tells where it matters
+		}
 		if why := f.inFamily(family, d, e); why != "" {
 			return why
 		}

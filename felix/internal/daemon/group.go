@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,7 +27,7 @@ type chainTable = reconcile.Table[string, iptables.Chain]
 // The families are written one after the other too, since the kernel takes one write at a
 // time, and an iptables-restore that finds the ruleset changed under it starts again. Only
 // where there is so much to write that it takes long to read for iptables-restore, they
-// are written at the same time.
+// are written at the same time, in the variant in which they share no lock.
 //
 // What a table deletes goes into the same transaction as what it sets: nothing but a
 // chain refers to a chain.
@@ -37,8 +38,14 @@ type chains struct {
 	standIns iptables.StandIns
 	// faults are the tables that failed as a whole in the latest try.
 	faults map[rules.Family]map[rules.Table]*tableFault
-	// lacks is what the kernel does not have for rules of a family.
+	// lacks is what the kernel does not have for rules of a family, unfit what of that keeps
+	// the family from being filtered.
 	lacks map[rules.Family]iptables.Lacks
+	unfit map[rules.Family]error
+	// filtered are the families whose packets were once known to be filtered as wanted.
+	filtered map[rules.Family]bool
+	// apart says that the families share no lock.
+	apart bool
 	// stuck says that the latest pass failed as a whole.
 	stuck bool
 	// told is what news last compared.
@@ -49,17 +56,28 @@ type chains struct {
 type tableFault struct {
 	err     error
 	tries   int
+	tried   time.Time
 	retryAt time.Time
+	// edits is how often what is desired had changed by the latest try.
+	edits int
 	// logged says that the error was returned once. What stays so is a problem in the status.
 	logged bool
-	// never says that the table has not been read once: nothing of felix's is in it.
-	never bool
+}
+
+// due is when a table is tried again. What was changed since does not wait for as long as a
+// table that fails again and again.
+func (f *tableFault) due(t *chainTable) time.Time {
+	if soon := f.tried.Add(minRetry); t.Edits() != f.edits && soon.Before(f.retryAt) {
+		return soon
+	}
+	return f.retryAt
 }
 
 func newChains(targets map[rules.Family]map[rules.Table]*iptables.Target, standIns iptables.StandIns) *chains {
 	c := &chains{
 		targets: targets, standIns: standIns, tables: map[rules.Family]map[rules.Table]*chainTable{},
 		faults: map[rules.Family]map[rules.Table]*tableFault{}, lacks: map[rules.Family]iptables.Lacks{},
+		unfit: map[rules.Family]error{}, filtered: map[rules.Family]bool{},
 	}
 	for f, byTable := range targets {
 		c.faults[f] = map[rules.Table]*tableFault{}
@@ -92,7 +110,7 @@ func (c *chains) Name() string { return "chains" }
 // ApplySets sets what differs.
 func (c *chains) ApplySets(ctx context.Context) error {
 	write := func(f rules.Family) error { return c.applyFamily(ctx, f) }
-	if c.Status().Pending >= manyChains {
+	if c.apart && c.Status().Pending >= manyChains {
 		return errors.Join(c.eachFamily(write), c.verdict())
 	}
 	var errs []error
@@ -143,7 +161,7 @@ func (c *chains) eachFamily(do func(rules.Family) error) error {
 func (c *chains) applyFamily(ctx context.Context, f rules.Family) error {
 	var errs []error
 	for _, t := range rules.Tables {
-		if fault := c.faults[f][t]; fault != nil && !c.stuck && time.Now().Before(fault.retryAt) {
+		if fault := c.faults[f][t]; fault != nil && !c.stuck && time.Now().Before(fault.due(c.tables[f][t])) {
 			continue
 		}
 		errs = append(errs, c.try(ctx, f, t, c.tables[f][t].Apply))
@@ -163,14 +181,18 @@ func (c *chains) try(ctx context.Context, f rules.Family, t rules.Table, apply f
 	}
 	fault := c.faults[f][t]
 	if fault == nil {
-		fault = &tableFault{never: c.tables[f][t].Status().Desired == 0}
+		fault = &tableFault{}
 		c.faults[f][t] = fault
 	}
 	if fault.err == nil || fault.err.Error() != err.Error() {
 		fault.logged = false
 	}
-	fault.err = err
-	fault.retryAt = time.Now().Add(min(minRetry<<min(fault.tries, 16), maxRetry))
+	limit := maxRetry
+	if iptables.IsBusy(err) {
+		limit = maxBusyDelay
+	}
+	fault.err, fault.tried, fault.edits = err, time.Now(), c.tables[f][t].Edits()
+	fault.retryAt = fault.tried.Add(min(minRetry<<min(fault.tries, 16), limit))
 	fault.tries++
 	return nil
 }
@@ -178,18 +200,49 @@ func (c *chains) try(ctx context.Context, f rules.Family, t rules.Table, apply f
 // minRetry is the wait before a table that failed as a whole is tried again.
 const minRetry = 500 * time.Millisecond
 
+// lack says what the kernel does not have for rules of a family.
+func (c *chains) lack(f rules.Family, l iptables.Lacks) {
+	c.lacks[f], c.unfit[f] = l, l.Err()
+}
+
 // blocked says why a family's packets are not known to be filtered as wanted; nil when they
 // are.
 func (c *chains) blocked(f rules.Family) error {
-	if err := c.lacks[f].Err(); err != nil {
+	if err := c.unfit[f]; err != nil {
 		return err
 	}
-	for _, t := range []rules.Table{rules.Raw, rules.Filter} {
+	for _, t := range filtering {
 		if fault := c.faults[f][t]; fault != nil {
 			return fault.err
 		}
 	}
 	return nil
+}
+
+// filtering are the tables that decide which packets of workloads pass.
+var filtering = []rules.Table{rules.Raw, rules.Filter}
+
+// without reports that a family could not be filtered since felix's start: the host is taken
+// for one that does not have it.
+func (c *chains) without(f rules.Family) bool {
+	return !c.filtered[f] && c.blocked(f) != nil && !c.stuck // else no revision is in force
+}
+
+// unfiltered names the families that cannot be filtered, once trying again was of no use;
+// empty when there are none, or when the state tells of it anyway.
+func (c *chains) unfiltered() string {
+	var out []string
+	for _, f := range rules.Families {
+		lasting := c.unfit[f] != nil
+		for _, t := range filtering {
+			fault := c.faults[f][t]
+			lasting = lasting || fault != nil && fault.tries > 1
+		}
+		if lasting && !c.stuck {
+			out = append(out, fmt.Sprintf("IPv%d cannot be filtered: %v", f, c.blocked(f)))
+		}
+	}
+	return strings.Join(out, "; ")
 }
 
 // verdict makes an error of the tables that failed as a whole. It stops the pass when no
@@ -203,8 +256,10 @@ func (c *chains) verdict() error {
 		if c.tables[f] == nil {
 			continue
 		}
-		c.stuck = c.stuck && c.blocked(f) != nil
-		if err := c.lacks[f].Err(); err != nil {
+		blocked := c.blocked(f) != nil
+		c.stuck = c.stuck && blocked
+		c.filtered[f] = c.filtered[f] || !blocked
+		if err := c.unfit[f]; err != nil {
 			all = append(all, err)
 		}
 		for _, t := range rules.Tables {
@@ -239,25 +294,14 @@ func (lesser) Is(target error) bool { return target == reconcile.ErrPartial }
 // Unwrap gives the error itself.
 func (l lesser) Unwrap() error { return l.error }
 
-// drop forgets a family.
-func (c *chains) drop(f rules.Family) {
-	for _, target := range c.targets[f] {
-		target.Close()
-	}
-	delete(c.targets, f)
-	delete(c.tables, f)
-	delete(c.faults, f)
-	delete(c.lacks, f)
-}
-
 // problems tells of what the kernel lacks, of tables that are not to be had, and of rules in
 // them at which the tools of others fail.
 func (c *chains) problems() []statusapi.Problem {
 	var out []statusapi.Problem
 	for _, f := range rules.Families {
 		object := fmt.Sprintf("IPv%d", f)
-		if err := c.lacks[f].Err(); err != nil {
-			out = append(out, statusapi.Problem{Object: object, Reason: err.Error() + " and restart felix; until then no endpoint gets routes of this family"})
+		if err := c.unfit[f]; err != nil {
+			out = append(out, statusapi.Problem{Object: object, Reason: err.Error() + " and restart felix; until then no endpoint gets routes of this family, and host endpoints are not guarded for it"})
 		}
 		for _, text := range c.lacks[f].Problems() {
 			out = append(out, statusapi.Problem{Object: object, Reason: text})
@@ -278,10 +322,10 @@ func (c *chains) problems() []statusapi.Problem {
 
 // costs says what it means that a table is not to be had.
 var costs = map[rules.Table]string{
-	rules.Raw:    "; until it can be written, endpoints get no new routes of this family",
+	rules.Raw:    "; until it can be written, endpoints get no new routes of this family, and what changes of policy is not in force for it. felix goes on trying",
 	rules.Mangle: "; until it can be written, preDNAT policy of host endpoints is not in force for this family",
 	rules.NAT:    "; until it can be written, outgoing NAT and floating addresses are not in force for this family",
-	rules.Filter: "; until it can be written, endpoints get no new routes of this family",
+	rules.Filter: "; until it can be written, endpoints get no new routes of this family, and what changes of policy is not in force for it. felix goes on trying",
 }
 
 // ipNames are nft's names of the families.
@@ -333,7 +377,8 @@ func (c *chains) Status() reconcile.Status {
 func (c *chains) Outstanding() bool {
 	for f, byTable := range c.tables {
 		for name, t := range byTable {
-			if fault := c.faults[f][name]; (fault == nil || !fault.never) && t.Outstanding() {
+			// Nothing refers to what is not there, and may never be.
+			if t.Outstanding() && (c.faults[f][name] == nil || !c.targets[f][name].Empty()) {
 				return true
 			}
 		}
@@ -354,10 +399,10 @@ func (c *chains) NextRetry() (at time.Time, ok bool) {
 			earliest(next)
 		}
 	}
-	for _, byTable := range c.faults {
-		for _, fault := range byTable {
+	for f, byTable := range c.faults {
+		for t, fault := range byTable {
 			if !c.stuck {
-				earliest(fault.retryAt)
+				earliest(fault.due(c.tables[f][t]))
 			}
 		}
 	}

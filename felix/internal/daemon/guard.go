@@ -1,41 +1,30 @@
 package daemon
 
 import (
-	"context"
-	"errors"
-
 	"calico.internal/felix/internal/desired"
 	"calico.internal/felix/internal/routes"
 	"calico.internal/felix/internal/rules"
+	"calico.internal/felix/internal/sysctls"
 	"calico.internal/libcalico/reconcile"
 )
 
-// guard is the target for routes, which makes none of a family whose packets are not known
-// to be filtered: no route before its rules. Those that are there stay, and go when they are
-// not wanted any more, or are to lead to another interface.
-type guard struct {
-	*handover
+// Nothing is opened of a family whose packets are not known to be filtered: no route is made
+// before its rules, and the host is not made to forward. Routes that are there stay, and go
+// when they are not wanted any more.
 
-	blocked func(rules.Family) error
-	// held are routes that were not made.
-	held []routes.Key
+// guardRoutes holds routes of a family that is not filtered. One that leads to an address's
+// former owner goes, since that is not to get the packets of the next.
+func (d *dataplane) guardRoutes(opts reconcile.Options[routes.Key, routes.Route]) reconcile.Options[routes.Key, routes.Route] {
+	opts.Hold = func(k routes.Key) bool { return d.chains.blocked(familyOf(k)) != nil }
+	opts.Displaces = d.handover.moves
+	return opts
 }
 
-// Apply makes the changes that are allowed.
-func (g *guard) Apply(ctx context.Context, c reconcile.Changes[routes.Key, routes.Route]) error {
-	var refused reconcile.KeyErrors[routes.Key]
-	for _, item := range c.Set {
-		if err := g.blocked(familyOf(item.Key)); err != nil {
-			refused.Add(item.Key, err)
-			g.held = append(g.held, item.Key)
-		}
-	}
-	c = g.without(c, refused)
-	var err error
-	if !c.Empty() {
-		err = g.handover.Apply(ctx, c)
-	}
-	return errors.Join(refused.Err(), err)
+// guardForwarding does the same for the setting that makes the host a router of IPv6. That of
+// IPv4 is Docker's as well.
+func (d *dataplane) guardForwarding(opts reconcile.Options[sysctls.Key, string]) reconcile.Options[sysctls.Key, string] {
+	opts.Hold = func(k sysctls.Key) bool { return k == sysctls.ForwardIPv6 && d.chains.blocked(rules.V6) != nil }
+	return opts
 }
 
 func familyOf(k routes.Key) rules.Family {
@@ -45,38 +34,27 @@ func familyOf(k routes.Key) rules.Family {
 	return rules.V6
 }
 
-// release is the step between chains and routes: what was held is tried at once when its
-// family is filtered again.
-func (d *dataplane) release() {
-	var still []routes.Key
-	for _, k := range d.guard.held {
-		if d.chains.blocked(familyOf(k)) != nil {
-			still = append(still, k)
-			continue
-		}
-		d.routes.Forget(k)
-	}
-	d.guard.held = still
-}
-
 // unfiltered says why an endpoint's packets are not known to be filtered as wanted; empty
 // when they are. Where a family cannot be had at all, only an endpoint that has nothing else
 // is concerned.
 func (d *dataplane) unfiltered(e *desired.Endpoint) string {
-	handled := len(e.Nets) == 0
-	for _, n := range e.Nets {
-		for _, f := range d.families {
-			if !f.Of(n) {
-				continue
-			}
-			handled = true
-			if err := d.chains.blocked(f); err != nil && !d.chains.stuck { // else no revision is in force
-				return err.Error()
-			}
+	if d.chains.stuck { // no revision is in force then
+		return ""
+	}
+	why, served := "", false
+	for _, f := range d.familiesOf(e) {
+		err := d.chains.blocked(f)
+		switch {
+		case err == nil:
+			served = true
+		case d.chains.without(f):
+			why = err.Error()
+		default:
+			return err.Error()
 		}
 	}
-	if !handled {
-		return d.lost
+	if served {
+		return ""
 	}
-	return ""
+	return why
 }

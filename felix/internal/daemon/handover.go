@@ -143,7 +143,7 @@ func (h *handover) without(c reconcile.Changes[routes.Key, routes.Route], refuse
 		switch {
 		case refused.Errs[s.Key] == nil:
 			clean.Set = append(clean.Set, s)
-		case h.owner[s.Key] != s.Value.Interface:
+		case h.moves(s.Key, s.Value):
 			clean.Delete = append(clean.Delete, s.Key)
 		}
 	}
@@ -151,13 +151,16 @@ func (h *handover) without(c reconcile.Changes[routes.Key, routes.Route], refuse
 	return clean
 }
 
+// moves reports whether a route is to lead to another interface than before.
+func (h *handover) moves(k routes.Key, r routes.Route) bool { return h.owner[k] != r.Interface }
+
 // handOver removes the connections of those addresses of routes that get a new owner and
 // may have any.
 func (h *handover) handOver(set []reconcile.Item[routes.Key, routes.Route]) (refused reconcile.KeyErrors[routes.Key]) {
 	moved := map[netip.Addr]reconcile.Item[routes.Key, routes.Route]{}
 	for _, s := range set {
 		a := s.Key.Prefix.Addr()
-		if h.owner[s.Key] == s.Value.Interface {
+		if !h.moves(s.Key, s.Value) {
 			continue
 		}
 		single := s.Key.Prefix.IsSingleIP()

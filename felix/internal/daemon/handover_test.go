@@ -172,24 +172,33 @@ func TestARefusedRouteDoesNotLeadToTheFormerOwner(t *testing.T) {
 		Delete: []routes.Key{routeKey("10.0.0.7/32")},
 	}
 	newTest := func() *handoverTest {
-		x := newHandoverTest(t, map[routes.Key]routes.Route{routeKey("10.0.0.1/32"): {Interface: "cali1"}, routeKey("10.0.0.2/32"): {Interface: "cali2"}}, "10.0.0.1")
-		x.set("10.8.0.0/16", "cali1")
-		x.set("fd00::1/128", "cali1")
-		x.log = nil
+		have := map[routes.Key]routes.Route{}
+		for prefix, iface := range map[string]string{"10.0.0.1/32": "cali1", "10.0.0.2/32": "cali2", "10.0.0.7/32": "cali7", "10.8.0.0/16": "cali1", "fd00::1/128": "cali1"} {
+			have[routeKey(prefix)] = routes.Route{Interface: iface}
+		}
+		x := newHandoverTest(t, have, "10.0.0.1")
+		x.h.ownedHere(netip.MustParseAddr("fd00::1"))
 		return x
 	}
 	x := newTest()
-	blocked := map[rules.Family]error{rules.V4: errors.New("no")}
-	g := &guard{handover: x.h, blocked: func(f rules.Family) error { return blocked[f] }}
-	if err := g.Apply(t.Context(), changes); !reconcile.IsPartial(err) {
+	d := &dataplane{handover: x.h, chains: newChains(nil, nil)}
+	d.chains.unfit[rules.V4] = errors.New("no")
+	table := reconcile.NewTable(x.h, d.guardRoutes(options[routes.Key, routes.Route]("routes", routes.Key.Compare)))
+	for _, s := range changes.Set {
+		table.Set(s.Key, s.Value)
+	}
+	table.Forget(routeKey("10.0.0.1/32")) // which may be anything now
+	if err := table.Apply(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	x.expect("IPv4 is not filtered", "remove fd00::1", "route fd00::1/128 cali9", "delete 10.0.0.1/32", "delete 10.0.0.7/32", "delete 10.8.0.0/16")
-	delete(blocked, rules.V4)
-	if err := g.Apply(t.Context(), changes); err != nil {
-		t.Fatal(err)
+	for _, again := range []error{errors.New("no"), nil} {
+		d.chains.unfit[rules.V4] = again
+		if err := table.Apply(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
-	x.expect("once it is", "remove 10.0.0.1", "route 10.0.0.1/32 cali9", "route 10.0.0.2/32 cali2", "route 10.8.0.0/16 cali9", "route fd00::1/128 cali9", "delete 10.0.0.7/32")
+	x.expect("once it is", "remove 10.0.0.1", "route 10.0.0.1/32 cali9", "route 10.8.0.0/16 cali9")
 
 	x = newTest()
 	x.conns.stuck[netip.MustParseAddr("10.0.0.1")] = errors.New("no")

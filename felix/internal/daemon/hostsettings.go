@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"calico.internal/felix/internal/desired"
+	"calico.internal/felix/internal/rules"
 	"calico.internal/felix/internal/statusapi"
 	"calico.internal/felix/internal/sysctls"
 	"calico.internal/libcalico/logattr"
@@ -139,7 +140,7 @@ func (d *dataplane) hostFault(e *desired.Endpoint) string {
 		} else if why := d.gatewayFault(e); why != "" {
 			return why
 		}
-		if _, wanted := d.sysctls.Desired(forward); !wanted {
+		if _, wanted := d.sysctls.Desired(forward); !wanted || n.Addr().Is6() && d.chains.without(rules.V6) {
 			continue // this family is not handled
 		}
 		if why := missing(d.sysctls, forward); why != "" {

@@ -643,7 +643,7 @@ func TestTheOtherVariantIsSweptWhenItCanBe(t *testing.T) {
 			}
 			h.variant = variant
 			h.startInSync()
-			h.awaitProblemOf("other variant of iptables", "still in force there")
+			h.awaitProblemOf("rules of an earlier felix", "still in force in the other variant")
 			free()
 			h.awaitNoProblems()
 			b := h.container("bbbb", "net1", "192.168.0.2")

@@ -13,6 +13,7 @@ import (
 	"calico.internal/felix/internal/config"
 	"calico.internal/felix/internal/ifmonitor"
 	"calico.internal/felix/internal/iptables"
+	"calico.internal/felix/internal/rules"
 	"calico.internal/felix/internal/statusapi"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/history"
@@ -91,9 +92,11 @@ type loop struct {
 	// said that others write.
 	writes  *iptables.Writes
 	drifted time.Time
-	// sweeper removes left-overs of the other variant of iptables; leftovers is what of them
-	// was told.
-	sweeper   sweeper
+	// sweeper removes left-overs of the other variant of iptables and of families that are not
+	// handled any more, swept says which families are under way or done, and leftovers what was
+	// told.
+	sweepers  []*sweeper
+	swept     map[rules.Family]bool
 	leftovers string
 	// warnings are what was told of the configuration.
 	warnings []string
@@ -140,7 +143,7 @@ func newLoop(d *Daemon, cfg *config.Config) *loop {
 		engine:    calc.New(d.cfg.Node, cfg.InterfacePrefix...),
 		links:     ifmonitor.NewLinks(),
 		refreshed: map[string]time.Time{}, owners: map[netip.Addr]struct{}{},
-		unlocked: make(chan struct{}, 1), writes: &iptables.Writes{},
+		unlocked: make(chan struct{}, 1), swept: map[rules.Family]bool{}, writes: &iptables.Writes{},
 		gateways: gateways{byKey: map[model.WorkloadEndpointKey]gatewayPair{}},
 	}
 	l.state = statusapi.State{
@@ -485,7 +488,7 @@ func (l *loop) tick(now time.Time) {
 		l.trimAt = time.Time{}
 		go trim() // a whole collection, for which no change has to wait
 	}
-	if why := l.sweeper.left(); why != l.leftovers {
+	if why := l.left(); why != l.leftovers {
 		l.leftovers, l.stale = why, true
 	}
 	if why := l.unreported.get(); why != l.writeFault {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"strings"
 	"time"
 
 	"calico.internal/felix/internal/desired"
@@ -112,9 +113,9 @@ func (l *loop) pass(ctx context.Context) {
 			l.passedOnce, l.state.InSync = true, true
 			l.trimSoon()
 			l.log.Info("in sync", logattr.Rev, l.state.Revision, logattr.Took, took, logattr.Endpoints, len(l.dp.workloads.byKey))
-			l.sweep(ctx)
 			l.listen(ctx)
 		}
+		l.sweep(ctx)
 	}
 	l.post()
 }
@@ -166,16 +167,48 @@ func (l *loop) listen(ctx context.Context) {
 	}
 }
 
-// sweep removes left-overs in the other variant of iptables, beside the loop.
+// sweep removes left-overs in the other variant of iptables and of families that are not
+// handled any more, beside the loop. What is left there of a family stays until the family is
+// filtered here.
 func (l *loop) sweep(ctx context.Context) {
-	inUse, families := l.dp.backend.Variant, l.dp.families
-	go l.sweeper.run(ctx, func() error {
-		return sweepOtherVariant(ctx, inUse, families, func(format string, args ...any) {
-			l.log.Info("swept", "what", fmt.Sprintf(format, args...))
-		})
-	}, func(err error) {
-		l.log.Warn("left-overs in the other variant of iptables; felix goes on trying to remove them", logattr.Err, err)
+	say := func(format string, args ...any) { l.log.Info("swept", "what", fmt.Sprintf(format, args...)) }
+	var families []rules.Family
+	for _, f := range l.dp.families {
+		if !l.swept[f] && l.dp.chains.blocked(f) == nil {
+			families = append(families, f)
+		}
+	}
+	inUse, dropped := l.dp.backend.Variant, l.dp.dropped
+	l.sweepUp(ctx, families, func() error { return sweepOtherVariant(ctx, inUse, families, say) })
+	if len(dropped) > 0 && !l.swept[dropped[0]] {
+		l.sweepUp(ctx, dropped, func() error { return sweepFamilies(ctx, dropped, say) })
+	}
+}
+
+func (l *loop) sweepUp(ctx context.Context, families []rules.Family, sweep func() error) {
+	if len(families) == 0 {
+		return
+	}
+	for _, f := range families {
+		l.swept[f] = true
+	}
+	s := &sweeper{}
+	l.sweepers = append(l.sweepers, s)
+	go s.run(ctx, sweep, func(err error) {
+		l.log.Warn("left-overs of an earlier felix in iptables; felix goes on trying to remove them", logattr.Err, err)
 	})
+}
+
+// left says what could not be removed yet of what an earlier felix left; empty when nothing is
+// known to be there.
+func (l *loop) left() string {
+	var all []string
+	for _, s := range l.sweepers {
+		if why := s.left(); why != "" {
+			all = append(all, why)
+		}
+	}
+	return strings.Join(all, "; ")
 }
 
 // logPass writes one line about what a pass changed. A pass that only changed members of
@@ -213,7 +246,7 @@ func (l *loop) logPass(ctx context.Context, took time.Duration) (changes int) {
 func (l *loop) post() {
 	l.state.Connected, l.state.Seen = l.view.Connected(), l.view.Revision()
 	l.state.Hold, l.state.Held = l.hold()
-	l.state.Degraded = l.notInForce()
+	l.state.Degraded = l.degraded()
 	if l.dp != nil {
 		tables := l.dp.statuses()
 		l.stale = l.stale || failures(tables) != failures(l.state.Tables)
@@ -228,6 +261,20 @@ func (l *loop) post() {
 	}
 	next := l.state
 	l.board.Post(&next)
+}
+
+// degraded says what keeps felix from doing all of its work: policies that are not in force
+// and families that cannot be filtered. It is empty when nothing does.
+func (l *loop) degraded() string {
+	policies := l.notInForce()
+	if l.dp == nil {
+		return policies
+	}
+	families := l.dp.chains.unfiltered()
+	if policies == "" || families == "" {
+		return policies + families
+	}
+	return policies + "; " + families
 }
 
 // refused says of the endpoints of this host that are not as written in the store why: their
@@ -331,12 +378,10 @@ func (l *loop) problems() []statusapi.Problem {
 	out = append(out, l.dp.chains.problems()...)
 	if l.leftovers != "" {
 		out = append(out, statusapi.Problem{
-			Object: "other variant of iptables",
-			Reason: "rules of an earlier felix are still in force there, and drop packets of containers that they do not know; felix goes on trying to remove them: " + l.leftovers,
+			Object: "rules of an earlier felix",
+			Reason: "they are still in force in the other variant of iptables, or for IPv6, which is not handled any more, and drop packets of containers that they do not know; " +
+				"felix goes on trying to remove them: " + l.leftovers,
 		})
-	}
-	if l.dp.lost != "" {
-		out = append(out, statusapi.Problem{Object: "IPv6", Reason: l.dp.lost})
 	}
 	out = append(out, l.dp.unboundHosts()...)
 	out = append(out, l.dp.handover.problems()...)

@@ -170,6 +170,7 @@ func TestWithoutIP6TablesIPv4Works(t *testing.T) {
 		w.network("net1")
 		w.network("net2")
 		h.links("iptables-"+variant+"-save", "iptables-"+variant+"-restore")
+		h.Run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=0")
 		h.startInSync()
 		a := h.container("aaaa", "net1", "192.168.0.1")
 		b := h.container("bbbb", "net1", "192.168.0.2")
@@ -181,11 +182,28 @@ func TestWithoutIP6TablesIPv4Works(t *testing.T) {
 		if got := h.Run("ip", "-6", "route"); strings.Contains(got, "fd00:80::") {
 			t.Errorf("IPv6 is routed and not filtered: %s", got)
 		}
-		h.awaitProblemOf("IPv6", "ip6tables is not installed")
+		h.awaitProblemOf("IPv6 chains of filter", "ip6tables-"+variant+"-")
+		nettest.Eventually(t, patience, func() error { return h.ready(false) })
+		if got := h.Run("sysctl", "-n", "net.ipv6.conf.all.forwarding"); strings.TrimSpace(got) != "0" {
+			t.Errorf("IPv6 is forwarded and not filtered: %s", got)
+		}
+		sets := func() int { return strings.Count(h.Run("ipset", "list", "-n"), "cali") }
+		before := sets()
+		denying := w.denying("no", "role")
+		if err := errors.Join(h.wait(a, denying, patience), h.wait(a, w.denial("role == 'x'"), patience)); err != nil {
+			t.Error(err)
+		}
+		w.remove(model.NewPolicyKey("", "denial"))
+		nettest.Eventually(t, patience, func() error {
+			if n := sets(); n != before {
+				return fmt.Errorf("there are %d sets, and were %d", n, before)
+			}
+			return nil
+		})
 		only6 := h.attach("eeee", "net1", "192.168.0.5")
 		only6.value.IPv4Nets = nil
 		rev := w.put(only6.key, only6.value)
-		if err := h.wait(only6, rev, time.Second); err == nil || !strings.Contains(err.Error(), "ip6tables is not installed") {
+		if err := h.wait(only6, rev, time.Second); err == nil || !strings.Contains(err.Error(), "is not installed") {
 			t.Errorf("an endpoint with IPv6 alone: %v", err)
 		}
 	})
@@ -199,8 +217,10 @@ func TestWithoutAFilterTableOfIPv6IPv4Works(t *testing.T) {
 	w.network("net1")
 	h.shims = t.TempDir()
 	const missing = "#!/bin/sh\necho \"ip6tables: can't initialize ip6tables table 'filter': Table does not exist (do you need to insmod?)\" >&2\nexit 3\n"
-	if err := os.WriteFile(filepath.Join(h.shims, "ip6tables-legacy-save"), []byte(missing), 0o755); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"ip6tables-legacy-save", "ip6tables-legacy-restore"} {
+		if err := os.WriteFile(filepath.Join(h.shims, name), []byte(missing), 0o755); err != nil {
+			t.Fatal(err)
+		}
 	}
 	h.startInSync()
 	a := h.container("aaaa", "net1", "192.168.0.1")
@@ -287,6 +307,7 @@ func TestWhatIsNotFilteredIsNotRouted(t *testing.T) {
 			t.Errorf("an endpoint with IPv6: %v", err)
 		}
 		h.awaitProblemOf("IPv6 chains of filter", "no new routes")
+		nettest.Eventually(t, patience, func() error { return h.ready(false) })
 		if _, err := a.Ping(both.addr, answer); err != nil {
 			t.Errorf("IPv4 of it: %v", err)
 		}
@@ -302,7 +323,42 @@ func TestWhatIsNotFilteredIsNotRouted(t *testing.T) {
 		t.Logf("in force %v after the table can be written", time.Since(start))
 		w.canReach(a, both)
 		h.awaitNoProblems()
+		if err := h.ready(true); err != nil {
+			t.Error(err)
+		}
 	})
+}
+
+// TestAChangeDoesNotWaitForATableThatFailedOften has a table of IPv6 refuse everything until felix
+// tries it rarely, and mends it without a word.
+func TestAChangeDoesNotWaitForATableThatFailedOften(t *testing.T) {
+	w := newWorld(t, nil)
+	h := w.addHost(0, iptables.NFT)
+	w.network("net1")
+	w.network("net2")
+	refuse, allow := h.refuseTable("filter")
+	h.startInSync()
+	a := h.container("aaaa", "net1", "192.168.0.1")
+	c := h.container("cccc", "net2", "192.168.0.3")
+	refuse()
+	w.opening()
+	start := time.Now()
+	const often = 8 * time.Second // the tries are 0.5, 1, 2, 4 and 8 s apart
+	nettest.Eventually(t, patience, func() error {
+		if time.Since(start) < often {
+			return errors.New("the table failed rarely")
+		}
+		return nil
+	})
+	allow()
+	start = time.Now()
+	if err := h.wait(c, w.denying("other", "net1"), patience); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("in force %v after the change", took)
+	}
+	w.canReach(a, c)
 }
 
 // withoutRPFilter has the kernel refuse rules with the match rpfilter of a table of IPv4, by

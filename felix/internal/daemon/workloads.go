@@ -294,6 +294,9 @@ func (w *workloads) why(one *workload, faults filterFaults) string {
 		}
 	}
 	for _, k := range one.routes {
+		if w.d.chains.without(familyOf(k)) {
+			continue
+		}
 		if why := missing(w.d.routes, k); why != "" {
 			return "route to " + k.String() + why
 		}

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"syscall"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"calico.internal/felix/internal/nlconn"
+	"calico.internal/felix/internal/rules"
 )
 
 // Limits of one message: its members must fit into an attribute of 64 kB.
@@ -19,6 +21,8 @@ const maxPerMessage = 500
 // to one goroutine.
 type Kernel struct {
 	conn *nlconn.Conn
+	// families are those whose sets are felix's.
+	families []rules.Family
 	// sets is what felix's sets should look like from outside, as far as it is known.
 	sets map[string]outside
 	// calm is the sum of all headers when they were as they should be; it is not known once
@@ -36,13 +40,14 @@ type outside struct {
 	elements int
 }
 
-// Open connects to the kernel. The error says what the kernel lacks.
-func Open() (*Kernel, error) {
+// Open connects to the kernel for the sets of some families. The error says what the kernel
+// lacks.
+func Open(families ...rules.Family) (*Kernel, error) {
 	conn, err := nlconn.Dial(unix.NETLINK_NETFILTER)
 	if err != nil {
 		return nil, err
 	}
-	k := &Kernel{conn: conn, sets: map[string]outside{}}
+	k := &Kernel{conn: conn, families: families, sets: map[string]outside{}}
 	if _, _, err := k.headers(); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("the kernel has no IP sets (module ip_set): %w", err)
@@ -74,7 +79,7 @@ func (k *Kernel) listHeaders(into map[string]header) (sum uint64, err error) {
 			if into == nil {
 				return nil
 			}
-			if h := parseSet(body, nil); Owned(h.name) {
+			if h := parseSet(body, nil); Owned(h.name) && slices.Contains(k.families, h.spec.Family) {
 				into[h.name] = h
 			}
 			return nil

@@ -24,7 +24,7 @@ func netSpec(f rules.Family) Spec { return Spec{Type: HashNet, Family: f, MaxMem
 func open(t *testing.T) *Kernel {
 	t.Helper()
 	nettest.Isolate(t)
-	k, err := Open()
+	k, err := Open(rules.Families[:]...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,5 +248,38 @@ func create(t *testing.T, k *Kernel, name string, s Spec) {
 	err := k.Sets().Apply(t.Context(), reconcile.Changes[string, Spec]{Set: []reconcile.Item[string, Spec]{{Key: name, Value: s}}})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestSetsOfAFamilyThatIsNotHandledAreNotListed has sets of both families and lists one's: only
+// what is listed can be deleted.
+func TestSetsOfAFamilyThatIsNotHandledAreNotListed(t *testing.T) {
+	open(t)
+	ipset(t, "create", "cali4-a", "hash:net", "maxelem", fmt.Sprint(testSize))
+	ipset(t, "create", "cali6-a", "hash:net", "family", "inet6", "maxelem", fmt.Sprint(testSize))
+	ipset(t, "add", "cali4-a", "10.0.0.0/8")
+	ipset(t, "add", "cali6-a", "fd00::/64")
+	for _, f := range rules.Families {
+		k, err := Open(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(k.Close)
+		name := fmt.Sprintf("cali%d-a", f)
+		if sets, err := k.Sets().List(t.Context()); err != nil || len(sets) != 1 || sets[name] != netSpec(f) {
+			t.Errorf("sets of IPv%d are %v, %v", f, sets, err)
+		}
+		members, err := k.Members().List(t.Context())
+		for m := range members {
+			if m.Set != name {
+				t.Errorf("members of IPv%d are %v", f, members)
+			}
+		}
+		if err != nil || len(members) != 1 {
+			t.Errorf("members of IPv%d are %v, %v", f, members, err)
+		}
+		if drifted, err := k.Drifted(); err != nil || drifted {
+			t.Errorf("IPv%d drifted: %t, %v", f, drifted, err)
+		}
 	}
 }

@@ -2,7 +2,6 @@ package iptables
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -100,14 +99,11 @@ func choose(found map[string]Backend, system string) Backend {
 func backendOf(variant string) (Backend, error) {
 	b := Backend{Variant: variant, programs: map[rules.Family]programs{}}
 	for f, name := range map[rules.Family]string{rules.V4: "iptables-", rules.V6: "ip6tables-"} {
-		p := programs{name + variant + "-save", name + variant + "-restore"}
-		_, saveErr := exec.LookPath(p.saveName)
-		_, restoreErr := exec.LookPath(p.restoreName)
-		err := errors.Join(saveErr, restoreErr)
-		switch {
-		case err == nil:
-			b.programs[f] = p
-		case f == rules.V4:
+		// Those of IPv6 may be installed later.
+		b.programs[f] = programs{name + variant + "-save", name + variant + "-restore"}
+	}
+	for _, name := range []string{b.programs[rules.V4].saveName, b.programs[rules.V4].restoreName} {
+		if _, err := exec.LookPath(name); err != nil {
 			return Backend{}, err
 		}
 	}
@@ -155,17 +151,6 @@ func LegacyTables(f rules.Family) []string {
 		return nil
 	}
 	return strings.Fields(string(text))
-}
-
-// errNoFamily is returned where a family has no commands.
-var errNoFamily = errors.New("ip6tables is not installed")
-
-func (b Backend) commands(f rules.Family) (programs, error) {
-	p, ok := b.programs[f]
-	if !ok {
-		return programs{}, errNoFamily
-	}
-	return p, nil
 }
 
 // String is the name of the dataplane as status shows it.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"slices"
@@ -42,7 +43,21 @@ var errBusy = errors.New("iptables is busy")
 
 // IsBusy reports whether a command could not even try, as when another program held the
 // lock: it can be tried again soon.
-func IsBusy(err error) bool { return errors.Is(err, errBusy) }
+func IsBusy(err error) bool {
+	var missing missingProgram
+	return errors.Is(err, errBusy) && !errors.As(err, &missing)
+}
+
+// missingProgram is the error of a command that is not installed.
+type missingProgram struct {
+	name string
+	err  error
+}
+
+func (m missingProgram) Error() string { return m.name + " is not installed" }
+
+// Unwrap gives the error itself, and what it means.
+func (m missingProgram) Unwrap() []error { return []error{errBusy, m.err} }
 
 // commands runs iptables' programs; a fake stands in for it in tests.
 type commands interface {
@@ -82,6 +97,9 @@ func run(ctx context.Context, input []byte, name string, args ...string) ([]byte
 		return nil, fmt.Errorf("%s: %w: %w", name, errBusy, ctx.Err())
 	}
 	var exit *exec.ExitError
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+		return nil, missingProgram{name, err}
+	}
 	if !errors.As(err, &exit) {
 		return nil, fmt.Errorf("%w: %w", errBusy, err)
 	}

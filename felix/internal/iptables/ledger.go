@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 	"sync"
 	"unsafe"
 
@@ -46,6 +47,12 @@ type legacyInfo struct {
 	Underflow  [5]uint32
 	Entries    uint32
 	Size       uint32
+}
+
+// bare reports that the table has no rules and no chains but those with hooks, each of which is
+// an entry, as the end of the table is one. It says nothing of nf_tables.
+func (i legacyInfo) bare() bool {
+	return int(i.Entries) == bits.OnesCount32(i.ValidHooks)+1 && i.Entries > 1
 }
 
 // soGetInfo is IPT_SO_GET_INFO and IP6T_SO_GET_INFO.

@@ -77,7 +77,7 @@ func undisturbed(disturbed error, read func() error) error {
 	return fmt.Errorf("%w: others write to the table all the time", errBusy)
 }
 
-// builtin are the chains that iptables-nft-restore makes when it first writes to a table.
+// builtin are the chains that a table has from the first write to it on.
 var builtin = map[rules.Table][]string{
 	rules.Raw:    {"PREROUTING", "OUTPUT"},
 	rules.Mangle: {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"},
@@ -96,11 +96,17 @@ func (r *nftReader) read(_ context.Context, t rules.Table) (c contents, err erro
 	return c, nil
 }
 
-func (r *nftReader) readTable(t rules.Table) (contents, error) {
+// newContents are those of a table without any rule.
+func newContents(t rules.Table) contents {
 	c := contents{}
 	for _, name := range builtin[t] {
 		c[name] = readChain{}
 	}
+	return c
+}
+
+func (r *nftReader) readTable(t rules.Table) (contents, error) {
+	c := newContents(t)
 	err := r.dump(unix.NFT_MSG_GETCHAIN, nil, func(attrs []byte) {
 		var table, name []byte
 		nlconn.Attrs(attrs, func(typ uint16, value []byte) {

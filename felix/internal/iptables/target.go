@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
 	"calico.internal/felix/internal/rules"
 	"calico.internal/libcalico/reconcile"
 )
@@ -24,6 +26,8 @@ type Target struct {
 	have contents
 	// mark is the table's fingerprint when have was right.
 	mark mark
+	// missing says that the kernel has no such table, as far as was last asked.
+	missing bool
 	// suspect is set when the table may hold something else than reported by List or
 	// written since.
 	suspect bool
@@ -91,10 +95,8 @@ func (ts *Targets) Quiet() bool {
 
 // Target is the target of one table of one family.
 func (ts *Targets) Target(f rules.Family, t rules.Table) (*Target, error) {
-	cmd, err := ts.backend.commands(f)
-	if err != nil {
-		return nil, err
-	}
+	var err error
+	cmd := ts.backend.programs[f]
 	if ts.readers[f] == nil {
 		if ts.readers[f], err = ts.newReader(f, cmd); err != nil {
 			return nil, err
@@ -142,6 +144,17 @@ func (t *Target) Drifted() (bool, error) {
 	return known && now != t.mark, nil
 }
 
+// Empty reports whether nothing of felix's is in the table, so that what could not be written
+// to it does not matter. It is false when that is not known.
+func (t *Target) Empty() bool {
+	for name := range t.have {
+		if _, ours := t.have.chain(name); ours {
+			return false
+		}
+	}
+	return t.have != nil || t.missing
+}
+
 // List reads the table.
 func (t *Target) List(ctx context.Context) (map[string]Chain, error) {
 	t.suspect = false
@@ -166,12 +179,15 @@ func (t *Target) List(ctx context.Context) (map[string]Chain, error) {
 // the next audit.
 func (t *Target) read(ctx context.Context) error {
 	now, known, err := t.ledger.read()
+	t.missing = errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ENOPROTOOPT)
 	if err != nil {
 		return err
 	}
-	have, err := t.reader.read(ctx, t.table)
-	if err != nil {
-		return err
+	have := newContents(t.table)
+	if !now.info.bare() {
+		if have, err = t.reader.read(ctx, t.table); err != nil {
+			return err
+		}
 	}
 	t.have, t.mark = have, now
 	if !known {

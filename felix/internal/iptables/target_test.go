@@ -535,7 +535,9 @@ func TestEveryKindOfRuleIsTakenByTheKernel(t *testing.T) {
 }
 
 func TestAFailingCommandChangesNothing(t *testing.T) {
-	target := kernel{Legacy, rules.V4, rules.Filter}.open(t)
+	k := kernel{Legacy, rules.V4, rules.Filter}
+	target := k.open(t)
+	k.run(t, "-N", "others") // a table without any rule is not asked for
 	target.reader = saveReader{programs{"false", "false"}}
 	if _, err := target.List(t.Context()); err == nil {
 		t.Error("a list by a failing command succeeded")
@@ -548,6 +550,58 @@ func TestAFailingCommandChangesNothing(t *testing.T) {
 	if _, err := target.List(t.Context()); !errors.Is(err, errBusy) || !errors.Is(err, exec.ErrNotFound) {
 		t.Errorf("a list by a command that is not installed: got %v", err)
 	}
+}
+
+// TestATableIsKnownToBeEmpty asks of a table what is known of it while its content cannot be read.
+func TestATableIsKnownToBeEmpty(t *testing.T) {
+	onKernels(t, func(t *testing.T, k kernel) {
+		targets := openTargets(t, k.variant)
+		target, err := targets.Target(k.family, k.table)
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect := func(when string, empty bool) {
+			t.Helper()
+			if target.Empty() != empty {
+				t.Errorf("%s: empty is %t", when, !empty)
+			}
+		}
+		unreadable := func() {
+			if k.variant == Legacy {
+				target.reader = saveReader{programs{"false", "false"}}
+			}
+		}
+		expect("before it was read", false)
+		unreadable()
+		if _, err := target.List(t.Context()); err != nil {
+			t.Errorf("a table without any rule cannot be read: %v", err)
+		}
+		expect("without any rule", true)
+		if target, err = targets.Target(k.family, k.table); err != nil {
+			t.Fatal(err)
+		}
+		k.run(t, "-N", "others")
+		k.run(t, "-A", "others", "-j", "ACCEPT")
+		if _, err := target.List(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		expect("with rules of others", true)
+		if err := target.Apply(t.Context(), reconcile.Changes[string, Chain]{Set: []reconcile.Item[string, Chain]{k.chain(t, "cali-x")}}); err != nil {
+			t.Fatal(err)
+		}
+		expect("with a chain", false)
+		if k.variant != Legacy {
+			return
+		}
+		if target, err = targets.Target(k.family, k.table); err != nil {
+			t.Fatal(err)
+		}
+		unreadable()
+		if _, err := target.List(t.Context()); err == nil {
+			t.Error("what was written cannot be read, and there is no error")
+		}
+		expect("not read", false)
+	})
 }
 
 // mute is a ledger of which nothing can be read.

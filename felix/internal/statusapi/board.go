@@ -33,8 +33,8 @@ type State struct {
 	Held bool
 	// Fault is why the latest pass failed as a whole; empty when it did not.
 	Fault string
-	// Degraded names policies that the store holds and that are not in force; empty when
-	// there are none.
+	// Degraded names policies that the store holds and that are not in force, and families that
+	// cannot be filtered; empty when there are none.
 	Degraded string
 	Tables   []reconcile.Status
 	Problems []Problem
