@@ -18,6 +18,7 @@ import (
 	"calico.internal/calicoctl/internal/node/status"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/hostrecord"
+	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/nodename"
 	"calico.internal/libcalico/version"
 )
@@ -236,7 +237,7 @@ func newNodeStartup(env *Env) *cobra.Command {
 			}
 			err = startup.Run(cmd.Context(), startup.Config{
 				Getenv: env.Getenv, Out: env.Stdout, Version: version.Version,
-				RunDir: runDir, EnvFile: filepath.Join(dir, "startup.env"), StateDir: stateDir, Store: etcd,
+				RunDir: runDir, EnvFile: filepath.Join(dir, "startup.env"), StateDir: stateDir, Running: localnet.Running, Store: etcd,
 			})
 			if err != nil {
 				// One line, and the line that the original ended with.

@@ -31,6 +31,8 @@ type cluster struct {
 	// cluster's id; empty when the host's record does not tell.
 	member bool
 	known  string
+	// running names what shows that this host has containers.
+	running []string
 	// taken is what hosts have for themselves: this one's networks and gateways, nodes,
 	// and etcd.
 	taken []localnet.Place
@@ -42,15 +44,27 @@ type cluster struct {
 var guidKey = model.FelixConfigKey{Name: model.ClusterGUID}
 
 // objection says why the store is not the truth for a host that has been part of a cluster;
-// empty when it is, or when the host is new.
+// empty when it is, or when the host is new. One that has containers is not new, also when
+// it has lost its record.
 func (c cluster) objection() string {
-	if !c.member {
+	if !c.member && len(c.running) == 0 {
 		return ""
 	}
 	v := trust.NewJudge(c.where, c.known).Look(trust.Stored{
 		HasReady: c.hasReady, Ready: c.ready, GUID: c.settings[guidKey], Accepted: c.settings[model.AcceptedGUIDKey{}],
 	})
 	return v.Why
+}
+
+// fewNames is how many names a message lists.
+const fewNames = 3
+
+func few(names []string) string {
+	text := strings.Join(names[:min(len(names), fewNames)], ", ")
+	if more := len(names) - fewNames; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // plan is what the start-up will write, and what it says about it.
@@ -75,6 +89,9 @@ func makePlan(ctx context.Context, s settings, c cluster, interfaces []address.I
 	if why := c.objection(); why != "" {
 		p.held = true
 		p.say("WARNING: %s", why)
+		if !c.member {
+			p.say("WARNING: this host does not know its cluster, but has been part of one, since it has containers (%s)", few(c.running))
+		}
 		p.say("WARNING: nothing is written to etcd; the programs of this host start, and wait for that")
 		return p, nil
 	}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"calico.internal/calicoctl/internal/node/address"
@@ -36,7 +37,9 @@ type Config struct {
 	RunDir, EnvFile string
 	// StateDir is where the host keeps what it remembers of itself.
 	StateDir string
-	Store    etcdstore.Config
+	// Running names what shows that this host has containers, as [localnet.Running] does.
+	Running func() ([]string, error)
+	Store   etcdstore.Config
 }
 
 // Run finds out who this host is and writes it to the store.
@@ -70,6 +73,10 @@ func Run(ctx context.Context, cfg Config) error {
 		record.Name, record.ClusterGUID = name, p.guid
 		if err := hostrecord.Write(cfg.StateDir, record); err != nil {
 			fmt.Fprintf(cfg.Out, "WARNING: this host will not know its cluster again when etcd loses it: %v\n", err)
+		}
+		if inContainer(cfg.StateDir, "/") {
+			fmt.Fprintf(cfg.Out, "WARNING: what this host remembers is lost with its container, and when etcd loses its data too, "+
+				"the host does not know its cluster again: mount a directory of the host's there (docker run -v %[1]s:%[1]s)\n", cfg.StateDir)
 		}
 	}
 	if err := leaveName(cfg, name); err != nil {
@@ -115,6 +122,10 @@ func write(ctx context.Context, cfg Config, s settings, client *etcdstore.Client
 	if err != nil {
 		return nil, err
 	}
+	running, err := cfg.Running()
+	if err != nil {
+		return nil, err
+	}
 	for range maxTries {
 		c, err := readCluster(ctx, client)
 		if err != nil {
@@ -124,6 +135,7 @@ func write(ctx context.Context, cfg Config, s settings, client *etcdstore.Client
 			return nil, err
 		}
 		c.taken = append(c.taken, here...)
+		c.running = running
 		c.known, c.member, c.where = known, member, strings.Join(client.Endpoints(), ",")
 		p, err := makePlan(ctx, s, c, interfaces, cfg.Version, NewGUID())
 		if err == nil && !p.held {
@@ -219,6 +231,18 @@ func (c *cluster) add(e etcdstore.Entry) {
 	if e.Key == (model.ReadyKey{}) || e.Key == guidKey {
 		c.revisions[e.Key] = e.Revision
 	}
+}
+
+// overlayfs is the number of the file system of containers' own layers.
+const overlayfs = 0x794c7630
+
+// inContainer says whether a directory is on the own layer of the container whose root is
+// given.
+func inContainer(dir, root string) bool {
+	var fs syscall.Statfs_t
+	var own, other syscall.Stat_t
+	return syscall.Statfs(root, &fs) == nil && fs.Type == overlayfs &&
+		syscall.Stat(root, &own) == nil && syscall.Stat(dir, &other) == nil && own.Dev == other.Dev
 }
 
 // leaveName tells the other programs of this host its name.
