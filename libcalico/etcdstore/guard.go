@@ -3,10 +3,12 @@ package etcdstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/model"
@@ -115,22 +117,50 @@ func (g *Guard) listen(ctx context.Context) (done func()) {
 	}
 }
 
+// keysLook is how often the judge's keys are read where they cannot be watched.
+const keysLook = 3 * time.Second
+
+// watchKeys follows the judge's keys. A user that may read no more than these must not watch
+// them, since what is watched is all that lies between them: they are read again and again.
 func (g *Guard) watchKeys(ctx context.Context) {
-	var stored trust.Stored
-	for b := range g.client.Watch(ctx, trust.Paths(), WatchOptions{}) {
+	if !g.followKeys(ctx) {
+		return
+	}
+	for first := true; first || pause(ctx, keysLook); first = false {
+		_, err := g.fence(ctx)
 		if ctx.Err() != nil {
 			return
+		}
+		g.setLost(err)
+	}
+}
+
+// followKeys watches the judge's keys until ctx ends, or, with refused, etcd refuses that.
+func (g *Guard) followKeys(ctx context.Context) (refused bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var stored trust.Stored
+	for b := range g.client.Watch(ctx, trust.Paths(), WatchOptions{}) {
+		switch {
+		case ctx.Err() != nil:
+			return false
+		case errors.Is(b.Err, ErrUnauthorized):
+			return true
 		}
 		g.setLost(b.Err)
 		if b.Err == nil && stored.Apply(b) {
 			g.look(stored)
 		}
 	}
+	return false
 }
 
 // fence judges the keys as they are now.
 func (g *Guard) fence(ctx context.Context) (trust.Verdict, error) {
 	objects, err := g.client.fetch(ctx, model.ReadyKey{}, model.FelixConfigKey{Name: model.ClusterGUID}, model.AcceptedGUIDKey{})
+	if errors.Is(err, ErrUnauthorized) {
+		err = fmt.Errorf("%w, which must allow reading %s: they tell whether this is the cluster's own store", err, strings.Join(trust.Paths(), ", "))
+	}
 	if err != nil {
 		return trust.Verdict{}, err
 	}

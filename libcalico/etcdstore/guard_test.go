@@ -291,3 +291,49 @@ func TestEachChangeOfTheVerdictIsOneLine(t *testing.T) {
 		t.Errorf("the log is\n%s", strings.Join(lines, "\n"))
 	}
 }
+
+// A user of an older installation may read what its program watches, and nothing that says
+// whether it is the cluster's. That is told in words that help, and no more is needed than
+// these keys.
+func TestAGuardIsContentWithItsKeys(t *testing.T) {
+	t.Parallel()
+	s := etcdtest.Start(t)
+	s.SetUp(t)
+	put(t, s.Client(t), "/calico/bgp/x", "1")
+	enableAuth(t, s)
+	root, ctx := rootClient(t, s), ctxOf(t)
+	grant := func(from, to string) {
+		t.Helper()
+		if _, err := root.RoleGrantPermission(ctx, "bgp", from, to, clientv3.PermissionType(clientv3.PermRead)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := root.RoleAdd(ctx, "bgp"); err != nil {
+		t.Fatal(err)
+	}
+	grant("/calico/bgp/", "/calico/bgp0")
+	if _, err := root.UserAdd(ctx, "bgp", "secret"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := root.UserGrantRole(ctx, "bgp", "bgp"); err != nil {
+		t.Fatal(err)
+	}
+	c := open(t, etcdstore.Config{Endpoints: s.Endpoints(), Username: "bgp", Password: "secret"})
+	g := &guarded{etcd: s, guard: c.Guard("", slog.New(slog.DiscardHandler))}
+	g.follow(t, "/calico/bgp/")
+	g.until("what is missing", soon, func() bool { return g.last.Err != nil })
+	wantError(t, g.last.Err, etcdstore.ErrUnauthorized, "user bgp", "role", readyPath, guidPath, acceptedPath)
+
+	for _, key := range []string{readyPath, guidPath, acceptedPath} {
+		grant(key, "")
+	}
+	known := map[string]string{"/calico/bgp/x": "1"}
+	g.untilState(soon, known)
+	wipe(t, root)
+	g.held("there is no "+readyPath, known)
+	put(t, root, readyPath, "true", guidPath, etcdtest.GUID, "/calico/bgp/x", "2")
+	g.untilState(soon, map[string]string{"/calico/bgp/x": "2"})
+	// Without a deletion that would have it looked at, a store that is another's is found too.
+	put(t, root, guidPath, "other")
+	g.held("its GUID is other", map[string]string{"/calico/bgp/x": "2"})
+}
