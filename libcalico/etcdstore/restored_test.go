@@ -108,7 +108,7 @@ func TestWatchAsksOthersAboutTheHistory(t *testing.T) {
 			s := etcdtest.Start(t)
 			c, raw := newClient(t, s), s.Client(t)
 			var known atomic.Bool
-			f := follow(t, c, etcdstore.WatchOptions{Audit: -1, WentBack: func(context.Context) (bool, error) { return known.Load(), nil }}, "/calico/")
+			f := follow(t, c, etcdstore.WatchOptions{Audit: -1, WentBack: func(context.Context, bool) (bool, error) { return known.Load(), nil }}, "/calico/")
 			put(t, raw, "/calico/a", "1")
 			f.untilState(soon, map[string]string{"/calico/a": "1"})
 			s.Stop()
@@ -164,7 +164,7 @@ func TestAuditTellsThatHistoryWentBack(t *testing.T) {
 	put(t, s.Client(t), "/calico/a", "1")
 	var known atomic.Bool
 	asked := make(chan struct{}, 100)
-	f := follow(t, c, etcdstore.WatchOptions{Audit: 50 * time.Millisecond, WentBack: func(context.Context) (bool, error) {
+	f := follow(t, c, etcdstore.WatchOptions{Audit: 50 * time.Millisecond, WentBack: func(context.Context, bool) (bool, error) {
 		asked <- struct{}{}
 		if known.Load() {
 			return known.Swap(false), nil
@@ -187,7 +187,7 @@ func TestWatchWaitsForTheAnswerAboutTheHistory(t *testing.T) {
 	c := newClient(t, s)
 	put(t, s.Client(t), "/calico/a", "1")
 	var mute atomic.Bool
-	f := follow(t, c, etcdstore.WatchOptions{Audit: -1, WentBack: func(context.Context) (bool, error) {
+	f := follow(t, c, etcdstore.WatchOptions{Audit: -1, WentBack: func(context.Context, bool) (bool, error) {
 		if mute.Load() {
 			return false, errors.New("no answer about the history")
 		}

@@ -25,9 +25,11 @@ const DefaultAudit = 5 * time.Minute
 type WatchOptions struct {
 	// Audit is the time between audits: 0 means [DefaultAudit], a negative one none.
 	Audit time.Duration
-	// WentBack, when not nil, is asked after each outage and at each audit whether etcd's
-	// history is known to have gone back, for the cases in which etcd itself does not tell.
-	WentBack func(context.Context) (bool, error)
+	// WentBack, when not nil, is asked before the first snapshot, after each outage and at
+	// each audit whether etcd's history is known to have gone back, for the cases in which
+	// etcd itself does not tell. remembered says that etcd knows the latest change that the
+	// watch has seen.
+	WentBack func(ctx context.Context, remembered bool) (bool, error)
 	// probe and silence are for tests: after probe without a message the server is
 	// asked for one, after silence it counts as lost.
 	probe, silence time.Duration
@@ -177,21 +179,27 @@ func (w *watcher) recall(ctx context.Context) error {
 	}
 	w.mustList = w.mustList || memory != remembered
 	w.wentBack = w.wentBack || w.at.forkedFrom(now) || memory == otherwise
-	return w.askWhetherBack(ctx)
+	return w.askWhetherBack(ctx, memory)
 }
 
 // askWhetherBack asks those who keep account of the history themselves.
-func (w *watcher) askWhetherBack(ctx context.Context) error {
+func (w *watcher) askWhetherBack(ctx context.Context, m memory) error {
 	if w.opts.WentBack == nil {
 		return nil
 	}
-	back, err := w.opts.WentBack(ctx)
+	back, err := w.opts.WentBack(ctx, m == remembered)
 	w.wentBack = w.wentBack || back
 	return err
 }
 
 // snapshot reads everything and hands it over.
 func (w *watcher) snapshot(ctx context.Context) error {
+	if w.at.revision == 0 {
+		// Before, so that a history that goes back meanwhile is noticed.
+		if err := w.askWhetherBack(ctx, unknown); err != nil {
+			return err
+		}
+	}
 	kvs, at, err := w.client.scan(ctx, w.ranges)
 	if err != nil {
 		return err
@@ -269,8 +277,14 @@ func (w *watcher) audit(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := w.askWhetherBack(ctx); err != nil {
-		return err
+	if w.opts.WentBack != nil {
+		memory, err := w.client.remembers(ctx, w.last)
+		if err != nil {
+			return err
+		}
+		if err := w.askWhetherBack(ctx, memory); err != nil {
+			return err
+		}
 	}
 	if w.wentBack || w.at.forkedFrom(at) {
 		return errForked

@@ -44,8 +44,11 @@ type Counter struct {
 	asking sync.Mutex
 
 	mu sync.Mutex
-	// highest is the highest that was seen or written of both counts.
-	highest model.History
+	// highest is the highest that was seen or written of both counts, and written what this
+	// program wrote last.
+	highest, written model.History
+	// deleted says that somebody deleted the account.
+	deleted bool
 	// restored counts the times that the history went back since the last count.
 	restored int64
 	// changed says that the datastore changed since the last count; owing that the host has
@@ -64,30 +67,39 @@ func New(client *etcdstore.Client, node string) *Counter {
 	return &Counter{client: client, node: node, due: make(chan struct{}, 1)}
 }
 
-// WentBack reads the count and says whether the history went back since it was read or
-// written before: it is lower, or the one who counts says so. It is for
-// [etcdstore.WatchOptions].
-func (c *Counter) WentBack(ctx context.Context) (bool, error) {
-	c.asking.Lock()
-	defer c.asking.Unlock()
-	stored, _, err := read(ctx, c.client, model.HistoryKey{Node: c.node})
-	if errors.Is(err, etcdstore.ErrUnauthorized) {
-		return false, nil // whoever may not read it goes without
+// Watch makes the memory of one watch, for [etcdstore.WatchOptions]: what it returns reads
+// the count and says whether the history went back since it was asked before. The count is
+// lower, or the one who counts says so, or there is none, although there was, and etcd does
+// not know what the watch has seen last.
+func (c *Counter) Watch() func(ctx context.Context, remembered bool) (bool, error) {
+	var seen model.History
+	return func(ctx context.Context, remembered bool) (bool, error) {
+		c.asking.Lock()
+		defer c.asking.Unlock()
+		stored, at, err := read(ctx, c.client, model.HistoryKey{Node: c.node})
+		if errors.Is(err, etcdstore.ErrUnauthorized) {
+			return false, nil // whoever may not read it goes without
+		}
+		if err != nil {
+			return false, err
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		before := higher(seen, c.written)
+		seen = stored
+		if at == 0 && remembered {
+			c.deleted = true
+			return false, nil
+		}
+		c.highest = higher(c.highest, stored)
+		return before.Count > 0 && (stored.Count < before.Count || stored.Restored > before.Restored), nil
 	}
-	if err != nil {
-		return false, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	before := c.highest
-	c.raise(stored)
-	return before.Count > 0 && (stored.Count < before.Count || stored.Restored > before.Restored), nil
 }
 
-// raise takes over what is higher.
-func (c *Counter) raise(h model.History) {
-	c.highest.Count = max(c.highest.Count, h.Count)
-	c.highest.Restored = max(c.highest.Restored, h.Restored)
+// higher is the higher of both counts.
+func higher(a, b model.History) model.History {
+	a.Count, a.Restored = max(a.Count, b.Count), max(a.Restored, b.Restored)
+	return a
 }
 
 // Changed says that the datastore changed.
@@ -201,17 +213,17 @@ func (c *Counter) count(ctx context.Context) error {
 	c.asking.Lock()
 	defer c.asking.Unlock()
 	key := model.HistoryKey{Node: c.node}
-	stored, _, err := read(ctx, c.client, key)
+	stored, at, err := read(ctx, c.client, key)
 	if err != nil {
 		return err
 	}
 	c.mu.Lock()
-	if stored.Count < c.highest.Count && c.restored == 0 {
+	if stored.Count < c.highest.Count && c.restored == 0 && (at != 0 || !c.deleted) {
 		// Whoever watches the datastore has not taken it for the one to follow yet.
 		c.mu.Unlock()
 		return errBehind
 	}
-	c.raise(stored)
+	c.highest = higher(c.highest, stored)
 	next, restored := c.highest, c.restored
 	c.mu.Unlock()
 	next.Count++
@@ -233,7 +245,7 @@ func (c *Counter) count(ctx context.Context) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.raise(next)
+	c.highest, c.written, c.deleted = next, next, false
 	c.restored -= restored
 	return nil
 }
@@ -290,13 +302,13 @@ func WriteBack(ctx context.Context, client *etcdstore.Client, node string) error
 	return err
 }
 
-// read reads an account, and the revision at which it was written; one that is not there,
-// or cannot be read, is zero.
+// read reads an account, and the revision at which it was written, which is zero when there
+// is none; one that cannot be read is a zero account.
 func read(ctx context.Context, client *etcdstore.Client, key model.HistoryKey) (h model.History, at int64, err error) {
 	e, err := client.Get(ctx, key)
 	switch {
 	case errors.Is(err, etcdstore.ErrNotFound), errors.Is(err, etcdstore.ErrUnreadable):
-		return model.History{}, 0, nil
+		return model.History{}, e.Revision, nil
 	case err != nil:
 		return model.History{}, 0, err
 	}

@@ -76,9 +76,13 @@ func await(t *testing.T, c *etcdstore.Client, want model.History) {
 	})
 }
 
-func wentBack(t *testing.T, c *history.Counter, want bool) {
+// memory is what a watch asks with.
+type memory = func(ctx context.Context, remembered bool) (bool, error)
+
+// wentBack asks as a watch does whose latest change etcd does not know any more.
+func wentBack(t *testing.T, ask memory, want bool) {
 	t.Helper()
-	if got, err := c.WentBack(context.Background()); err != nil || got != want {
+	if got, err := ask(context.Background(), false); err != nil || got != want {
 		t.Errorf("went back: %v, %v; want %v", got, err, want)
 	}
 }
@@ -99,28 +103,33 @@ func TestARestoredBackupIsFound(t *testing.T) {
 	s := etcdtest.Start(t)
 	s.SetUp(t)
 	client := newClient(t, s)
-	counting, following := history.New(client, node), history.New(client, node)
+	counter, follower := history.New(client, node), history.New(client, node)
+	counting, following, other := counter.Watch(), follower.Watch(), follower.Watch()
 	wentBack(t, following, false) // nothing is known
-	run(t, counting, 50*time.Millisecond)
+	run(t, counter, 50*time.Millisecond)
 	await(t, client, model.History{Count: 1})
 	if err := s.Snapshot(); err != nil {
 		t.Fatal(err)
 	}
-	counting.Changed()
+	counter.Changed()
 	await(t, client, model.History{Count: 2})
 	wentBack(t, counting, false)
+	wentBack(t, other, false)
 	wentBack(t, following, false)
 	wentBack(t, following, false)
 	if err := errors.Join(s.Rewind(), s.Restart()); err != nil {
 		t.Fatal(err)
 	}
 	wentBack(t, following, true)
+	wentBack(t, following, false) // said once
 	wentBack(t, counting, true)
 	wentBack(t, counting, true) // as long as it has not counted
-	counting.Restored()
+	counter.Restored()
 	await(t, client, model.History{Count: 3, Restored: 1})
 	wentBack(t, counting, false)
-	// One that comes late hears it from the one who counts.
+	// One that comes late hears it from the one who counts, each of its watches.
+	wentBack(t, other, true)
+	wentBack(t, other, false)
 	wentBack(t, following, true)
 	wentBack(t, following, false)
 }
@@ -136,7 +145,7 @@ func TestNothingIsCountedWithoutAChange(t *testing.T) {
 	before := stored(t, client)
 	end := time.After(500 * time.Millisecond)
 	<-end
-	wentBack(t, c, false)
+	wentBack(t, c.Watch(), false)
 	if now := stored(t, client); now != before {
 		t.Errorf("the account was %+v and is %+v", before, now)
 	}
@@ -194,7 +203,7 @@ func TestCountingSurvives(t *testing.T) {
 	if _, err := s.Client(t).Put(context.Background(), model.Paths(model.HistoryKey{Node: node})[0], "{"); err != nil {
 		t.Fatal(err)
 	}
-	wentBack(t, c, true)
+	wentBack(t, c.Watch(), true)
 	// It is left as it is until those who watch the store have said that they follow it.
 	stop = run(t, c, time.Hour)
 	<-time.After(300 * time.Millisecond)
@@ -207,6 +216,40 @@ func TestCountingSurvives(t *testing.T) {
 	// Another felix of the host goes on where the first was.
 	run(t, history.New(client, node), time.Hour)
 	await(t, client, model.History{Count: 3, Restored: 1})
+}
+
+// An account that somebody deleted, as of a node by mistake, is none that went back, when
+// etcd knows the latest change; it is written anew, above what it was.
+func TestADeletedAccountIsWrittenAnew(t *testing.T) {
+	s := etcdtest.Shared(t)
+	s.SetUp(t)
+	client, ctx := newClient(t, s), context.Background()
+	put(t, client, model.HistoryKey{Node: node}, model.History{Count: 7, Restored: 2})
+	c := history.New(client, node)
+	counting, following := c.Watch(), history.New(client, node).Watch()
+	wentBack(t, following, false)
+	run(t, c, 20*time.Millisecond)
+	await(t, client, model.History{Count: 8, Restored: 2})
+	remove := func() {
+		t.Helper()
+		if _, err := s.Client(t).Delete(ctx, model.Paths(model.HistoryKey{Node: node})[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove()
+	for _, ask := range []memory{following, counting} {
+		if back, err := ask(ctx, true); back || err != nil {
+			t.Errorf("went back: %v, %v", back, err)
+		}
+	}
+	c.Changed()
+	await(t, client, model.History{Count: 9, Restored: 2})
+	wentBack(t, following, false)
+	wentBack(t, counting, false)
+	// A backup from before the first account is one that went back.
+	remove()
+	wentBack(t, following, true)
+	wentBack(t, counting, true)
 }
 
 // Whether a node has written back is only known when it has counted since the restored

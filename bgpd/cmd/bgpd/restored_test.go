@@ -25,6 +25,18 @@ func (l *lab) snapshot() { l.etcdctl("snapshot", "save", filepath.Join(l.dir, "b
 // before bgpd can reach etcd.
 func (l *lab) rewind(revisions int) {
 	l.t.Helper()
+	l.rewindAnd(func() {
+		for i := range revisions {
+			if _, err := l.etcd.Put(l.t.Context(), "/spent", fmt.Sprint(i)); err != nil {
+				l.t.Fatal(err)
+			}
+		}
+	})
+}
+
+// rewindAnd does something before bgpd can reach the restored etcd.
+func (l *lab) rewindAnd(then func()) {
+	l.t.Helper()
 	l.store.Kill()
 	if err := os.RemoveAll(filepath.Join(l.dir, "etcd")); err != nil {
 		l.t.Fatal(err)
@@ -33,11 +45,7 @@ func (l *lab) rewind(revisions int) {
 	host := l.net.Host("etcd")
 	host.SetFabricPort(false)
 	l.runEtcd()
-	for i := range revisions {
-		if _, err := l.etcd.Put(l.t.Context(), "/spent", fmt.Sprint(i)); err != nil {
-			l.t.Fatal(err)
-		}
-	}
+	then()
 	host.SetFabricPort(true)
 }
 
@@ -96,6 +104,46 @@ func TestRestored_a_node_that_the_backup_lacks(t *testing.T) {
 	other.awaitPeers(2)
 	l.remove(key)
 	other.awaitRoute(blocks[0], "")
+}
+
+// Only the host's account can tell that a store was restored, which felix has gone on with
+// already: what bgpd saw last is compacted away. Each of its watches hears of it, also when
+// bgpd has just started.
+func TestRestored_only_the_account_can_tell(t *testing.T) {
+	l := newLab(t, 2)
+	n, other := l.nodes[0], model.NodeKey{Name: l.nodes[1].name}
+	account := model.HistoryKey{Node: n.name}
+	const block = "192.168.77.0/26"
+	n.Run("sh", "-c", "ip link add caliy type veth peer name c0; ip link set c0 up; ip link set caliy up")
+	n.Run("ip", "route", "add", "192.168.77.7", "dev", "caliy", "scope", "link")
+	l.remove(other)
+	l.put(account, &model.History{Count: 5})
+	l.snapshot()
+	l.put(account, &model.History{Count: 6})
+	l.put(other, &model.Node{IPv4: l.nodes[1].v4, IPv6: l.nodes[1].v6})
+	n.giveBlock(block)
+	n.write()
+	n.start()
+	n.awaitRoute(block, "blackhole "+block+" proto bird")
+	n.awaitHold("", true)
+	w := n.watch()
+	l.rewindAnd(func() {
+		l.put(account, &model.History{Count: 7, Restored: 1})
+		var last int64
+		for i := range 300 {
+			resp, err := l.etcd.Put(t.Context(), "/spent", fmt.Sprint(i))
+			if err != nil {
+				t.Fatal(err)
+			}
+			last = resp.Header.Revision
+		}
+		if _, err := l.etcd.Compact(t.Context(), last); err != nil {
+			t.Fatal(err)
+		}
+	})
+	n.awaitHold("lacks this node's block "+block, true)
+	n.awaitHold("lacks node "+other.Name, true)
+	l.untouched([]*watcher{w})
 }
 
 // A store is restored that lacks blocks which came after the backup. Those with containers

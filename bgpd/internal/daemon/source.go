@@ -30,7 +30,7 @@ func relevant(k model.Key) bool {
 
 // follow hands on batches one by one; meanwhile the watch merges what comes.
 func (s *source) follow(ctx context.Context, c *core, take func(*source, store.Batch)) error {
-	for b := range c.guard.Watch(ctx, []string{s.prefix}, etcdstore.WatchOptions{WentBack: c.history.WentBack}) {
+	for b := range c.guard.Watch(ctx, []string{s.prefix}, etcdstore.WatchOptions{WentBack: c.history.Watch()}) {
 		if err := c.call(ctx, func(context.Context) { take(s, b) }); err != nil {
 			return nil // only at the end
 		}

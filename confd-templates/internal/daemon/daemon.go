@@ -22,6 +22,7 @@ import (
 	"calico.internal/confd-templates/internal/resource"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/grpcsock"
+	"calico.internal/libcalico/history"
 	"calico.internal/libcalico/hostrecord"
 	"calico.internal/libcalico/liveness"
 	"calico.internal/libcalico/logattr"
@@ -179,7 +180,7 @@ func (d *daemon) tellReady() {
 
 // follow takes over what etcd holds below a prefix, until ctx ends.
 func (d *daemon) follow(ctx context.Context, prefix string) {
-	for b := range d.guard.Watch(ctx, []string{prefix}, etcdstore.WatchOptions{}) {
+	for b := range d.guard.Watch(ctx, []string{prefix}, etcdstore.WatchOptions{WentBack: history.New(d.etcd, d.node).Watch()}) {
 		d.values.Apply(prefix, b)
 		d.readyMu.Lock()
 		d.tellReady()

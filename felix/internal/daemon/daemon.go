@@ -158,7 +158,7 @@ func (d *Daemon) awaitSocket(ctx context.Context, path string) error {
 // start only.
 func (d *Daemon) runLoops(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	batches := d.guard.Watch(ctx, []string{model.PrefixV1}, etcdstore.WatchOptions{WentBack: d.history.WentBack})
+	batches := d.guard.Watch(ctx, []string{model.PrefixV1}, etcdstore.WatchOptions{WentBack: d.history.Watch()})
 	found := make(chan controlPlane)
 	g.Go(func() error { return newLocator(d, found).run(ctx) })
 	g.Go(func() error {
