@@ -119,13 +119,15 @@ func (b *Book) Bind(ctx context.Context, key model.WorkloadEndpointKey, ep *mode
 }
 
 // Unbind removes an endpoint and gives its addresses back, in one transaction. An
-// endpoint that does not exist is removed already.
+// endpoint that does not exist is removed already, or a restored store lacks it: that it
+// ends is told then.
 func (b *Book) Unbind(ctx context.Context, id string) error {
 	key := endpoint.Key(b.node, id)
 	entry, err := b.store.Get(ctx, key)
 	if errors.Is(err, etcdstore.ErrNotFound) {
+		err := errors.Join(b.tellEnd(ctx, key), b.ipam.ReleaseByHandle(ctx, id))
 		b.mem.untouch(id)
-		return b.ipam.ReleaseByHandle(ctx, id)
+		return err
 	}
 	if err != nil {
 		return err
@@ -142,6 +144,30 @@ func (b *Book) Unbind(ctx context.Context, id string) error {
 		b.mem.free(a)
 	}
 	return nil
+}
+
+// tellEnd leaves the deletion of an endpoint that the store does not have in the store's
+// history: hosts that knew it, before the store was restored to an older state, keep it until
+// they see that. An empty store is left as it is.
+func (b *Book) tellEnd(ctx context.Context, key model.WorkloadEndpointKey) error {
+	setUp, err := etcdstore.ExistsWrite(model.ReadyKey{})
+	if err != nil {
+		return err
+	}
+	ep := endpoint.New(key.Name, endpoint.DefaultMAC, netip.Addr{}, netip.Addr{})
+	ep.State = "inactive"
+	create, err := etcdstore.CreateWrite(key, ep)
+	if err != nil {
+		return err
+	}
+	rev, err := b.store.Commit(ctx, setUp, create)
+	if err == nil {
+		_, err = b.store.Delete(ctx, key, rev)
+	}
+	if errors.Is(err, etcdstore.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 // Release gives back an address that Docker releases on its own: one that came to no

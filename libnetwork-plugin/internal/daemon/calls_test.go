@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/vishvananda/netlink"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"calico.internal/libcalico/etcdtest"
 	"calico.internal/libcalico/ipam"
@@ -530,4 +532,49 @@ func TestNamesReachEtcdWhenItIsBack(t *testing.T) {
 		resp, err := client.Get(t.Context(), "/calico/docker/v1/network/net1")
 		return err == nil && len(resp.Kvs) == 1 && strings.Contains(string(resp.Kvs[0].Value), netID)
 	})
+}
+
+// An endpoint that a restored store lacks is kept in force by hosts that knew it, until they
+// see that it is deleted.
+func TestTheEndOfAnEndpointThatTheStoreLacksIsSeen(t *testing.T) {
+	h := newHost(t, enginetest.Docker20)
+	h.start()
+	h.followed()
+	h.network(netID, "net1", "{}")
+	addr := h.create(web)
+	h.ok("NetworkDriver.Join", "%s", joinBody(web))
+	must(t, first(h.raw.Put(t.Context(), model.Paths(model.ReadyKey{})[0], "true")))
+	key := endpoint.Key(h.cfg.Node, epA)
+	lost, err := h.store.Delete(t.Context(), key, 0)
+	must(t, err)
+	h.remove(web, addr)
+	h.nothingLeft()
+	history := func() (types []string) {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		end, err := h.raw.Put(ctx, model.Paths(key)[0]+"-end", "")
+		must(t, err)
+		for r := range h.raw.Watch(ctx, model.Paths(key)[0], clientv3.WithPrefix(), clientv3.WithRev(lost+1)) {
+			must(t, r.Err())
+			for _, e := range r.Events {
+				if e.Kv.ModRevision == end.Header.Revision {
+					lost = e.Kv.ModRevision
+					return types
+				}
+				types = append(types, e.Type.String())
+			}
+		}
+		return types
+	}
+	if seen := history(); len(seen) == 0 || seen[len(seen)-1] != "DELETE" {
+		t.Errorf("the store had %v", seen)
+	}
+	// One that was emptied is left as it is.
+	must(t, first(h.raw.Delete(t.Context(), model.Root, clientv3.WithPrefix())))
+	_, _ = h.call("NetworkDriver.DeleteEndpoint", fmt.Sprintf(`{"NetworkID":%q,"EndpointID":%q}`, netID, epA))
+	for _, what := range history() {
+		if what == "PUT" {
+			t.Error("an endpoint is written to an empty store")
+		}
+	}
 }
