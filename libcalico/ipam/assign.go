@@ -129,6 +129,7 @@ func (t *taking) fromVacant(pools []pool) error {
 			if any, _ := free(newBlock(cidr, t.node, false), 1, t.usable); len(any) == 0 {
 				continue
 			}
+			t.chosen[cidr] = true
 			if err := t.from(p, t.claim(p, cidr)); err != nil {
 				return err
 			}
@@ -209,7 +210,7 @@ func (t *taking) from(p pool, b *model.Block) error {
 }
 
 func (t *taking) full(n int, ipv6 bool, pools []pool) error {
-	e := &PoolFullError{Wanted: n, IPv6: ipv6, Within: t.usable.within, Strict: t.env.config.StrictAffinity, Taken: t.env.taken}
+	e := &PoolFullError{Wanted: n, IPv6: ipv6, Within: t.usable.within, Strict: t.env.config.StrictAffinity, Taken: slices.Concat(t.env.taken, t.finds.live)}
 	for _, p := range pools {
 		fill, ok := t.finds.fill[p.cidr]
 		if !ok {
@@ -248,7 +249,9 @@ func (a *assign) run(w *work) error {
 		if w.atLimit() {
 			return unlessFresh(w, fmt.Errorf("%s: %w (%d)", a.addr, ErrBlockLimit, w.env.config.MaxBlocksPerHost))
 		}
-		b = w.claim(p, p.blockOf(a.addr))
+		if b, err = w.reclaim(p, a); err != nil {
+			return err
+		}
 	}
 	ordinal, ok := ordinalOf(b, a.addr)
 	if !ok {
@@ -263,4 +266,22 @@ func (a *assign) run(w *work) error {
 	take(w.edit(b), ordinal, a.owner)
 	w.rely(p)
 	return w.count(a.owner.Handle, b.CIDR, 1)
+}
+
+// reclaim makes a block of the node's own for a certain address. It may have been the node's
+// before a backup was restored: what the routes say of its other containers is assigned to
+// them again, for whoever writes their endpoints, or releases them, to find.
+func (w *work) reclaim(p pool, a *assign) (*model.Block, error) {
+	if w.env.here == nil {
+		w.needsHere = true
+		return nil, errNeed
+	}
+	b := w.claim(p, p.blockOf(a.addr))
+	nobodys := Owner{Attrs: map[string]string{AttrNode: w.node, AttrTimestamp: a.owner.Attrs[AttrTimestamp]}}
+	for _, addr := range w.env.here {
+		if ordinal, ok := ordinalOf(b, addr); ok && addr != a.addr {
+			take(b, ordinal, nobodys)
+		}
+	}
+	return b, nil
 }

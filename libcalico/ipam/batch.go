@@ -340,7 +340,8 @@ func (q *queue) round(ctx context.Context, batch []*call) (conflict bool, err er
 }
 
 // hostsCameTo says whether hosts have taken for themselves a part of a block that is
-// about to be claimed, since that was looked at last.
+// about to be claimed, since that was looked at last, or whether one that was chosen is a
+// node's by the routes.
 func (q *queue) hostsCameTo(ctx context.Context, w *work) (bool, error) {
 	var claimed []netip.Prefix
 	for k, value := range w.writes {
@@ -354,7 +355,14 @@ func (q *queue) hostsCameTo(ctx context.Context, w *work) (bool, error) {
 	if err := q.findTaken(ctx, q.places.atClaim); err != nil {
 		return false, err
 	}
-	return slices.ContainsFunc(claimed, func(p netip.Prefix) bool { return !q.env.leaves(p) }), nil
+	live, err := q.places.live(slices.Collect(maps.Keys(w.chosen)))
+	if err != nil {
+		return false, err
+	}
+	for block := range live {
+		q.dropVacant(block)
+	}
+	return len(live) > 0 || slices.ContainsFunc(claimed, func(p netip.Prefix) bool { return !q.env.leaves(p) }), nil
 }
 
 // fits says whether a call can join others whose transaction would then have that
@@ -390,12 +398,13 @@ func isStuck(err error) bool {
 func (q *queue) unstick(ctx context.Context, stuck []stuckCall) error {
 	keys := map[model.Key]bool{}
 	again := false // read the environment too
-	searched := false
+	searched, here := false, false
 	for _, s := range stuck {
 		var short *shortage
 		switch {
 		case errors.Is(s.err, errNeed):
 			maps.Copy(keys, s.work.needs)
+			here = here || s.work.needsHere
 		case errors.Is(s.err, errStale):
 			maps.Copy(keys, s.work.reads)
 			s.fresh, again = true, true
@@ -414,7 +423,21 @@ func (q *queue) unstick(ctx context.Context, stuck []stuckCall) error {
 			return err
 		}
 	}
+	if here {
+		if err := q.findHere(); err != nil {
+			return err
+		}
+	}
 	return q.read(ctx, slices.Collect(maps.Keys(keys)))
+}
+
+// findHere finds which containers are here.
+func (q *queue) findHere() error {
+	env := *q.env
+	var err error
+	env.here, err = q.places.here()
+	q.env = &env
+	return err
 }
 
 // search looks for more addresses and settles the call when there are none.

@@ -54,6 +54,13 @@ func OnHost(list func() ([]localnet.Place, error)) Option {
 	return func(c *Client) { c.queue.places.host = list }
 }
 
+// Routed says which routes to containers the client's own host has. A block that the store
+// lacks and that has one is not claimed for the want of addresses: after a restored backup
+// it is the block of a node whose containers run on. It is [localnet.Routes] but in tests.
+func Routed(list func() ([]localnet.Route, error)) Option {
+	return func(c *Client) { c.queue.places.routes = list }
+}
+
 // New makes a client for the host that node names.
 func New(s *etcdstore.Client, node string, opts ...Option) *Client {
 	return newClient(etcd{s}, node, opts...)

@@ -32,17 +32,23 @@ const (
 // places remembers what hosts have taken for themselves: nodes and the store by what the
 // store says, the host by what it says itself. It may be used by several goroutines.
 type places struct {
-	store func(context.Context) ([]localnet.Place, error)
-	host  func() ([]localnet.Place, error)
+	store  func(context.Context) ([]localnet.Place, error)
+	host   func() ([]localnet.Place, error)
+	routes func() ([]localnet.Route, error)
 
 	mu             sync.Mutex
 	stored, hosts  []localnet.Place
 	storedAt, seen time.Time
 	renewing       bool
+	routed         []localnet.Route
+	routedAt       time.Time
 }
 
 func newPlaces(store func(context.Context) ([]localnet.Place, error)) *places {
-	return &places{store: store, host: func() ([]localnet.Place, error) { return nil, nil }}
+	return &places{
+		store: store, host: func() ([]localnet.Place, error) { return nil, nil },
+		routes: func() ([]localnet.Route, error) { return nil, nil },
+	}
 }
 
 // known is everything that is taken, by what was read last.
@@ -81,6 +87,59 @@ func (p *places) current(ctx context.Context, stored, host time.Duration) ([]loc
 		p.hosts, p.seen = hosts, time.Now()
 	}
 	return slices.Concat(p.stored, p.hosts), nil
+}
+
+// currentRoutes reads the host's routes when they are too old.
+func (p *places) currentRoutes() ([]localnet.Route, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.routedAt) > hostAtClaim {
+		routes, err := p.routes()
+		if err != nil {
+			return nil, err
+		}
+		p.routed, p.routedAt = routes, time.Now()
+	}
+	return p.routed, nil
+}
+
+// here lists the addresses of the host's containers, by its routes.
+func (p *places) here() ([]netip.Addr, error) {
+	routes, err := p.currentRoutes()
+	if err != nil {
+		return nil, err
+	}
+	out := []netip.Addr{}
+	for _, r := range routes {
+		if !r.Elsewhere && r.Prefix.IsSingleIP() {
+			out = append(out, r.Prefix.Addr())
+		}
+	}
+	return out, nil
+}
+
+// live says which of the blocks have containers, or are a node's, by the host's routes.
+func (p *places) live(blocks []netip.Prefix) (map[netip.Prefix]bool, error) {
+	if len(blocks) == 0 {
+		return nil, nil
+	}
+	routes, err := p.currentRoutes()
+	if err != nil {
+		return nil, err
+	}
+	asked, sizes := map[netip.Prefix]bool{}, map[int]bool{}
+	for _, b := range blocks {
+		asked[b], sizes[b.Bits()] = true, true
+	}
+	out := map[netip.Prefix]bool{}
+	for _, r := range routes {
+		for bits := range sizes {
+			if block, err := r.Prefix.Addr().Prefix(bits); err == nil && bits <= r.Prefix.Bits() && asked[block] {
+				out[block] = true
+			}
+		}
+	}
+	return out, nil
 }
 
 func (p *places) read(ctx context.Context) error {

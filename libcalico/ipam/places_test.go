@@ -159,6 +159,98 @@ func TestNetworkThatComesWhileAddressesAreGivenOut(t *testing.T) {
 	}
 }
 
+// TestLiveBlocksThatTheStoreLacks: after a restored backup the routes still say which blocks
+// are in use. Nobody claims them for the want of addresses.
+func TestLiveBlocksThatTheStoreLacks(t *testing.T) {
+	for _, tc := range []struct {
+		name, pool string
+		routes     []localnet.Route
+		want       int
+	}{
+		{"other hosts'", "10.0.0.0/24", []localnet.Route{{Prefix: netip.MustParsePrefix("10.0.0.64/26"), Elsewhere: true}}, 3 * 64},
+		{"an address elsewhere", "10.0.0.0/24", []localnet.Route{{Prefix: netip.MustParsePrefix("10.0.0.65/32"), Elsewhere: true}}, 3 * 64},
+		{"a container here", "10.0.0.0/24", []localnet.Route{{Prefix: netip.MustParsePrefix("10.0.0.200/32")}}, 3 * 64},
+		{"all of them", "10.0.0.0/25", []localnet.Route{{Prefix: netip.MustParsePrefix("10.0.0.0/26")}, {Prefix: netip.MustParsePrefix("10.0.0.64/26"), Elsewhere: true}}, 0},
+		{"wider ones", "10.0.0.0/24", []localnet.Route{{Prefix: netip.MustParsePrefix("10.0.0.0/8"), Elsewhere: true}, {Prefix: netip.MustParsePrefix("10.0.0.0/25"), Elsewhere: true}}, 4 * 64},
+		{"IPv6", "fd00:1::/120", []localnet.Route{{Prefix: netip.MustParsePrefix("fd00:1::40/122"), Elsewhere: true}, {Prefix: netip.MustParsePrefix("fd00:1::81/128")}}, 2 * 64},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newWorld(t, tc.pool)
+			c := New(w.store, "h0", Routed(func() ([]localnet.Route, error) { return tc.routes, nil }))
+			addrs, err := w.exhaust(c, tc.routes[0].Prefix.Addr().Is6())
+			if !errors.Is(err, ErrPoolFull) || len(addrs) != tc.want {
+				t.Errorf("got %d addresses and error %v, want %d", len(addrs), err, tc.want)
+			}
+			if says := strings.Contains(fmt.Sprint(err), "a block by this host's routes, which etcd does not know"); says != (tc.name != "wider ones") {
+				t.Errorf("error %v does not say why there are so few", err)
+			}
+			w.consistent()
+		})
+	}
+}
+
+// TestBlockThatGetsRoutesAfterItWasFound is left alone too, and what the store holds, and a
+// certain address, can be had all the same.
+func TestBlockThatGetsRoutesAfterItWasFound(t *testing.T) {
+	w := newWorld(t, "10.0.0.0/24")
+	var routes []localnet.Route
+	c := New(w.store, "h0", Routed(func() ([]localnet.Route, error) { return routes, nil }))
+	w.assign(c, 1, "first")
+	held := w.blocks()[0].CIDR
+	route := func(p netip.Prefix) { routes = append(routes, localnet.Route{Prefix: p, Elsewhere: true}) }
+	route(held)
+	var lost []netip.Prefix
+	for _, cidr := range []string{"10.0.0.0/26", "10.0.0.64/26", "10.0.0.128/26", "10.0.0.192/26"} {
+		if p := netip.MustParsePrefix(cidr); p != held {
+			lost = append(lost, p)
+			c.queue.vacant[netip.MustParsePrefix("10.0.0.0/24")] = append(c.queue.vacant[netip.MustParsePrefix("10.0.0.0/24")], p)
+			c.queue.known[model.BlockKey{CIDR: p}] = stored{}
+			route(p)
+		}
+	}
+	c.queue.places.routedAt = time.Time{} // a second has passed
+	addrs, err := w.exhaust(c, false)
+	if !errors.Is(err, ErrPoolFull) || len(addrs) != 63 || slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !held.Contains(a) }) {
+		t.Errorf("got %d addresses, %v, want the rest of %s", len(addrs), err, held)
+	}
+	// A container that is written back takes its own.
+	if err := c.Assign(w.ctx(), lost[0].Addr().Next(), Owner{}); err != nil {
+		t.Errorf("a certain address: %v", err)
+	}
+	w.consistent()
+}
+
+// TestLostBlockIsClaimedWithItsContainers: a container that is written back after a restored
+// backup brings its block back, and no address of those that are not yet is given out.
+func TestLostBlockIsClaimedWithItsContainers(t *testing.T) {
+	for pool, at := range map[string]string{"10.0.0.0/26": "10.0.0.", "fd00:1::/122": "fd00:1::"} {
+		t.Run(pool, func(t *testing.T) {
+			w := newWorld(t, pool)
+			var routes []localnet.Route
+			here := addrs(at+"1", at+"7", at+"9")
+			for _, a := range here {
+				routes = append(routes, localnet.Route{Prefix: netip.PrefixFrom(a, a.BitLen())})
+			}
+			c := New(w.store, "h0", Routed(func() ([]localnet.Route, error) { return routes, nil }))
+			for i, a := range here[:2] {
+				if err := c.Assign(w.ctx(), a, Owner{}); err != nil && (i == 0 || !errors.Is(err, ErrInUse)) {
+					t.Fatal(err)
+				}
+				if _, err := c.SetOwner(w.ctx(), []netip.Addr{a}, Owner{Handle: fmt.Sprint("e", i)}); err != nil {
+					t.Error(err)
+				}
+			}
+			got, err := w.exhaust(c, here[0].Is6())
+			if !errors.Is(err, ErrPoolFull) || len(got) != 61 || slices.ContainsFunc(got, func(a netip.Addr) bool { return slices.Contains(here, a) }) {
+				t.Errorf("got %v and error %v, want all but %v", got, err, here)
+			}
+			// One that ends without having been written back gives its address back.
+			w.release(c, here[2])
+			w.consistent()
+		})
+	}
+}
+
 // TestUnreadableNodesAreNoReasonToRefuse has a node whose value is not an address.
 func TestUnreadableNodesAreNoReasonToRefuse(t *testing.T) {
 	w := newWorld(t, "10.0.0.0/24")

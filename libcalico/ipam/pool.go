@@ -188,6 +188,9 @@ type environment struct {
 	affine []netip.Prefix
 	// taken is what hosts have of the pools' ranges for themselves.
 	taken []localnet.Place
+	// here are the addresses of the host's containers by its routes; nil until somebody
+	// needs them.
+	here []netip.Addr
 }
 
 // leaves says whether a block may be given addresses from: no host has a part of it for

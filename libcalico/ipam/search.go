@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 
+	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/model"
 )
 
@@ -44,10 +45,17 @@ func (q *queue) findVacant(ctx context.Context, c *call, short *shortage) (found
 			if err != nil {
 				return false, err
 			}
+			var absent []netip.Prefix
 			for i, cidr := range slices.Concat(some...) {
-				if exist[i/pointReads][i%pointReads] || q.heldBack(cidr) || !q.env.leaves(cidr) {
-					continue
+				if !exist[i/pointReads][i%pointReads] && !q.heldBack(cidr) && q.env.leaves(cidr) {
+					absent = append(absent, cidr)
 				}
+			}
+			vacant, err := q.withoutLive(c, absent)
+			if err != nil {
+				return false, err
+			}
+			for _, cidr := range vacant {
 				q.vacant[p.cidr] = append(q.vacant[p.cidr], cidr)
 				q.known[model.BlockKey{CIDR: cidr}] = stored{}
 				missing -= blockSize(cidr)
@@ -59,6 +67,21 @@ func (q *queue) findVacant(ctx context.Context, c *call, short *shortage) (found
 		}
 	}
 	return found, nil
+}
+
+// withoutLive takes away those of some blocks that are not in the store, but some node's by
+// the routes of this host; they are noted.
+func (q *queue) withoutLive(c *call, blocks []netip.Prefix) ([]netip.Prefix, error) {
+	live, err := q.places.live(blocks)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(blocks, func(cidr netip.Prefix) bool {
+		if live[cidr] {
+			c.finds.live = append(c.finds.live, localnet.Place{Prefix: cidr, What: "a block by this host's routes, which etcd does not know"})
+		}
+		return live[cidr]
+	}), nil
 }
 
 // chunks returns up to n times the next blocks of a walk.

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 
+	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/model"
 )
 
@@ -36,6 +37,9 @@ type work struct {
 	checks map[model.Key]int64          // keys that must have a revision
 	reads  map[model.Key]bool           // keys that the operation has looked at
 	needs  map[model.Key]bool           // keys that are not known
+	// needsHere says that the environment must know which containers are here.
+	needsHere bool
+	chosen    map[netip.Prefix]bool // blocks that are claimed because nobody seems to have them
 }
 
 // finds are the results of searches in the store, by pool.
@@ -46,6 +50,8 @@ type finds struct {
 	roomy map[netip.Prefix][]netip.Prefix
 	// fill tells how full a pool is that was searched completely.
 	fill map[netip.Prefix]PoolFill
+	// live are blocks that nobody has by the store, but by the host's routes.
+	live []localnet.Place
 }
 
 func newFinds() *finds {
@@ -60,7 +66,7 @@ func newWork(node string, env *environment, k known) *work {
 	return &work{
 		node: node, env: env, known: k, finds: &finds{},
 		writes: map[model.Key]model.Resource{}, checks: map[model.Key]int64{},
-		reads: map[model.Key]bool{}, needs: map[model.Key]bool{},
+		reads: map[model.Key]bool{}, needs: map[model.Key]bool{}, chosen: map[netip.Prefix]bool{},
 	}
 }
 
@@ -74,6 +80,7 @@ func (w *work) fork(fresh bool, f *finds) *work {
 func (w *work) merge(child *work) {
 	maps.Copy(w.writes, child.writes)
 	maps.Copy(w.checks, child.checks)
+	maps.Copy(w.chosen, child.chosen)
 }
 
 // size is the number of steps of the transaction.

@@ -79,7 +79,7 @@ func build(cfg config.Config, getenv func(string) string, log *slog.Logger) (*da
 		return nil, err
 	}
 	waiter := felix.New(d.felixConn, d.felixSocket(), cfg.FelixTimeout)
-	d.pools = libipam.New(d.store, d.node, libipam.OnHost(localnet.List))
+	d.pools = libipam.New(d.store, d.node, libipam.OnHost(localnet.List), libipam.Routed(localnet.Routes))
 	book := address.New(d.pools, d.store, d.links, d.node, log)
 	d.scope = scope.New(d.engine, cfg.Scope, log, cfg.StateDir, cfg.RunDir)
 	d.registry = registry.New(d.store, d.engine, d.node, network.Name, log)
