@@ -222,23 +222,31 @@ func (c *chains) blocked(f rules.Family) error {
 // filtering are the tables that decide which packets of workloads pass.
 var filtering = []rules.Table{rules.Raw, rules.Filter}
 
-// without reports that a family could not be filtered since felix's start: the host is taken
-// for one that does not have it.
+// without reports that IPv6 could not be filtered since felix's start, though that was tried
+// again: the host is taken for one that does not have it.
 func (c *chains) without(f rules.Family) bool {
-	return !c.filtered[f] && c.blocked(f) != nil && !c.stuck // else no revision is in force
+	return f == rules.V6 && !c.filtered[f] && c.failsOn(f) && !c.stuck // else no revision is in force
 }
 
-// unfiltered names the families that cannot be filtered, once trying again was of no use;
-// empty when there are none, or when the state tells of it anyway.
+// failsOn reports that a family cannot be filtered, and that trying again was of no use.
+func (c *chains) failsOn(f rules.Family) bool {
+	if c.unfit[f] != nil {
+		return true
+	}
+	for _, t := range filtering {
+		if fault := c.faults[f][t]; fault != nil && fault.tries > 1 {
+			return true
+		}
+	}
+	return false
+}
+
+// unfiltered names the families that cannot be filtered; empty when there are none, or when
+// the state tells of it anyway.
 func (c *chains) unfiltered() string {
 	var out []string
 	for _, f := range rules.Families {
-		lasting := c.unfit[f] != nil
-		for _, t := range filtering {
-			fault := c.faults[f][t]
-			lasting = lasting || fault != nil && fault.tries > 1
-		}
-		if lasting && !c.stuck {
+		if c.failsOn(f) && !c.stuck {
 			out = append(out, fmt.Sprintf("IPv%d cannot be filtered: %v", f, c.blocked(f)))
 		}
 	}
@@ -438,6 +446,9 @@ func (c *chains) audit(quiet bool) (drifted []string, err error) {
 			target := c.targets[f][t]
 			if target == nil || quiet && !target.Suspect() {
 				continue
+			}
+			if c.faults[f][t] != nil {
+				continue // the next try reads it
 			}
 			yes, fault := target.Drifted()
 			if fault != nil {

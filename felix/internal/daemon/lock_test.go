@@ -206,3 +206,25 @@ func TestABusyIptablesIsTriedEverySecond(t *testing.T) {
 	}
 	w.canReach(a, c)
 }
+
+// TestFelixIsNoOtherProgramToItself has so much to write at the start that it takes long, in both
+// families: a write of felix's own that holds the lock is not taken for another program's.
+func TestFelixIsNoOtherProgramToItself(t *testing.T) {
+	onVariants(t, func(t *testing.T, variant string) {
+		w := newWorld(t, nil)
+		h := w.addHost(0, variant)
+		w.network("net2")
+		w.manyPolicies(5000)
+		a := h.attach("aaaa", "net2", "192.168.0.1")
+		w.put(a.key, a.value)
+		dir := t.TempDir()
+		busy, met := filepath.Join(dir, "busy"), filepath.Join(dir, "met")
+		h.shimRestore(fmt.Sprintf("if mkdir %[1]s; then sleep 0.2; rmdir %[1]s; else touch %[2]s; fi", busy, met))
+		h.startInSync("LOGSEVERITYSCREEN=WARNING")
+		h.await(a)
+		_, err := os.Stat(met)
+		if together := err == nil; together != (variant == iptables.NFT) {
+			t.Errorf("both families are written at once: %t", together)
+		}
+	})
+}

@@ -171,6 +171,9 @@ func (l *loop) listen(ctx context.Context) {
 // handled any more, beside the loop. What is left there of a family stays until the family is
 // filtered here.
 func (l *loop) sweep(ctx context.Context) {
+	if len(l.swept) == len(l.dp.families)+len(l.dp.dropped) {
+		return
+	}
 	say := func(format string, args ...any) { l.log.Info("swept", "what", fmt.Sprintf(format, args...)) }
 	var families []rules.Family
 	for _, f := range l.dp.families {
