@@ -31,9 +31,10 @@ type Guard struct {
 	lost error
 	// changed is closed when the verdict or lost changes.
 	changed chan struct{}
-	// listeners counts those for whom the judge's keys are watched, and stop ends that.
-	listeners int
-	stop      context.CancelFunc
+	// listeners counts those for whom the judge's keys are watched, unless one of the guard's
+	// own watches brings them; stop, when not nil, ends that.
+	listeners, bringers int
+	stop                context.CancelFunc
 }
 
 // Guard makes a guard for this host. known is the GUID of the cluster that the host has
@@ -99,22 +100,29 @@ func (g *Guard) wake() {
 }
 
 // listen has the judge's keys watched until done is called.
-func (g *Guard) listen(ctx context.Context) (done func()) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.listeners++
-	if g.listeners == 1 {
-		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // whoever listens last ends it
-		g.stop, g.lost = cancel, nil
-		go g.watchKeys(ctx)
-	}
-	return func() {
+func (g *Guard) listen(ctx context.Context) (done func()) { return g.count(ctx, &g.listeners) }
+
+// bring says that a watch of the guard brings the judge's keys until done is called.
+func (g *Guard) bring(ctx context.Context) (done func()) { return g.count(ctx, &g.bringers) }
+
+func (g *Guard) count(ctx context.Context, n *int) (done func()) {
+	add := func(by int) {
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if g.listeners--; g.listeners == 0 {
+		*n += by
+		needed := g.listeners > 0 && g.bringers == 0
+		switch {
+		case needed && g.stop == nil:
+			ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // whoever listens last ends it
+			g.stop, g.lost = cancel, nil
+			go g.watchKeys(ctx)
+		case !needed && g.stop != nil:
 			g.stop()
+			g.stop = nil
 		}
 	}
+	add(1)
+	return func() { add(-1) }
 }
 
 // keysLook is how often the judge's keys are read where they cannot be watched.
@@ -224,6 +232,9 @@ func (w *guardedWatch) run(ctx context.Context) {
 func (w *guardedWatch) follow(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if w.inside {
+		defer w.guard.bring(ctx)()
+	}
 	batches := w.guard.client.Watch(ctx, w.prefixes, w.opts)
 	for {
 		v, changed, _ := w.guard.state()

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +17,7 @@ import (
 
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/etcdtest"
+	"calico.internal/libcalico/nettest"
 	"calico.internal/libcalico/trust"
 )
 
@@ -336,4 +339,51 @@ func TestAGuardIsContentWithItsKeys(t *testing.T) {
 	// Without a deletion that would have it looked at, a store that is another's is found too.
 	put(t, root, guidPath, "other")
 	g.held("its GUID is other", map[string]string{"/calico/bgp/x": "2"})
+}
+
+// TestTheKeysAreWatchedOnce has two watches of one guard, one of which brings the judge's
+// keys: the other hears of them by that one, for as long as it does.
+func TestTheKeysAreWatchedOnce(t *testing.T) {
+	s := etcdtest.Start(t)
+	s.SetUp(t)
+	guard := newClient(t, s).Guard("", slog.New(slog.DiscardHandler))
+	watchers := func(want int) {
+		t.Helper()
+		nettest.Eventually(t, soon, func() error {
+			resp, err := http.Get(s.Endpoint() + "/metrics")
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close() //nolint:errcheck // it was read
+			text, err := io.ReadAll(resp.Body)
+			if line := fmt.Sprintf("\netcd_debugging_mvcc_watcher_total %d\n", want); err == nil && !bytes.Contains(text, []byte(line)) {
+				err = fmt.Errorf("etcd does not say %q", line)
+			}
+			return err
+		})
+	}
+	watch := func(prefix string) (f *follower, stop func()) {
+		ctx, cancel := context.WithCancel(context.Background())
+		f = followBatches(t, cancel, guard.Watch(ctx, []string{prefix}, etcdstore.Probing(-1, 100*time.Millisecond, 2*time.Second)))
+		return f, cancel
+	}
+	with, stop := watch("/calico/v1/")
+	put(t, s.Client(t), "/calico/bgp/x", "1")
+	without, _ := watch("/calico/bgp/")
+	without.until("the first snapshot", soon, func() bool { return without.state["/calico/bgp/x"] == "1" })
+	with.until("the first snapshot", soon, func() bool { return with.state[readyPath] == "true" })
+	watchers(2)
+	wipe(t, s.Client(t))
+	for _, f := range []*follower{with, without} {
+		f.until("the hold", soon, func() bool { return f.last.Held != nil })
+	}
+	watchers(1) // of the keys alone
+	s.SetUp(t)
+	put(t, s.Client(t), "/calico/bgp/x", "2")
+	without.until("the end of the hold", soon, func() bool { return without.state["/calico/bgp/x"] == "2" })
+	watchers(2)
+	stop()
+	watchers(2) // of the keys again
+	wipe(t, s.Client(t))
+	without.until("the hold", soon, func() bool { return without.last.Held != nil })
 }
