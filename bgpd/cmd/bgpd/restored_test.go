@@ -177,6 +177,12 @@ func TestRestored_blocks_with_containers_stay(t *testing.T) {
 			n.awaitRoute(empty, "")
 			n.awaitHold("lacks this node's block "+young, true)
 			n.awaitHold("lacks this node's block "+young6, true)
+			// A route that goes missing, and that felix repairs, does not end it.
+			n.Run("ip", "route", "del", "192.168.77.7", "dev", "caliy")
+			<-time.After(time.Second)
+			n.Run("ip", "route", "add", "192.168.77.7", "dev", "caliy", "scope", "link")
+			<-time.After(5 * time.Second)
+			n.awaitHold("lacks this node's block "+young, true)
 			for i, w := range watchers {
 				for _, e := range w.list() {
 					if strings.Contains(e, young) || strings.Contains(e, young6) {

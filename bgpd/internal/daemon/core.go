@@ -20,6 +20,7 @@ import (
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/history"
 	"calico.internal/libcalico/logattr"
+	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/reconcile"
 	"golang.org/x/sync/errgroup"
 )
@@ -58,8 +59,10 @@ type core struct {
 
 	sources []*source
 	owners  map[string]*owner
-	inSync  bool
-	engine  *calc.Engine
+	// idle says since when what is kept has been without containers.
+	idle   map[model.Key]time.Time
+	inSync bool
+	engine *calc.Engine
 
 	// doc is the configuration in force; its Hash is empty before the first one.
 	// docErr says why the document on disk is another.
@@ -100,6 +103,7 @@ func newCore(cfg Config, guard *etcdstore.Guard, account *history.Counter, tasks
 		history:  account,
 		tasks:    tasks,
 		owners:   map[string]*owner{},
+		idle:     map[model.Key]time.Time{},
 		started:  time.Now(),
 		kick:     reconcile.NewKick(),
 		engine:   calc.New(),

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -26,8 +27,10 @@ func (c *core) keeps() bool {
 }
 
 // keepsNode reports whether a node is kept although a restored store lacks it.
-func (c *core) keepsNode(name string) bool {
-	return slices.ContainsFunc(c.sources, func(s *source) bool { return slices.Contains(s.view.Kept(), model.Key(model.NodeKey{Name: name})) })
+func (c *core) keepsNode(name string) bool { return c.isKept(model.NodeKey{Name: name}) }
+
+func (c *core) isKept(k model.Key) bool {
+	return slices.ContainsFunc(c.sources, func(s *source) bool { return slices.Contains(s.view.Kept(), k) })
 }
 
 // isForContainers reports whether a fact matters as long as there are containers. A node is
@@ -37,20 +40,40 @@ func isForContainers(k model.Key) bool { return k.Kind() != model.KindNode }
 func (c *core) lookDue() bool { return c.keeps() && time.Since(c.resolvedAt) >= keptLook }
 
 // giveUp gives up what is kept of this host though a restored store lacks it, once no
-// container of it is there: the kernel has no route to one.
+// container of it is there: the kernel has no route to one, and had none keptLook ago, in
+// which time felix repairs one that somebody took away.
 func (c *core) giveUp() {
+	maps.DeleteFunc(c.idle, func(k model.Key, _ time.Time) bool { return !c.isKept(k) })
 	for _, s := range c.sources {
 		if s.view.KeptCount() == 0 {
 			continue
 		}
 		c.tell(s.view.Release(func(k model.Key) bool {
-			gone := isForContainers(k) && !slices.ContainsFunc(netsOf(s.view, k), c.engine.HasContainers)
+			gone := isForContainers(k) && c.isIdle(k, netsOf(s.view, k))
 			if gone {
 				c.cfg.Log.Info("given up, since the restored store lacks it and no container needs it", logattr.Key, k)
 			}
 			return gone
 		}))
 	}
+}
+
+// isIdle reports whether a fact has been without containers for a while.
+func (c *core) isIdle(k model.Key, nets []netip.Prefix) bool {
+	if slices.ContainsFunc(nets, c.engine.HasContainers) {
+		delete(c.idle, k)
+		return false
+	}
+	since, known := c.idle[k]
+	if !known {
+		c.idle[k] = time.Now()
+		return false
+	}
+	gone := time.Since(since) >= keptLook
+	if gone {
+		delete(c.idle, k)
+	}
+	return gone
 }
 
 // netsOf are the addresses that a fact is about.

@@ -388,6 +388,22 @@ func TestFIB_containers_of_others_cost_nothing(t *testing.T) {
 	}
 }
 
+// TestFIB_a_port_that_leads_to_a_next_hop counts, as any link over which a route of ours
+// leads.
+func TestFIB_a_port_that_leads_to_a_next_hop(t *testing.T) {
+	h := newHost(t)
+	h.Run("sh", "-ec", "ip link add br0 type bridge; ip link set br0 up; ip link add up1 type veth peer name down1; ip link set down1 up; ip link set up1 master br0 up; ip addr add 10.4.0.1/24 dev up1")
+	var up1 int
+	h.Do(func() { up1 = linkIndex(t, "up1") })
+	h.mustApply(t, to("192.168.1.0/26", calc.Route{Hops: []calc.Hop{{Gateway: netip.MustParseAddr("10.4.0.2"), Link: up1}}}))
+	h.settle()
+	// The kernel keeps the address and the route of a link without carrier.
+	h.Run("ip", "link", "set", "down1", "down")
+	h.expect(t, "the carrier lost", func(c Changes) bool { return c.Ours && c.NextHops })
+	h.Run("ip", "link", "set", "down1", "up")
+	h.expect(t, "the carrier found", func(c Changes) bool { return c.Ours && c.NextHops })
+}
+
 func TestFIB_what_is_around_the_host(t *testing.T) {
 	h := newHost(t)
 	if err := h.apply(t, to("192.168.1.0/26", h.via("10.0.0.7"))); err != nil {

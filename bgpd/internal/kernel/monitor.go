@@ -47,7 +47,7 @@ type monitor struct {
 type link struct {
 	flags uint32
 	// container says that it leads to a container, port that it is, or was, one of a bridge:
-	// neither leads to a next hop.
+	// neither leads to a next hop, but that a port was made an uplink, and has routes of ours.
 	container, port bool
 }
 
@@ -171,10 +171,13 @@ func (m *monitor) link(msg syscall.NetlinkMessage) Changes {
 	info := nl.DeserializeIfInfomsg(msg.Data)
 	before, now := m.noteLink(int(info.Index), info.Flags, msg)
 	changed := now.flags ^ before.flags
-	if changed == 0 || now.container || now.port {
+	if changed == 0 || now.container {
 		return Changes{}
 	}
 	used := m.fib.uses(int(info.Index))
+	if now.port && !used {
+		return Changes{}
+	}
 	return Changes{Ours: used, NextHops: used || changed&unix.IFF_UP != 0}
 }
 
