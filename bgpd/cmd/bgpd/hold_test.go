@@ -12,6 +12,7 @@ import (
 	"calico.internal/libcalico/grpcsock"
 	"calico.internal/libcalico/hostrecord"
 	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/trust"
 	bgpdv1 "calico.internal/proto/bgpd/v1"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	healthgrpc "google.golang.org/grpc/health/grpc_health_v1"
@@ -115,6 +116,42 @@ func TestHold_another_clusters_etcd(t *testing.T) {
 		t.Errorf("a block of another cluster is routed: %s", got)
 	}
 	l.put(model.AcceptedGUIDKey{}, &model.Setting{Of: model.KindAcceptedGUID, Value: etcdtest.GUID})
+	n.awaitHold("", true)
+	n.awaitRoute("192.168.0.0/26", "blackhole 192.168.0.0/26 proto bird")
+}
+
+// A user of an older installation may read what bgpd watches, and nothing that says whether
+// etcd holds the cluster: bgpd says what is missing, and starts once it is there.
+func TestHold_a_role_without_the_keys_that_judge(t *testing.T) {
+	l := newLab(t, 1)
+	n := l.nodes[0]
+	n.giveBlock("192.168.0.0/26")
+	n.write()
+	ctx, readWrite := t.Context(), clientv3.PermissionType(clientv3.PermReadWrite)
+	must := func(_ any, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(l.etcd.UserAdd(ctx, "root", "toor"))
+	must(l.etcd.UserGrantRole(ctx, "root", "root"))
+	must(l.etcd.RoleAdd(ctx, "bgpd"))
+	for _, prefix := range []string{"/calico/bgp/v1/host/", "/calico/ipam/v2/host/", "/calico/v1/host/", "/calico/status/"} {
+		must(l.etcd.RoleGrantPermission(ctx, "bgpd", prefix, clientv3.GetPrefixRangeEnd(prefix), readWrite))
+	}
+	must(l.etcd.UserAdd(ctx, "bgpd", "secret"))
+	must(l.etcd.UserGrantRole(ctx, "bgpd", "bgpd"))
+	must(l.etcd.AuthEnable(ctx))
+
+	t.Setenv("ETCD_USERNAME", "bgpd")
+	t.Setenv("ETCD_PASSWORD", "secret")
+	n.start()
+	n.awaitOutput(model.Paths(model.AcceptedGUIDKey{})[0])
+	n.awaitHold(model.Paths(model.AcceptedGUIDKey{})[0], false)
+	for _, path := range trust.Paths() {
+		l.etcdctl("--user=root:toor", "role", "grant-permission", "bgpd", "read", path)
+	}
 	n.awaitHold("", true)
 	n.awaitRoute("192.168.0.0/26", "blackhole 192.168.0.0/26 proto bird")
 }

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/logattr"
@@ -13,6 +14,8 @@ import (
 type source struct {
 	prefix string
 	view   *store.View
+	// lost is why etcd cannot be read; nil when it can.
+	lost error
 }
 
 func newSource(prefix string) *source {
@@ -39,9 +42,10 @@ func (s *source) follow(ctx context.Context, c *core, take func(*source, store.B
 }
 
 func (c *core) onBatch(s *source, b store.Batch) {
-	if b.Err != nil && s.view.Connected() {
-		c.cfg.Log.Warn("etcd is away; what is known stays in force", logattr.Err, b.Err)
+	if b.Err != nil && s.lost == nil {
+		c.cfg.Log.Warn("etcd cannot be read; what is known stays in force", logattr.Err, b.Err)
 	}
+	s.lost = b.Err
 	c.apply(s, b)
 	if c.etcdInSync() && !c.inSync {
 		c.inSync = true
@@ -93,6 +97,16 @@ func (c *core) held() string {
 	for _, s := range c.sources {
 		if err := s.view.Held(); err != nil {
 			return err.Error()
+		}
+	}
+	return ""
+}
+
+// refused says why etcd does not let bgpd read what it needs; empty when it does.
+func (c *core) refused() string {
+	for _, s := range c.sources {
+		if errors.Is(s.lost, etcdstore.ErrUnauthorized) {
+			return s.lost.Error()
 		}
 	}
 	return ""

@@ -43,8 +43,10 @@ func (c *core) Status(ctx context.Context) (out statusapi.Status, err error) {
 // problems says what this host should do and does not.
 func (c *core) problems() []string {
 	var out []string
-	if why := c.held(); why != "" {
-		out = append(out, why)
+	for _, why := range []string{c.held(), c.refused()} {
+		if why != "" {
+			out = append(out, why)
+		}
 	}
 	if errors.Is(c.docErr, errNoAddress) {
 		out = append(out, c.docErr.Error())
