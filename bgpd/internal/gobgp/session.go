@@ -30,7 +30,7 @@ type session struct {
 	reason  string
 	added   time.Time
 	pending bool // a retry is on its way
-	// opening counts the connections that were made, so that one that hangs is known.
+	// opening is the number of the latest connection, so that one that hangs is known.
 	opening int
 	// everUp says that the session was established since our start.
 	everUp bool
@@ -199,7 +199,8 @@ func (s *Speaker) onState(ctx context.Context, p *api.Peer) {
 		ses.since = time.Now()
 	}
 	if state == api.PeerState_OPENSENT {
-		ses.opening++
+		s.openings++
+		ses.opening = s.openings
 		s.ask(ctx, retry{peer: peer, opening: ses.opening}, s.openPatience)
 	}
 	name, reason := ses.name, ses.reason

@@ -116,6 +116,31 @@ func TestSession_only_one_that_came_further_has_fallen(t *testing.T) {
 	}
 }
 
+// TestSession_patience_of_an_earlier_session is not that of the present one: a peer that is
+// removed and added again has its full time.
+func TestSession_patience_of_an_earlier_session(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		s := bare(t)
+		s.openPatience = openPatience
+		connect := func() {
+			s.remember(someone, "Mesh_10_0_0_2")
+			s.states(ctx, api.PeerState_ACTIVE, api.PeerState_OPENSENT)
+		}
+		connect()
+		<-time.After(openPatience - time.Second)
+		s.forget(someone)
+		connect()
+		if r := <-s.retry; s.due(r) {
+			t.Error("an attempt was ended after a second")
+		}
+		if r := <-s.retry; !s.due(r) {
+			t.Error("an attempt that hangs was not ended")
+		}
+	})
+}
+
 func TestSession_state_of_an_unknown_peer_does_not_count(t *testing.T) {
 	s := bare(t)
 	s.states(t.Context(), api.PeerState_ESTABLISHED, api.PeerState_IDLE)

@@ -74,6 +74,9 @@ type Speaker struct {
 	// mu guards what GoBGP's own goroutines change.
 	mu       sync.Mutex
 	sessions map[netip.Addr]*session
+	// openings counts the connections that were made with any peer: a session that is made
+	// anew does not take up the numbers of the one before.
+	openings int
 	ownAS    model.ASNumber
 }
 
