@@ -107,6 +107,14 @@ func (s *Store) deleteNext(ctx context.Context, todo deletions) ([]Outcome, erro
 		return s.deletePool(ctx, todo)
 	case model.NodeKey:
 		return s.deleteOne(ctx, todo, func() error { return s.emptyNode(ctx, k.Name, todo) })
+	case model.WorkloadEndpointKey:
+		if !exists {
+			return []Outcome{{first, Skipped}}, nil
+		}
+		if err := s.deleteEndpoint(ctx, etcdstore.Entry{Key: k, Value: e.value}, todo.still[k]...); err != nil {
+			return nil, err
+		}
+		return []Outcome{{first, Deleted}}, nil
 	}
 	if isSettings(first.Key.Kind()) {
 		if !exists {
@@ -145,7 +153,12 @@ func (s *Store) deleteNext(ctx context.Context, todo deletions) ([]Outcome, erro
 
 // special is true for kinds whose deletion takes more than a delete.
 func special(k model.Key) bool {
-	return k.Kind() == model.KindIPPool || k.Kind() == model.KindNode || isSettings(k.Kind())
+	switch k.Kind() {
+	case model.KindIPPool, model.KindNode, model.KindWorkloadEndpoint:
+		return true
+	default:
+		return isSettings(k.Kind())
+	}
 }
 
 // deleteOne deletes the first of the objects after what has to be done before.
@@ -263,24 +276,27 @@ func scopeOf(k model.Key) string {
 	return ""
 }
 
-// deleteEndpoint deletes an endpoint and releases its addresses. Those that carry the
-// endpoint as their handle go in the same transaction; of the others only those that
-// have no owner, or the endpoint's node, are released, after the endpoint is gone.
-func (s *Store) deleteEndpoint(ctx context.Context, e etcdstore.Entry) error {
+// deleteEndpoint deletes an endpoint, under some conditions, and releases its addresses.
+// Those that carry the endpoint as their handle go in the same transaction; of the others
+// only those that have no owner, or the endpoint's node but no other endpoint of it, are
+// released, after the endpoint is gone.
+func (s *Store) deleteEndpoint(ctx context.Context, e etcdstore.Entry, still ...etcdstore.Write) error {
 	key, _ := e.Key.(model.WorkloadEndpointKey)
 	handled, loose, err := s.addressesOf(ctx, key, e.Value)
 	if err != nil {
 		return err
 	}
+	w, err := etcdstore.DeleteWrite(e.Key, 0)
+	if err != nil {
+		return err
+	}
+	commit := s.etcd.Commit
 	if handled {
-		w, err := etcdstore.DeleteWrite(e.Key, 0)
-		if err != nil {
-			return err
+		commit = func(ctx context.Context, writes ...etcdstore.Write) (int64, error) {
+			return s.ipam.ReleaseOf(ctx, key.Name, writes...)
 		}
-		if _, err := s.ipam.ReleaseOf(ctx, key.Name, w); err != nil {
-			return err
-		}
-	} else if _, err := s.etcd.Delete(ctx, e.Key, 0); err != nil && !errors.Is(err, etcdstore.ErrNotFound) {
+	}
+	if err := s.writeBy(ctx, commit, append([]etcdstore.Write{w}, still...)...); err != nil {
 		return err
 	}
 	if len(loose) == 0 {
@@ -295,7 +311,7 @@ func (s *Store) deleteEndpoint(ctx context.Context, e etcdstore.Entry) error {
 func (s *Store) addressesOf(ctx context.Context, key model.WorkloadEndpointKey, value model.Resource) (handled bool, loose []netip.Addr, err error) {
 	wep, ok := value.(*model.WorkloadEndpoint)
 	if !ok {
-		return false, nil, nil
+		return true, nil, nil // nobody can read which, but its name is there
 	}
 	for _, n := range slices.Concat(wep.IPv4Nets, wep.IPv6Nets) {
 		owner, err := s.ipam.Lookup(ctx, n.Addr())
@@ -306,8 +322,30 @@ func (s *Store) addressesOf(ctx context.Context, key model.WorkloadEndpointKey, 
 		case owner.Handle == key.Name:
 			handled = true
 		case owner.Attrs[ipam.AttrNode] == "" || owner.Attrs[ipam.AttrNode] == key.Node:
-			loose = append(loose, n.Addr())
+			has, err := s.hasEndpoint(ctx, key, owner.Handle)
+			if err != nil {
+				return false, nil, err
+			}
+			if !has {
+				loose = append(loose, n.Addr())
+			}
 		}
 	}
 	return handled, loose, nil
+}
+
+// hasEndpoint says whether there is an endpoint beside another that has a name.
+func (s *Store) hasEndpoint(ctx context.Context, beside model.WorkloadEndpointKey, name string) (bool, error) {
+	if name == "" {
+		return false, nil
+	}
+	beside.Name = name
+	_, err := s.etcd.Get(ctx, beside)
+	switch {
+	case errors.Is(err, etcdstore.ErrNotFound):
+		return false, nil
+	case errors.Is(err, etcdstore.ErrUnreadable):
+		return true, nil
+	}
+	return err == nil, err
 }

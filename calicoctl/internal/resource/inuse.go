@@ -53,7 +53,7 @@ func (s *Store) users(ctx context.Context, objects []manifest.Object, found map[
 	}
 	for kind, look := range map[model.Kind]func(context.Context, []model.Key) error{
 		model.KindNode: u.ofNodes, model.KindIPPool: u.ofPools, model.KindProfile: u.ofProfiles,
-		model.KindNetworkSet: u.ofSets, model.KindTier: u.ofTiers,
+		model.KindNetworkSet: u.ofSets, model.KindTier: u.ofTiers, model.KindWorkloadEndpoint: u.ofEndpoints,
 	} {
 		if keys := kinds[kind]; len(keys) > 0 {
 			if err := look(ctx, keys); err != nil {
@@ -159,6 +159,41 @@ func useOfNode(programs []string, endpoints int) (use, bool) {
 		return u, false
 	}
 	return u, true
+}
+
+// ofEndpoints finds workload endpoints whose containers live: those on nodes whose felix
+// does, unless it says that one is not up.
+func (u *users) ofEndpoints(ctx context.Context, keys []model.Key) error {
+	felix := map[string]whole{} // by node
+	for _, k := range keys {
+		key := k.(model.WorkloadEndpointKey)
+		alive := model.LivenessKey{Node: key.Node, Program: "felix"}
+		if _, known := felix[key.Node]; !known {
+			found, err := u.store.wholeOf(ctx, model.Paths(alive)[0], model.KindLiveness)
+			if err != nil {
+				return err
+			}
+			felix[key.Node] = found
+		}
+		status, err := u.store.etcd.Get(ctx, model.EndpointStatusKey(key))
+		if err != nil && !errors.Is(err, etcdstore.ErrNotFound) && !errors.Is(err, etcdstore.ErrUnreadable) {
+			return err
+		}
+		same, err := etcdstore.CheckWrite(model.EndpointStatusKey(key), status.Revision)
+		if err != nil {
+			return err
+		}
+		lives := felix[key.Node]
+		u.still[k] = []etcdstore.Write{same, etcdstore.StillWrite(k, model.Paths(alive)[0], lives.revision)}
+		said, ok := status.Value.(*model.EndpointStatus)
+		if down := ok && said.Status != model.EndpointUp; len(lives.entries) > 0 && !down && u.found[k].value != nil {
+			u.uses[k] = use{
+				by: "is on a node that is alive", cure: "remove its container instead",
+				effect: "its container is cut off, if it still runs",
+			}
+		}
+	}
+	return nil
 }
 
 func livenessPrefix(node string) string {

@@ -51,6 +51,11 @@ func TestDeletionDecidesInItsTransaction(t *testing.T) {
 			model.PolicyKey{Tier: "security", Name: "p"},
 			&model.Policy{}, "tier(name=security) holds policy(tier=security, name=p); ",
 		},
+		{
+			"endpoint", endpointManifest,
+			model.LivenessKey{Node: "h0", Program: "felix"},
+			&model.Liveness{Version: "v1"}, "workloadEndpoint(node=h0, orchestrator=o, workload=w, name=e) is on a node that is alive; ",
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			s, ctx, objs := newStore(t), t.Context(), objects(t, tc.doc)
@@ -77,6 +82,98 @@ func TestDeletionDecidesInItsTransaction(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+const endpointManifest = "{apiVersion: v1, kind: workloadEndpoint, metadata: {name: e, node: h0, orchestrator: o, workload: w}, " +
+	"spec: {interfaceName: cali0, ipNetworks: [192.168.3.4/32, 192.168.3.5/32]}}"
+
+var endpointKey = model.WorkloadEndpointKey{Node: "h0", Orchestrator: "o", Workload: "w", Name: "e"}
+
+// TestEndpointOfALivingContainer is deleted only when that is forced, and its addresses are
+// free then, but for one that has come to another.
+func TestEndpointOfALivingContainer(t *testing.T) {
+	for _, tc := range []struct {
+		name, status string
+		alive        bool
+		refused      bool
+	}{
+		{"up", model.EndpointUp, true, true},
+		{"felix does not tell", "", true, true},
+		{"down", model.EndpointDown, true, false},
+		{"of a dead node", model.EndpointUp, false, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			s, ctx := newStore(t), t.Context()
+			objs := objects(t, endpointManifest)
+			if _, err := s.Write(ctx, Create, append(objects(t, poolManifest), objs...)); err != nil {
+				t.Fatal(err)
+			}
+			mine, others := netip.MustParseAddr("192.168.3.4"), netip.MustParseAddr("192.168.3.5")
+			node := ipam.New(s.etcd, "h0")
+			for a, handle := range map[netip.Addr]string{mine: "e", others: "another"} {
+				if err := node.Assign(ctx, a, ipam.Owner{Handle: handle}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			other := endpointKey
+			other.Name = "another"
+			if _, err := s.etcd.Create(ctx, other, &model.WorkloadEndpoint{State: "active", Interface: "cali1"}); err != nil {
+				t.Fatal(err)
+			}
+			if tc.alive {
+				if _, err := s.etcd.Create(ctx, model.LivenessKey{Node: "h0", Program: "felix"}, &model.Liveness{Version: "v1"}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if tc.status != "" {
+				if _, err := s.etcd.Create(ctx, model.EndpointStatusKey(endpointKey), &model.EndpointStatus{Status: tc.status}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := s.Delete(ctx, objs, Deletion{})
+			if refused := err != nil && strings.Contains(err.Error(), "is on a node that is alive; remove its container instead, or use --force"); refused != tc.refused || err != nil && !refused {
+				t.Errorf("error %v, want a refusal: %t", err, tc.refused)
+			}
+			if tc.refused {
+				if _, err := s.etcd.Get(ctx, endpointKey); err != nil {
+					t.Errorf("after the refusal: %v", err)
+				}
+				if _, err := s.Delete(ctx, objs, Deletion{Force: true}); err != nil {
+					t.Error(err)
+				}
+			}
+			if _, err := s.etcd.Get(ctx, endpointKey); !errors.Is(err, etcdstore.ErrNotFound) {
+				t.Errorf("the endpoint: %v", err)
+			}
+			if _, err := node.Lookup(ctx, mine); !errors.Is(err, ipam.ErrNotAssigned) {
+				t.Errorf("its address: %v", err)
+			}
+			if who, err := node.Lookup(ctx, others); err != nil || who.Handle != "another" {
+				t.Errorf("another's address: %v, %v", who, err)
+			}
+		})
+	}
+}
+
+// TestUnreadableEndpointGivesItsAddressesBack deletes one whose addresses nobody can read.
+func TestUnreadableEndpointGivesItsAddressesBack(t *testing.T) {
+	s, ctx := newStore(t), t.Context()
+	if _, err := s.Write(ctx, Create, objects(t, poolManifest)); err != nil {
+		t.Fatal(err)
+	}
+	node, addr := ipam.New(s.etcd, "h0"), netip.MustParseAddr("192.168.3.4")
+	if err := node.Assign(ctx, addr, ipam.Owner{Handle: "e"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.etcd.Raw().Put(ctx, model.Paths(endpointKey)[0], "{"); err != nil {
+		t.Fatal(err)
+	}
+	if done, err := s.Delete(ctx, objects(t, endpointManifest), Deletion{}); err != nil || did(done) != "deleted" {
+		t.Errorf("%s, %v", did(done), err)
+	}
+	if _, err := node.Lookup(ctx, addr); !errors.Is(err, ipam.ErrNotAssigned) {
+		t.Errorf("its address: %v", err)
 	}
 }
 

@@ -156,6 +156,11 @@ func (s *Store) text(ctx context.Context, k model.Key) (value string, revision i
 // write does writes in one transaction, unless the datastore is locked or becomes so
 // in the meantime.
 func (s *Store) write(ctx context.Context, writes ...etcdstore.Write) error {
+	return s.writeBy(ctx, s.etcd.Commit, writes...)
+}
+
+// writeBy is write with a transaction that may have more in it.
+func (s *Store) writeBy(ctx context.Context, commit func(context.Context, ...etcdstore.Write) (int64, error), writes ...etcdstore.Write) error {
 	if len(writes) == 0 {
 		return nil
 	}
@@ -170,6 +175,6 @@ func (s *Store) write(ctx context.Context, writes ...etcdstore.Write) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.etcd.Commit(ctx, append(writes, guard)...)
+	_, err = commit(ctx, append(writes, guard)...)
 	return err
 }
