@@ -1,6 +1,7 @@
 // Package localnet lists what this host's network has taken: the networks that it is
 // connected to, Docker's bridges among them, its own addresses, and the gateways that it
-// sends to. No container may get an address from there. It is an edge: it asks the kernel.
+// sends to. No container may get an address from there. It also lists the host's routes to
+// containers, which say what is in use when etcd does not. It is an edge: it asks the kernel.
 package localnet
 
 import (
