@@ -75,6 +75,18 @@ func (k *keeping) moving(now time.Time) {
 	}
 }
 
+// doubt has nodes asked at once of whose record something was deleted: they may be gone.
+func (k *keeping) doubt(deleted []string, now time.Time) {
+	for _, path := range deleted {
+		key, _ := model.ParsePath(path)
+		if node, ok := key.(model.NodeKey); ok {
+			k.existed[node.Name] = true
+			k.next, k.lookAt = node.Name, now
+			k.pace = keptLook
+		}
+	}
+}
+
 // take is whom to ask at a look; their round among all nodes goes on with the next.
 func (k *keeping) take(now time.Time, nodes []string) []string {
 	k.lookAt = now.Add(k.pace)

@@ -9,6 +9,7 @@ import (
 
 	"calico.internal/felix/internal/calc"
 	"calico.internal/felix/internal/ifmonitor"
+	"calico.internal/libcalico/history"
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/store"
 )
@@ -87,5 +88,26 @@ func TestLooksAfterOtherNodesBecomeRare(t *testing.T) {
 		if tick(30 * time.Second); looks < 2 {
 			t.Errorf("%d looks when something came of them", looks)
 		}
+	}
+}
+
+// TestADeletedNodeIsAskedAtOnce has a node deleted among many, before its turn has come.
+func TestADeletedNodeIsAskedAtOnce(t *testing.T) {
+	var nodes []string
+	for i := range 3 * keptNodes {
+		nodes = append(nodes, fmt.Sprintf("node%02d", i))
+	}
+	k, now, last := newKeeping(nil), time.Now(), nodes[len(nodes)-1]
+	k.take(now, nodes)
+	k.doubt([]string{"/calico/v1/host/" + last + "/workload/o/w/endpoint/e", "/calico/v1/policy"}, now)
+	if k.due(now) {
+		t.Error("a deletion of something else has nodes asked")
+	}
+	k.doubt(model.Paths(model.NodeKey{Name: last}), now)
+	if !k.due(now) || !slices.Contains(k.take(now, nodes), last) {
+		t.Error("the node is not asked at once")
+	}
+	if gone := k.gone(map[string]history.Node{last: {}, nodes[0]: {}}, 1); !gone[last] || gone[nodes[0]] {
+		t.Errorf("gone are %v", gone)
 	}
 }

@@ -291,6 +291,9 @@ func (l *loop) takeBatch(b store.Batch) error {
 	if reconnected := l.view.Connected() && !l.state.Connected; reconnected {
 		l.log.Info("etcd answers", logattr.Rev, l.view.Revision())
 	}
+	if l.view.KeptCount() > 0 {
+		l.keeping.doubt(b.Deletes, time.Now())
+	}
 	if len(events) > 0 || !b.Snapshot && len(b.Puts)+len(b.Deletes) > 0 {
 		l.history.Changed()
 	}

@@ -260,7 +260,7 @@ func TestKeptEndpointsEnd(t *testing.T) {
 	// Nobody has written back the other node's; it is deleted.
 	time0 := r.h0.revision()
 	r.remove(model.NodeKey{Name: r.h1.Name})
-	r.h0.lacking(2 * patience)
+	r.h0.lacking(following)
 	nettest.Eventually(t, patience, func() error {
 		return verdictFault(r.a.UDP(netip.AddrPortFrom(r.far.addr, udpPort), 100*time.Millisecond), true)
 	})
