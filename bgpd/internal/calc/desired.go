@@ -221,9 +221,14 @@ func (e *Engine) unusable(next netip.Addr) string {
 // inForce reports whether the route to p leads to the node at next now. Of two nodes that
 // claim one prefix the new one must not take it from the other.
 func (e *Engine) inForce(p netip.Prefix, next netip.Addr) bool {
-	r, routed := e.routes[p]
 	_, isNode := e.node(next)
-	return routed && isNode && r.Equal(Route{Hops: e.hopsTo(next)})
+	return isNode && e.stands(p, next)
+}
+
+// stands reports whether the route to p leads to next now.
+func (e *Engine) stands(p netip.Prefix, next netip.Addr) bool {
+	r, routed := e.routes[p]
+	return routed && r.Equal(Route{Hops: e.hopsTo(next)})
 }
 
 // oneNode leaves only one of several nodes: what a node advertises is its own, and two of

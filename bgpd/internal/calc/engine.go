@@ -209,6 +209,9 @@ func (e *Engine) onNode(k model.NodeKey, n *model.Node) {
 	for _, a := range slices.Concat(old, addrs) {
 		e.touchOwn(a)
 	}
+	for _, p := range e.towardsEtcd() {
+		e.touch(p)
+	}
 	for p := range e.rib.prefixes {
 		if _, holds := e.blocks[k.Name][p]; holds || slices.ContainsFunc(slices.Concat(old, addrs), p.Contains) {
 			e.touch(p)
@@ -217,8 +220,8 @@ func (e *Engine) onNode(k model.NodeKey, n *model.Node) {
 }
 
 // WantedOwners lists the other nodes whose blocks are of interest, sorted: those whose
-// routes are held though their sessions fell, and those that advertise a block which
-// another advertises too. Usually there are none: were all blocks of all nodes watched
+// routes are held though their sessions fell, those that advertise a block which another
+// advertises too, and those that advertise one with etcd in it. Usually there are none: were all blocks of all nodes watched
 // always, each new block would wake every host, and the first to know last.
 func (e *Engine) WantedOwners() []string {
 	names := map[string]struct{}{}
@@ -230,6 +233,11 @@ func (e *Engine) WantedOwners() []string {
 	for a, s := range e.rib.peers {
 		if s.stale > 0 && !s.up && !s.leaving {
 			add(a)
+		}
+	}
+	for _, p := range e.towardsEtcd() {
+		for _, en := range e.rib.prefixes[p] {
+			add(en.path.NextHop)
 		}
 	}
 	for p := range e.disputed {
@@ -248,6 +256,9 @@ func (e *Engine) SetOwnerKnown(node string, known bool) {
 	}
 	e.recheck = true
 	for p := range e.blocks[node] {
+		e.touch(p)
+	}
+	for _, p := range e.towardsEtcd() {
 		e.touch(p)
 	}
 	if e.known[node] = known; !known {

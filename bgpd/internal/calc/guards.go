@@ -148,6 +148,9 @@ func (e *Engine) refuse(p netip.Prefix) string {
 		return fmt.Sprintf("it lies in the network %s of this host", n)
 	}
 	for _, g := range e.covered(p) {
+		if g.what == guardEtcd && e.leadsToEtcd(p) {
+			continue
+		}
 		if p.IsSingleIP() && (g.what != guardNode || slices.Contains(e.cfg.Listen, g.addr)) {
 			return fmt.Sprintf("it is %s %s", g.what, g.addr)
 		}
@@ -156,6 +159,31 @@ func (e *Engine) refuse(p netip.Prefix) string {
 		}
 	}
 	return ""
+}
+
+// leadsToEtcd reports whether a block that covers etcd is the way to it, since etcd is a
+// container: etcd itself knows a node that advertises the block as its owner. Until it has
+// said whose it is, what is in force stays: it may be the way to ask.
+func (e *Engine) leadsToEtcd(p netip.Prefix) bool {
+	return e.isBlock(p) && slices.ContainsFunc(e.rib.prefixes[p], func(en entry) bool {
+		next := en.path.NextHop
+		name, isNode := e.node(next)
+		asked := e.inSync && (!isNode || e.known[name])
+		return e.owns(next, p) || !asked && e.stands(p, next)
+	})
+}
+
+// towardsEtcd lists the blocks with paths that cover etcd.
+func (e *Engine) towardsEtcd() (out []netip.Prefix) {
+	for _, a := range e.etcd {
+		for bits := range a.BitLen() {
+			p, err := a.Prefix(bits)
+			if _, heard := e.rib.prefixes[p]; err == nil && heard && e.isBlock(p) {
+				out = append(out, p)
+			}
+		}
+	}
+	return out
 }
 
 // harms says why an own block cannot be: its blackhole would take away what this host
@@ -180,6 +208,18 @@ func (e *Engine) Problems() []string {
 	for _, p := range slices.SortedFunc(maps.Keys(own), netip.Prefix.Compare) {
 		if why := own[p]; why != "" {
 			out = append(out, fmt.Sprintf("block %s of this host is not routed: %s; give containers addresses of a pool that lies elsewhere, and release this block", p, why))
+		}
+	}
+	toEtcd := e.towardsEtcd()
+	for _, a := range e.etcd {
+		if p := netip.PrefixFrom(a, a.BitLen()); len(e.rib.prefixes[p]) > 0 {
+			toEtcd = append(toEtcd, p)
+		}
+	}
+	slices.SortFunc(toEtcd, netip.Prefix.Compare)
+	for _, p := range slices.Compact(toEtcd) {
+		if why := e.refuse(p); why != "" {
+			out = append(out, fmt.Sprintf("%s, which a peer advertises, is not routed: %s; of containers' addresses, only a block that etcd says is the peer's may lead to etcd", p, why))
 		}
 	}
 	return out
