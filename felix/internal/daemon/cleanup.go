@@ -193,6 +193,7 @@ func cleanChains(ctx context.Context, variant string, families []rules.Family, s
 			errs = append(errs, removeAll(ctx, fmt.Sprintf("chains and hooks in the IPv%d table %s (%s)", f, t, variant), target, compareStrings, say))
 			target.Close()
 		}
+		errs = append(errs, targets.Reopen(f))
 	}
 	return errors.Join(errs...)
 }

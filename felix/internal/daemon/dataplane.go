@@ -212,6 +212,9 @@ func (d *dataplane) openChains(ctx context.Context) error {
 	if d.iptables, err = iptables.Open(d.backend, d.standIn); err != nil {
 		return err
 	}
+	d.iptables.Woke = func(f rules.Family, t rules.Table) {
+		d.log.Warn("a table of iptables was dormant, so that no packet met its rules; felix woke it", "table", chainTableName(f, t))
+	}
 	targets := map[rules.Family]map[rules.Table]*iptables.Target{}
 	for _, f := range d.families {
 		if targets[f], err = d.openFamily(f); err != nil {
@@ -219,6 +222,7 @@ func (d *dataplane) openChains(ctx context.Context) error {
 		}
 	}
 	d.chains = newChains(targets, d.standIn)
+	d.chains.gate = d
 	d.chains.apart = d.backend.Variant == iptables.NFT
 	for _, f := range d.families {
 		lacks, err := d.iptables.Lacks(f)

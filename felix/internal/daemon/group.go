@@ -44,6 +44,9 @@ type chains struct {
 	unfit map[rules.Family]error
 	// filtered are the families whose packets were once known to be filtered as wanted.
 	filtered map[rules.Family]bool
+	// gate stops packets that meet no rules; reopened are the families where it does not.
+	gate     gate
+	reopened map[rules.Family]bool
 	// apart says that the families share no lock.
 	apart bool
 	// stuck says that the latest pass failed as a whole.
@@ -78,6 +81,7 @@ func newChains(targets map[rules.Family]map[rules.Table]*iptables.Target, standI
 		targets: targets, standIns: standIns, tables: map[rules.Family]map[rules.Table]*chainTable{},
 		faults: map[rules.Family]map[rules.Table]*tableFault{}, lacks: map[rules.Family]iptables.Lacks{},
 		unfit: map[rules.Family]error{}, filtered: map[rules.Family]bool{},
+		reopened: map[rules.Family]bool{},
 	}
 	for f, byTable := range targets {
 		c.faults[f] = map[rules.Table]*tableFault{}
@@ -169,6 +173,7 @@ func (c *chains) applyFamily(ctx context.Context, f rules.Family) error {
 			break // all tables need the lock
 		}
 	}
+	errs = append(errs, c.reopen(f))
 	return errors.Join(errs...)
 }
 
@@ -178,6 +183,9 @@ func (c *chains) try(ctx context.Context, f rules.Family, t rules.Table, apply f
 	if err == nil || reconcile.IsPartial(err) {
 		delete(c.faults[f], t)
 		return err
+	}
+	if iptables.IsUnhooked(err) && slices.Contains(filtering, t) {
+		err = c.shut(f, err)
 	}
 	fault := c.faults[f][t]
 	if fault == nil {
@@ -447,13 +455,17 @@ func (c *chains) audit(quiet bool) (drifted []string, err error) {
 			if target == nil || quiet && !target.Suspect() {
 				continue
 			}
-			if c.faults[f][t] != nil {
+			unhooked := c.faults[f][t] != nil && iptables.IsUnhooked(c.faults[f][t].err)
+			if c.faults[f][t] != nil && !unhooked {
 				continue // the next try reads it
 			}
 			yes, fault := target.Drifted()
 			if fault != nil {
 				err = errors.Join(err, fault)
 				continue
+			}
+			if yes && unhooked { // it may be mended, or what stops packets be gone
+				c.faults[f][t].retryAt = time.Time{}
 			}
 			if yes {
 				c.tables[f][t].Resync()

@@ -1,7 +1,11 @@
 package daemon
 
 import (
+	"fmt"
+	"slices"
+
 	"calico.internal/felix/internal/desired"
+	"calico.internal/felix/internal/iptables"
 	"calico.internal/felix/internal/routes"
 	"calico.internal/felix/internal/rules"
 	"calico.internal/felix/internal/sysctls"
@@ -57,4 +61,55 @@ func (d *dataplane) unfiltered(e *desired.Endpoint) string {
 		return ""
 	}
 	return why
+}
+
+// gate stops the packets of a family's workloads as long as they do not meet felix's rules.
+type gate interface {
+	shut(rules.Family) error
+	reopen(rules.Family) error
+}
+
+func (d *dataplane) shut(f rules.Family) error { return d.iptables.Shut(f, d.cfg.InterfacePrefix) }
+
+func (d *dataplane) reopen(f rules.Family) error { return d.iptables.Reopen(f) }
+
+// shut adds to a fault by which packets meet no rules that they are stopped, or why they are not.
+func (c *chains) shut(f rules.Family, fault error) error {
+	delete(c.reopened, f)
+	if err := c.gate.shut(f); err != nil {
+		return fmt.Errorf("%w; and packets of workloads could not be stopped instead: %w", fault, err)
+	}
+	return fmt.Errorf("%w; until then felix drops all new connections of workloads of this family", fault)
+}
+
+// reopen lets packets pass again once they meet all of felix's rules. What stops them may be
+// there from before felix's start.
+func (c *chains) reopen(f rules.Family) error {
+	if c.reopened[f] || c.gate == nil || c.blocked(f) != nil {
+		return nil
+	}
+	for _, t := range filtering {
+		table := c.tables[f][t]
+		s := table.Status()
+		if !s.Listed || slices.ContainsFunc(s.Failed, func(o reconcile.KeyStatus) bool { return !iptables.Owned(o.Key) }) {
+			return nil
+		}
+	}
+	if err := c.gate.reopen(f); err != nil {
+		return lesser{err}
+	}
+	c.reopened[f] = true
+	return nil
+}
+
+// unhooked reports that packets of a family meet no rules of a table.
+func (c *chains) unhooked() bool {
+	for _, byTable := range c.faults {
+		for _, fault := range byTable {
+			if iptables.IsUnhooked(fault.err) {
+				return true
+			}
+		}
+	}
+	return false
 }

@@ -461,6 +461,9 @@ func (l *loop) audit(now time.Time, withSets bool) (drift bool) {
 		l.drifted = now
 	}
 	l.wantPass = true
+	if l.dp.chains.unhooked() {
+		l.retryAt = time.Time{}
+	}
 	return true
 }
 

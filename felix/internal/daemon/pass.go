@@ -96,7 +96,8 @@ func (l *loop) pass(ctx context.Context) {
 			l.trimSoon()
 		}
 	}
-	quiet := whole && (early || l.lockedBriefly(err))
+	known := err != nil && err.Error() == l.state.Fault // of which the status goes on to tell
+	quiet := whole && (early || known || l.lockedBriefly(err))
 	if err != nil && !quiet {
 		l.log.Error("not all could be programmed", logattr.Err, err)
 		l.stale, l.lookAtAll = true, true

@@ -21,6 +21,9 @@ type reader interface {
 	// native describes a rule of the table, as it was last read, that iptables' own tools do
 	// not understand; it is empty when there is none.
 	native(t rules.Table) string
+	// standing gives what keeps packets from meeting the rules of a table, and wakes one that
+	// is dormant by wake.
+	standing(t rules.Table, wake func(do func() error) error) error
 	close()
 }
 
@@ -36,6 +39,9 @@ func (r saveReader) read(ctx context.Context, t rules.Table) (contents, error) {
 }
 
 func (saveReader) native(rules.Table) string { return "" }
+
+// standing is always given: chains of legacy tables have their hooks from the kernel.
+func (saveReader) standing(rules.Table, func(func() error) error) error { return nil }
 
 func (saveReader) close() {}
 

@@ -28,6 +28,11 @@ type Target struct {
 	mark mark
 	// missing says that the kernel has no such table, as far as was last asked.
 	missing bool
+	// unhooked says that have is nil because packets do not meet the rules of the table; mark
+	// is of that moment then.
+	unhooked bool
+	// woke is told when the table was dormant and was woken.
+	woke func()
 	// suspect is set when the table may hold something else than reported by List or
 	// written since.
 	suspect bool
@@ -44,6 +49,8 @@ type Targets struct {
 	// lock is nil in the nft variant.
 	lock    *lockWatch
 	readers map[rules.Family]reader
+	// Woke is told of tables that were dormant and were woken.
+	Woke func(rules.Family, rules.Table)
 	// audited is the mark that the last call of Quiet saw.
 	audited mark
 }
@@ -103,6 +110,11 @@ func (ts *Targets) Target(f rules.Family, t rules.Table) (*Target, error) {
 		}
 	}
 	target := &Target{family: f, table: t, cmd: cmd, reader: ts.readers[f], ledger: ts.nft, standIns: ts.standIns, absent: map[string]Chain{}}
+	target.woke = func() {
+		if ts.Woke != nil {
+			ts.Woke(f, t)
+		}
+	}
 	if ts.nft == nil {
 		target.cmd = impatient{cmd}
 		if target.ledger, err = newLegacyLedger(f, t, ts.lock); err != nil {
@@ -132,7 +144,7 @@ func (t *Target) Drifted() (bool, error) {
 	if t.suspect {
 		return true, nil
 	}
-	if t.have == nil {
+	if t.have == nil && !t.unhooked {
 		return false, nil
 	}
 	now, known, err := t.ledger.read()
@@ -183,6 +195,9 @@ func (t *Target) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := t.stand(now); err != nil {
+		return err
+	}
 	have := newContents(t.table)
 	if !now.info.bare() {
 		if have, err = t.reader.read(ctx, t.table); err != nil {
@@ -194,6 +209,25 @@ func (t *Target) read(ctx context.Context) error {
 		t.suspect = true
 	}
 	return nil
+}
+
+// stand makes sure that packets meet the rules of the table. Who only deletes does not care.
+func (t *Target) stand(now mark) error {
+	t.unhooked = false
+	if t.standIns == nil {
+		return nil
+	}
+	err := t.reader.standing(t.table, func(do func() error) error {
+		_, _, err := t.ledger.write(now, 0, do)
+		if err == nil {
+			t.woke()
+		}
+		return err
+	})
+	if t.unhooked = IsUnhooked(err); t.unhooked {
+		t.have, t.mark = nil, now
+	}
+	return err
 }
 
 // Apply writes and deletes chains in one transaction. Chains at fault are found out and

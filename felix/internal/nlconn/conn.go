@@ -183,31 +183,38 @@ func (c *Conn) batch(reqs []Request) ([]error, error) {
 	return results, nil
 }
 
-// Transact has a request carried out as a transaction of a netfilter subsystem which takes
-// nothing else. The error of the kernel is a [syscall.Errno].
-func (c *Conn) Transact(subsystem uint8, r Request) error {
+// Transact has requests carried out as one transaction of a netfilter subsystem which takes
+// nothing else: all of them or none. The error of the kernel holds a [syscall.Errno].
+func (c *Conn) Transact(subsystem uint8, reqs ...Request) error {
 	frame := append(Netfilter(unix.AF_UNSPEC)[:2], 0, subsystem) // the subsystem, in network byte order
-	r.Flags |= unix.NLM_F_ACK
+	all := []Request{{Type: unix.NFNL_MSG_BATCH_BEGIN, Body: frame}}
+	for _, r := range reqs {
+		r.Flags |= unix.NLM_F_ACK
+		all = append(all, r)
+	}
 	first := c.seq + 1
-	if err := c.send([]Request{
-		{Type: unix.NFNL_MSG_BATCH_BEGIN, Body: frame}, r, {Type: unix.NFNL_MSG_BATCH_END, Body: frame},
-	}); err != nil {
+	if err := c.send(append(all, Request{Type: unix.NFNL_MSG_BATCH_END, Body: frame})); err != nil {
 		return err
 	}
-	var (
-		verdict  error
-		complete bool
-	)
+	var verdict error
+	missing := len(reqs)
 	take := func(m message) {
 		// An answer to the beginning is the fault of the whole transaction.
-		if n := m.seq - first; n > 1 || n == 0 && m.typ != unix.NLMSG_ERROR {
+		n := int(m.seq - first)
+		if n < 0 || n > len(reqs) || n == 0 && m.typ != unix.NLMSG_ERROR {
 			return
 		}
-		if err, last := outcome(m); last {
-			verdict, complete = errors.Join(verdict, err), complete || m.seq != first || err != nil
+		err, last := outcome(m)
+		switch {
+		case !last:
+		case n == 0 && err != nil:
+			missing = 0
+		case n > 0:
+			missing--
 		}
+		verdict = errors.Join(verdict, err)
 	}
-	for !complete {
+	for missing > 0 {
 		if err := c.inbox.receive(c.fd, take); err != nil {
 			return err
 		}
