@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"regexp"
 	"strings"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -109,7 +110,7 @@ func (c *Client) explain(ctx context.Context, err error) error {
 	case code == codes.DeadlineExceeded, errors.Is(err, context.DeadlineExceeded):
 		reason := c.reason(message)
 		if last := c.dials.lastError(); last != nil {
-			reason = dialReason(last)
+			reason = DialReason(last)
 		}
 		return c.unavailable(where, reason, err, context.DeadlineExceeded)
 	case code == codes.Unavailable, code == codes.Canceled:
@@ -166,16 +167,33 @@ func (c *Client) reason(message string) string {
 	}
 	if strings.Contains(message, "Error while dialing") {
 		if last := c.dials.lastError(); last != nil {
-			return dialReason(last)
+			return DialReason(last)
 		}
 	}
 	if message == "" || strings.HasPrefix(message, context.DeadlineExceeded.Error()) {
 		return "no answer in time"
 	}
-	return message
+	return steady(message)
 }
 
-func dialReason(err error) string {
+// ends are the two ends of a connection in an error of package net.
+var ends = regexp.MustCompile(` \S+->\S+:`)
+
+// steady takes out of a text what is another at each attempt: the port of this side.
+func steady(text string) string { return ends.ReplaceAllLiteralString(text, ":") }
+
+// Kind says what is the matter with etcd in words that are the same at each attempt: the reason
+// changes while a server goes away. What is no error of this package is its own text.
+func Kind(err error) string {
+	if e, ok := errors.AsType[*explained](err); ok {
+		return e.class.Error()
+	}
+	return err.Error()
+}
+
+// DialReason says why a name could not be resolved or a connection not be opened, without what
+// is another at each attempt.
+func DialReason(err error) string {
 	if tls, ok := errors.AsType[*handshakeError](err); ok {
 		return tls.Error()
 	}
@@ -183,12 +201,15 @@ func dialReason(err error) string {
 		return sys.Err.Error()
 	}
 	if dns, ok := errors.AsType[*net.DNSError](err); ok {
-		return "cannot resolve " + dns.Name + ": " + dns.Err
+		if dns.IsTimeout {
+			return "cannot resolve " + dns.Name + ": the name service does not answer"
+		}
+		return "cannot resolve " + dns.Name + ": " + steady(dns.Err)
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Timeout() {
 		return "no answer to the attempt to connect"
 	}
-	return err.Error()
+	return steady(err.Error())
 }
 
 func codeOf(err error) (codes.Code, string) {

@@ -12,12 +12,12 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"calico.internal/felix/internal/desired"
 	"calico.internal/felix/internal/rules"
-	"calico.internal/felix/internal/statusapi"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/model"
@@ -42,7 +42,8 @@ const (
 	// locateSoon while etcd does not answer, since then it may have moved.
 	locateInterval = 30 * time.Second
 	locateSoon     = 2 * time.Second
-	locateTimeout  = 3 * time.Second
+	// locateTimeout bounds each look-up: none takes the time of another.
+	locateTimeout = 3 * time.Second
 
 	defaultEtcdPort = "2379"
 	nodesPrefix     = model.PrefixBGP + "host/"
@@ -55,30 +56,42 @@ type locator struct {
 	log   *slog.Logger
 	etcd  *etcdstore.Client
 	guard *etcdstore.Guard
-	board *statusapi.Board
 	found chan<- controlPlane
+	// unlocated is told what is not found.
+	unlocated *notice
 	// lookup finds the addresses of a host.
 	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
 
-	// members are the URLs of etcd's members, and resolved the addresses of these and of the
-	// configured endpoints, as they were found last.
+	// members are the URLs of etcd's members, and resolved the places of these and of the
+	// configured endpoints.
 	members  []string
-	resolved map[string][]netip.AddrPort
+	resolved map[string]place
 	nodes    []netip.Addr
+	// lost says that etcd does not answer.
+	lost bool
 	// nodesKnown and membersKnown are set once the nodes and the members have been read, or it
 	// is known that they cannot be.
 	nodesKnown, membersKnown bool
 	byNode                   map[model.Key]*model.Node
 	view                     *store.View
-	// fault is what was told; misses counts the tries in a row in which something was not found.
-	fault  string
+	// nodesFault and membersFault are why the nodes and the members cannot be read.
+	nodesFault, membersFault error
+	// told are the kinds of faults that were told; misses counts the tries in a row in which
+	// something was not found.
+	told   string
 	misses int
+}
+
+// place is where a URL leads to, as it was found last, and why that cannot be found out now.
+type place struct {
+	addrs []netip.AddrPort
+	fault error
 }
 
 func newLocator(d *Daemon, found chan<- controlPlane) *locator {
 	return &locator{
-		log: d.log, etcd: d.cfg.Etcd, guard: d.guard, board: d.board, found: found, lookup: net.DefaultResolver.LookupNetIP,
-		resolved: map[string][]netip.AddrPort{}, byNode: map[model.Key]*model.Node{},
+		log: d.log, etcd: d.cfg.Etcd, guard: d.guard, found: found, unlocated: d.unlocated, lookup: net.DefaultResolver.LookupNetIP,
+		resolved: map[string]place{}, byNode: map[model.Key]*model.Node{},
 		view: store.New(store.Options{
 			Filter: func(k model.Key) bool { return k.Kind() == model.KindNode }, KeepLastGood: true, Facts: []model.Kind{model.KindNode},
 		}),
@@ -105,7 +118,10 @@ func (l *locator) run(ctx context.Context) error {
 			if !ok {
 				return nil
 			}
-			l.takeNodes(b)
+			if l.takeNodes(b) {
+				l.locate(ctx)
+				timer.Reset(l.pause())
+			}
 		case <-timer.C:
 			l.locate(ctx)
 			timer.Reset(l.pause())
@@ -118,9 +134,8 @@ func (l *locator) run(ctx context.Context) error {
 // pause is the time until the next look: a short one while something is not found, which
 // grows where that lasts.
 func (l *locator) pause() time.Duration {
-	st, _ := l.board.State()
 	switch {
-	case !st.Connected:
+	case l.lost || !l.membersKnown:
 		return locateSoon
 	case l.misses > 0:
 		return min(locateSoon<<min(l.misses-1, 16), locateInterval)
@@ -129,12 +144,20 @@ func (l *locator) pause() time.Duration {
 }
 
 // takeNodes follows the addresses of nodes. One goes when it is deleted, not by being absent
-// from a store that was emptied or restored.
-func (l *locator) takeNodes(b store.Batch) {
+// from a store that was emptied or restored. It reports whether etcd was lost, and may be
+// elsewhere since, or is back.
+func (l *locator) takeNodes(b store.Batch) (turned bool) {
+	lost := errors.Is(b.Err, etcdstore.ErrUnavailable)
+	turned = lost != l.lost
+	if l.lost = lost; lost {
+		return turned // of which everybody else tells
+	}
+	l.nodesFault = nil
 	if b.Err != nil {
 		l.nodesKnown = l.nodesKnown || errors.Is(b.Err, etcdstore.ErrUnauthorized)
-		l.note(fmt.Errorf("the addresses of nodes cannot be read; workloads may reach the BGP port of those that are new: %w", b.Err))
-		return
+		l.nodesFault = fmt.Errorf("the addresses of nodes cannot be read; workloads may reach the BGP port of those that are new: %w", b.Err)
+		l.tell()
+		return turned
 	}
 	b.Restored = b.Snapshot
 	for _, e := range l.view.Apply(b) {
@@ -155,81 +178,101 @@ func (l *locator) takeNodes(b store.Batch) {
 	}
 	slices.SortFunc(nodes, netip.Addr.Compare)
 	l.nodes = slices.Compact(nodes)
+	l.tell()
+	return turned
 }
 
 // locate asks etcd for its members, and resolves their URLs and the configured endpoints.
 // What cannot be found out stays as it was: a member goes when etcd has it no more.
 func (l *locator) locate(ctx context.Context) {
-	fault := l.askMembers(ctx)
+	if !l.lost { // which is asked as soon as it is back
+		l.askMembers(ctx)
+	}
 	urls := slices.Concat(l.etcd.Endpoints(), l.members)
 	slices.Sort(urls)
 	urls = slices.Compact(urls)
-	addrs, faults := l.resolveAll(ctx, urls)
-	resolved := map[string][]netip.AddrPort{}
+	places := l.resolveAll(ctx, urls)
+	missing := l.membersFault != nil
+	resolved := map[string]place{}
 	for i, u := range urls {
-		if faults[i] != nil {
-			addrs[i] = l.resolved[u]
+		if places[i].fault != nil {
+			places[i].addrs, missing = l.resolved[u].addrs, true
 		}
-		resolved[u] = addrs[i]
+		resolved[u] = places[i]
 	}
 	l.resolved = resolved
-	fault = errors.Join(append(faults, fault)...)
-	if l.misses++; fault == nil {
+	if l.misses++; !missing {
 		l.misses = 0
 	}
-	l.note(fault)
+	if ctx.Err() == nil {
+		l.tell()
+	}
 }
 
 // askMembers asks etcd for its members. Of an etcd that does not answer at all everybody
 // else tells.
-func (l *locator) askMembers(ctx context.Context) error {
+func (l *locator) askMembers(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, locateTimeout)
 	defer cancel()
 	urls, err := l.etcd.MemberURLs(ctx)
+	l.membersFault = nil
 	if errors.Is(err, context.Canceled) || errors.Is(err, etcdstore.ErrUnavailable) && !l.view.Connected() {
-		return nil
+		return
 	}
 	l.membersKnown = l.membersKnown || !errors.Is(err, etcdstore.ErrUnavailable)
 	if err != nil {
-		return fmt.Errorf("etcd does not tell its members: %w", err)
+		l.membersFault = fmt.Errorf("etcd does not tell its members: %w", err)
+		return
 	}
 	l.members = urls
-	return nil
 }
 
-// resolveAll finds the addresses of URLs, all at the same time: a name service that does not
+// resolveAll finds the places of URLs, all at the same time: a name service that does not
 // answer for one is not to take the time of the others.
-func (l *locator) resolveAll(ctx context.Context, urls []string) (addrs [][]netip.AddrPort, faults []error) {
+func (l *locator) resolveAll(ctx context.Context, urls []string) []place {
 	ctx, cancel := context.WithTimeout(ctx, locateTimeout)
 	defer cancel()
-	addrs, faults = make([][]netip.AddrPort, len(urls)), make([]error, len(urls))
+	places := make([]place, len(urls))
 	var wg sync.WaitGroup
 	for i, u := range urls {
-		wg.Go(func() { addrs[i], faults[i] = l.resolve(ctx, u) })
+		wg.Go(func() { places[i].addrs, places[i].fault = l.resolve(ctx, u) })
 	}
 	wg.Wait()
-	return addrs, faults
+	return places
 }
 
-// note logs a fault once.
-func (l *locator) note(err error) {
-	text := ""
-	if err != nil {
-		text = err.Error()
+// tell has the status say what is not found, and logs it once a change of its kind.
+func (l *locator) tell() {
+	var texts, kinds []string
+	add := func(of string, err error) {
+		if err != nil {
+			texts, kinds = append(texts, err.Error()), append(kinds, of+": "+etcdstore.Kind(err))
+		}
 	}
-	if text != "" && text != l.fault {
-		l.log.Warn("not all of the control plane could be located", logattr.Err, err)
+	add("nodes", l.nodesFault)
+	add("members", l.membersFault)
+	for _, u := range slices.Sorted(maps.Keys(l.resolved)) {
+		add(u, l.resolved[u].fault)
 	}
-	l.fault = text
+	text, kind := strings.Join(texts, "; "), strings.Join(kinds, "; ")
+	l.unlocated.set(text)
+	switch {
+	case kind == l.told:
+	case kind == "":
+		l.log.Info("all of the control plane is located")
+	default:
+		l.log.Warn("not all of the control plane could be located", logattr.Err, text)
+	}
+	l.told = kind
 }
 
 func (l *locator) controlPlane() controlPlane {
 	var etcd []netip.AddrPort
 	for _, u := range l.etcd.Endpoints() {
-		etcd = append(etcd, l.resolved[u]...)
+		etcd = append(etcd, l.resolved[u].addrs...)
 	}
 	for _, u := range l.members {
-		for _, a := range l.resolved[u] {
+		for _, a := range l.resolved[u].addrs {
 			if !a.Addr().IsLoopback() && !a.Addr().IsUnspecified() { // which is another machine's
 				etcd = append(etcd, a)
 			}
@@ -251,7 +294,7 @@ func (l *locator) resolve(ctx context.Context, endpoint string) ([]netip.AddrPor
 	}
 	addrs, err := l.lookup(ctx, "ip", u.Hostname())
 	if err != nil {
-		return nil, fmt.Errorf("etcd endpoint %s: %w", endpoint, err)
+		return nil, fmt.Errorf("etcd endpoint %s: %s", endpoint, etcdstore.DialReason(err))
 	}
 	out := make([]netip.AddrPort, len(addrs))
 	for i, a := range addrs {

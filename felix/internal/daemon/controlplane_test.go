@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"calico.internal/libcalico/etcdtest"
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/nettest"
 )
@@ -195,4 +196,18 @@ func TestEtcdByNameIsGuarded(t *testing.T) {
 	if rules := h.Run("iptables-nft", "-w", "-t", "mangle", "-S", "cali-from-wl-guard"); !strings.Contains(rules, "--dports 2379") {
 		t.Errorf("the guard is %s", rules)
 	}
+}
+
+// TestWhatCannotBeLocatedIsAProblem has a member of etcd go by a name that nobody knows.
+func TestWhatCannotBeLocatedIsAProblem(t *testing.T) {
+	w := newWorld(t, etcdtest.Start(t, etcdtest.Args("--advertise-client-urls=http://nobody.invalid:2379")))
+	h := w.addHost(0, "nft")
+	h.startInSync("LOGSEVERITYSCREEN=ERROR")
+	nettest.Eventually(t, patience, func() error {
+		why, err := h.problemOf("control plane")
+		if err == nil && (!strings.Contains(why, "nobody.invalid") || strings.Contains(why, "->")) {
+			err = fmt.Errorf("the problem is %q", why)
+		}
+		return err
+	})
 }

@@ -59,9 +59,10 @@ type Daemon struct {
 	metrics *metrics
 	beat    *heartbeat
 	live    *live
-	// unreported is what the reporter has to tell the loop.
-	unreported *unreported
-	guard      *etcdstore.Guard
+	// unreported is why the status of this host cannot be written into etcd, and unlocated what
+	// of the control plane is not found.
+	unreported, unlocated *notice
+	guard                 *etcdstore.Guard
 	// view is what is known of the store. It outlives the loop, to which it belongs: what a
 	// restored store lacks cannot be read anew.
 	view *store.View
@@ -86,7 +87,7 @@ func New(cfg Config) (*Daemon, error) {
 	}
 	d := &Daemon{
 		cfg: cfg, log: cfg.Log, started: time.Now(), local: &result.Config,
-		health: health.NewServer(), beat: &heartbeat{}, live: newLive(&result.Config), unreported: &unreported{},
+		health: health.NewServer(), beat: &heartbeat{}, live: newLive(&result.Config), unreported: &notice{}, unlocated: &notice{},
 		guard:   cfg.Etcd.Guard(cfg.ClusterGUID, cfg.Log),
 		view:    store.New(store.Options{Filter: wanted(cfg.Node), KeepLastGood: true, Facts: facts}),
 		history: history.New(cfg.Etcd, cfg.Node), keeping: newKeeping(cfg.Etcd),

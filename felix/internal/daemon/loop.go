@@ -58,9 +58,12 @@ type loop struct {
 	level   *slog.LevelVar
 	beat    *heartbeat
 	live    *live
-	// unreported is why the status cannot be written; writeFault is what of it was told.
-	unreported *unreported
-	writeFault string
+	// unreported is why the status cannot be written, and unlocated what of the control plane is
+	// not found; writeFault and placeFault are what of it was told.
+	unreported, unlocated  *notice
+	writeFault, placeFault string
+	// lost is the kind of what keeps etcd from being read, as it was told; empty when it is.
+	lost string
 
 	// history is told what becomes of the store, and keeping looks after what a restored one
 	// lacks; succession knows what takes the place of that.
@@ -136,7 +139,8 @@ type loop struct {
 
 func newLoop(d *Daemon, cfg *config.Config) *loop {
 	l := &loop{
-		log: d.log, board: d.board, metrics: d.metrics, node: d.cfg.Node, level: d.cfg.Level, beat: d.beat, live: d.live, unreported: d.unreported,
+		log: d.log, board: d.board, metrics: d.metrics, node: d.cfg.Node, level: d.cfg.Level, beat: d.beat, live: d.live,
+		unreported: d.unreported, unlocated: d.unlocated,
 		cfg: cfg, sources: config.Sources{Environment: d.cfg.Environment, File: d.cfg.File},
 		guard: d.guard, view: d.view,
 		history: d.history, keeping: d.keeping, control: d.control,
@@ -279,9 +283,7 @@ func drain[T any](first T, more <-chan T, most int, take func(T) error) error {
 }
 
 func (l *loop) takeBatch(b store.Batch) error {
-	if b.Err != nil {
-		l.log.Warn("etcd cannot be reached; what is in force stays so, and the connection is tried again", logattr.Err, b.Err)
-	}
+	l.tellLost(b.Err)
 	kept := l.view.KeptCount()
 	events := l.view.Apply(b)
 	if kept != l.view.KeptCount() {
@@ -305,6 +307,19 @@ func (l *loop) takeBatch(b store.Batch) error {
 		return err
 	}
 	return l.takeEvents(events)
+}
+
+// tellLost says once of each kind of error that etcd cannot be read: the reason changes while
+// a server, or what is before it, goes away.
+func (l *loop) tellLost(err error) {
+	kind := ""
+	if err != nil {
+		kind = etcdstore.Kind(err)
+	}
+	if kind != "" && kind != l.lost {
+		l.log.Warn("etcd cannot be reached; what is in force stays so, and the connection is tried again", logattr.Err, err)
+	}
+	l.lost = kind
 }
 
 // takeEvents follows what changed in the store.
@@ -499,6 +514,9 @@ func (l *loop) tick(now time.Time) {
 	}
 	if why := l.unreported.get(); why != l.writeFault {
 		l.writeFault, l.stale = why, true
+	}
+	if why := l.unlocated.get(); why != l.placeFault {
+		l.placeFault, l.stale = why, true
 	}
 	if l.stale {
 		l.stale = false

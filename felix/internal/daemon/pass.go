@@ -354,6 +354,12 @@ func (l *loop) problems() []statusapi.Problem {
 	if l.writeFault != "" {
 		out = append(out, statusapi.Problem{Object: "etcd", Reason: "the status of this host cannot be written: " + l.writeFault})
 	}
+	if l.placeFault != "" {
+		out = append(out, statusapi.Problem{
+			Object: "control plane",
+			Reason: "not all of it can be located, and workloads may reach what is missing; felix goes on trying: " + l.placeFault,
+		})
+	}
 	out = append(out, keptProblems(l.view)...)
 	calculated := l.engine.Problems()
 	l.state.Refused = l.refused(calculated)

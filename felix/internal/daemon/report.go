@@ -51,7 +51,7 @@ func (r *reporter) run(ctx context.Context) error {
 			next = now.Add(cfg.ReportingInterval)
 			err := r.status(ctx, cfg, st)
 			if ctx.Err() == nil {
-				r.d.unreported.set(err)
+				r.d.unreported.set(unwritable(err))
 			}
 			if err != nil && ctx.Err() == nil {
 				next = now
@@ -126,26 +126,32 @@ func (r *reporter) holdLease(ctx context.Context, ttl time.Duration) error {
 	return nil
 }
 
-// unreported is why the status of this host cannot be written into etcd: the first that
-// felix, which only reads otherwise, learns of an etcd that refuses writes.
-type unreported struct {
-	mu  sync.Mutex
-	why string
-}
-
-// set takes the outcome of a report. A lost etcd is told of elsewhere.
-func (u *unreported) set(err error) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.why = ""; err != nil && !errors.Is(err, etcdstore.ErrUnavailable) {
-		u.why = err.Error()
+// unwritable says why a report could not be written: the first that felix, which only reads
+// otherwise, learns of an etcd that refuses writes. A lost etcd is told of elsewhere.
+func unwritable(err error) string {
+	if err == nil || errors.Is(err, etcdstore.ErrUnavailable) {
+		return ""
 	}
+	return err.Error()
 }
 
-func (u *unreported) get() string {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	return u.why
+// notice is what another goroutine has to tell the loop, for the status; empty when that is
+// nothing.
+type notice struct {
+	mu   sync.Mutex
+	text string
+}
+
+func (n *notice) set(text string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.text = text
+}
+
+func (n *notice) get() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.text
 }
 
 // revoke lets the status key vanish when felix ends.
