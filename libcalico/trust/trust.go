@@ -105,8 +105,14 @@ func NewJudge(where, known string) *Judge { return &Judge{where: where, known: k
 // Known is the GUID of the cluster that this host belongs to; empty while none is known.
 func (j *Judge) Known() string { return j.known }
 
-// stays is what every sentence about a held store says.
-const stays = "what is in force stays and is repaired"
+// stays is what every sentence about a held store says: who has never followed one since it
+// started does not know how to repair what is in force.
+func (j *Judge) stays() string {
+	if j.followed {
+		return "what is in force stays and is repaired"
+	}
+	return "what is in force is kept"
+}
 
 // Look judges what is stored. A store that is trusted stays so while it has its Ready flag
 // and its GUID; one that is not must also be open, because half of a restored cluster is no
@@ -124,7 +130,7 @@ func (j *Judge) Look(s Stored) Verdict {
 		}
 		return Verdict{State: Trusted}
 	}
-	why = fmt.Sprintf("etcd at %s is locked (/calico/v1/Ready is not true): %s, and changes wait for calicoctl datastore unlock", j.where, stays)
+	why = fmt.Sprintf("etcd at %s is locked (/calico/v1/Ready is not true): %s, and changes wait for calicoctl datastore unlock", j.where, j.stays())
 	if j.trusted {
 		return Verdict{Locked, why}
 	}
@@ -136,13 +142,13 @@ func (j *Judge) objection(s Stored) string {
 	const right = "or say that this store is right: calicoctl datastore unlock"
 	switch {
 	case !s.HasReady:
-		return fmt.Sprintf("etcd at %s holds no data of a cluster (there is no /calico/v1/Ready): %s. Restore or import the data, %s", j.where, stays, right)
+		return fmt.Sprintf("etcd at %s holds no data of a cluster (there is no /calico/v1/Ready): %s. Restore or import the data, %s", j.where, j.stays(), right)
 	case s.GUID == j.known, j.known == "" && (j.trusted || !j.followed):
 		return ""
 	case s.GUID == "":
-		return fmt.Sprintf("etcd at %s does not say which cluster it belongs to (there is no /calico/v1/config/ClusterGUID, this host's is %s): %s. Restore the data, %s", j.where, j.known, stays, right)
+		return fmt.Sprintf("etcd at %s does not say which cluster it belongs to (there is no /calico/v1/config/ClusterGUID, this host's is %s): %s. Restore the data, %s", j.where, j.known, j.stays(), right)
 	case s.GUID == s.Accepted:
 		return ""
 	}
-	return fmt.Sprintf("etcd at %s belongs to another cluster (its GUID is %s, this host's is %s): %s. Connect this host to its own etcd, restore its data, %s --accept", j.where, s.GUID, cmp.Or(j.known, "none"), stays, right)
+	return fmt.Sprintf("etcd at %s belongs to another cluster (its GUID is %s, this host's is %s): %s. Connect this host to its own etcd, restore its data, %s --accept", j.where, s.GUID, cmp.Or(j.known, "none"), j.stays(), right)
 }

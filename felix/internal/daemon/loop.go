@@ -85,6 +85,8 @@ type loop struct {
 	found   <-chan controlPlane
 	control *controlPlane
 	dp      *dataplane
+	// waiting looks after the host until dp does.
+	waiting waiting
 
 	state statusapi.State
 	// reconfigureDue says that the configuration in the datastore changed while that is locked.
@@ -147,6 +149,7 @@ func newLoop(d *Daemon, cfg *config.Config) *loop {
 		engine:    calc.New(d.cfg.Node, cfg.InterfacePrefix...),
 		links:     ifmonitor.NewLinks(),
 		refreshed: map[string]time.Time{}, owners: map[netip.Addr]struct{}{},
+		waiting:  waiting{log: d.log},
 		unlocked: make(chan struct{}, 1), swept: map[rules.Family]bool{}, writes: &iptables.Writes{},
 		gateways: gateways{byKey: map[model.WorkloadEndpointKey]gatewayPair{}},
 	}
@@ -181,6 +184,7 @@ func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-cha
 		if l.dp != nil {
 			l.dp.close()
 		}
+		l.waiting.end()
 	}()
 	if l.view.InSync() { // of a loop before this one
 		if err := errors.Join(l.takeEvents(l.view.Events()), l.followSuccession()); err != nil {
@@ -222,7 +226,7 @@ func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-cha
 		case <-l.unlocked:
 			l.awaiting, l.retryAt = false, time.Time{}
 		case now := <-timer.C:
-			l.tick(now)
+			l.tick(ctx, now)
 			if l.view.KeptCount() > 0 && l.view.Connected() && l.keeping.due(now) {
 				l.keeping.look(ctx, now, nodesOf(l.view.Kept(), l.node))
 			}
@@ -250,7 +254,7 @@ func (l *loop) run(ctx context.Context, batches <-chan store.Batch, events <-cha
 // an object to try again, connections of addresses that left.
 func (l *loop) hurry() bool {
 	if l.dp == nil {
-		return false
+		return l.waiting.failures > 0
 	}
 	if l.stale || l.failures > 0 {
 		return true
@@ -445,6 +449,7 @@ func (l *loop) takeEvent(e ifmonitor.Event) error {
 	if err := errors.Join(l.linksGone(e, changed), l.linksCame(changed)); err != nil {
 		return err
 	}
+	l.waiting.moved = true
 	if l.dp != nil {
 		l.wantPass = l.dp.interfacesChanged(e, changed) || l.wantPass
 		l.hostChanged = l.dp.concernsHost(e, changed) || l.hostChanged
@@ -483,8 +488,9 @@ func (l *loop) audit(now time.Time, withSets bool) (drift bool) {
 }
 
 // tick does what is due by time.
-func (l *loop) tick(now time.Time) {
+func (l *loop) tick(ctx context.Context, now time.Time) {
 	if l.dp == nil {
+		l.wait(ctx, now)
 		return
 	}
 	l.stale = l.dp.handover.sweep(now) || l.stale

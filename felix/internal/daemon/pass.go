@@ -32,6 +32,8 @@ func (l *loop) work(ctx context.Context) error {
 			return err
 		}
 		l.dp, l.wantPass = dp, true
+		l.waiting.end()
+		l.stale = l.stale || len(l.waiting.problems) > 0
 		for _, s := range dp.order.Status() {
 			l.metrics.table(s.Name)
 		}
@@ -372,7 +374,7 @@ func (l *loop) problems() []statusapi.Problem {
 		}
 	}
 	if l.dp == nil {
-		return out
+		return append(out, l.waiting.problems...)
 	}
 	for k, err := range l.dp.filters.unprintable {
 		out = append(out, statusapi.Problem{Object: "chain " + k.Name, Reason: err.Error() + "; until that is mended " + instead(k.Table)})

@@ -1,6 +1,10 @@
 package rules
 
-import "strings"
+import (
+	"strings"
+
+	"calico.internal/felix/internal/desired"
+)
 
 // StandIn is what takes the place of a chain that cannot be printed, that must not be used
 // because of a set that it names, or that the kernel refuses. It closes what the chain was
@@ -27,4 +31,26 @@ func (r *Renderer) StandIn(id ChainID) Chain {
 		c.add(closed)
 	}
 	return c
+}
+
+// Closing are the chains of the frame that close workloads off where their rules were taken
+// away and nobody knows which are wanted: connections that are known go on, new ones are
+// dropped, and so is what workloads send to the host. Neighbour discovery goes on, without
+// which no connection does. The host's own packets, and all others, pass.
+func (r *Renderer) Closing(f Family) []Chain {
+	known := Rule{Match: Match{Conn: Established | Related}, Action: do(Accept)}
+	closed := Rule{Action: do(Drop), Comment: "the rules were taken away"}
+	forward, input := Chain{ChainID: ChainID{Filter, chainForward}}, Chain{ChainID: ChainID{Filter, chainInput}}
+	forward.add(r.fromWorkloads(known)...)
+	forward.add(r.toWorkloads(known)...)
+	forward.add(r.fromWorkloads(closed)...)
+	forward.add(r.toWorkloads(closed)...)
+	if f == V6 {
+		for _, t := range icmpv6ForHost {
+			input.add(r.fromWorkloads(Rule{Match: Match{Protocol: desired.ICMPv6, ICMP: []ICMP{{Type: t}}}, Action: do(Accept)})...)
+		}
+	}
+	input.add(r.fromWorkloads(known)...)
+	input.add(r.fromWorkloads(closed)...)
+	return []Chain{forward, input}
 }
