@@ -107,7 +107,8 @@ func (c *Client) explain(ctx context.Context, err error) error {
 		}
 	case isTooLarge(code, message):
 		return &explained{text: "etcd: " + message, class: ErrTooLarge, causes: []error{err}}
-	case code == codes.DeadlineExceeded, errors.Is(err, context.DeadlineExceeded):
+	case code == codes.DeadlineExceeded, errors.Is(err, context.DeadlineExceeded),
+		code == codes.Unknown && strings.Contains(message, context.DeadlineExceeded.Error()): // etcd's own words, of a read that waited for the others
 		reason := c.reason(message)
 		if last := c.dials.lastError(); last != nil {
 			reason = DialReason(last)

@@ -328,12 +328,14 @@ func TestSpeaker_a_connection_that_says_nothing(t *testing.T) {
 	a.setPeers(a.peerOf(b, nil))
 	from := &net.TCPAddr{IP: b.global.Listen[0].AsSlice()}
 	to := &net.TCPAddr{IP: a.global.Listen[0].AsSlice(), Port: int(a.global.Port)}
-	conn, err := net.DialTCP("tcp", from, to)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }()
-	nettest.Eventually(t, 5*time.Second, func() error {
+	// A connection that comes before the peer is ready for one is closed at once.
+	nettest.Eventually(t, 20*time.Second, func() error {
+		conn, err := net.DialTCP("tcp", from, to)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		<-time.After(a.openPatience / 5)
 		if st := a.Session(b.global.Listen[0]).State; st != "opensent" {
 			return fmt.Errorf("session is %s", st)
 		}
