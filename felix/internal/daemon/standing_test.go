@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -67,11 +68,13 @@ func TestChainsThatIPTablesCannotHookOpenNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			x := newDenied(t, iptables.NFT)
 			h := x.h
+			goesOn := x.connected(x.a, x.guard)
 			for _, family := range []string{"ip", "ip6"} {
 				h.Run("nft", fmt.Sprintf("delete table %s %s; table %s %s { %s; }", family, c.table, family, c.table, c.body))
 			}
 			x.stopped(x.bad, x.guard)
 			x.cannotReach(x.a, x.guard)
+			goesOn()
 			nettest.Eventually(t, patience, func() error { return h.ready(false) })
 			h.felix.Kill()
 			h.Run("nft", "delete table ip calico-closed; delete table ip6 calico-closed")
@@ -100,6 +103,55 @@ func TestChainsThatIPTablesCannotHookOpenNothing(t *testing.T) {
 			}
 		})
 	}
+}
+
+// connected begins a connection over each family, and gives what fails the test unless it goes
+// on.
+func (w *world) connected(from, to *endpoint) (goesOn func()) {
+	w.Helper()
+	var conns []net.Conn
+	for _, a := range []netip.Addr{to.addr, to.addr6} {
+		from.Do(func() {
+			conn, err := net.Dial("udp", netip.AddrPortFrom(a, udpPort).String())
+			if err != nil {
+				w.Fatal(err)
+			}
+			w.Cleanup(func() { _ = conn.Close() })
+			conns = append(conns, conn)
+		})
+	}
+	goesOn = func() {
+		w.Helper()
+		for _, conn := range conns {
+			err := conn.SetDeadline(time.Now().Add(answer))
+			if err == nil {
+				_, err = conn.Write([]byte("on"))
+			}
+			if err == nil {
+				_, err = conn.Read(make([]byte, 16))
+			}
+			if err != nil {
+				w.Errorf("a known connection does not go on: %v", err)
+			}
+		}
+	}
+	goesOn()
+	return goesOn
+}
+
+// TestANATThatIPTablesCannotHookIsNamedOnce has another program make a chain of nat, which
+// decides about no packet.
+func TestANATThatIPTablesCannotHookIsNamedOnce(t *testing.T) {
+	x := newDenied(t, iptables.NFT)
+	x.h.Run("nft", "delete table ip nat; table ip nat { chain POSTROUTING { type nat hook postrouting priority 90; }; }")
+	x.h.awaitProblemOf("IPv4 chains of nat", "nft delete chain ip nat POSTROUTING")
+	st, err := x.h.status()
+	if err != nil || len(st.GetProblems()) != 1 {
+		t.Errorf("the status is %v, %v", st, err)
+	}
+	x.expect("without nat")
+	x.h.Run("nft", "delete table ip nat")
+	x.h.awaitNoProblems()
 }
 
 // TestATableOfAnotherOwnerOpensNothing has a program own the filter table while it lives.

@@ -45,17 +45,19 @@ var hookNums = map[string]uint32{
 // priorities are those at which iptables hooks the chains of a table that all are alike.
 var priorities = map[rules.Table]int32{rules.Raw: -300, rules.Mangle: -150, rules.Filter: 0}
 
-// hookOf is where iptables attaches a chain; ok is false for one that felix leaves to it.
+// natPriorities are those of the chains of nat.
+var natPriorities = map[string]int32{"PREROUTING": -100, "OUTPUT": -100, "INPUT": 100, "POSTROUTING": 100}
+
+// hookOf is where iptables attaches a chain; ok is false for one that it does not attach.
 func hookOf(t rules.Table, chain string) (h hook, ok bool) {
-	priority, known := priorities[t]
-	if !known || !slices.Contains(builtin[t], chain) {
-		return hook{}, false
-	}
-	h = hook{kind: "filter", num: hookNums[chain], priority: priority}
-	if t == rules.Mangle && chain == "OUTPUT" {
+	h = hook{kind: "filter", num: hookNums[chain], priority: priorities[t]}
+	switch {
+	case t == rules.NAT:
+		h.kind, h.priority = "nat", natPriorities[chain]
+	case t == rules.Mangle && chain == "OUTPUT":
 		h.kind = "route"
 	}
-	return h, true
+	return h, slices.Contains(builtin[t], chain)
 }
 
 // standing wakes a table that is dormant, and gives what else keeps packets from its rules.
