@@ -36,6 +36,8 @@ type waiting struct {
 	frames   []*frame
 	// moved is set when interfaces, or routes to them, may be others than at the last look.
 	moved bool
+	// workloads says that there are interfaces of workloads.
+	workloads bool
 	// problems are those of the last look.
 	problems []statusapi.Problem
 	// failures counts the looks in a row that failed, and retryAt is when the next is due.
@@ -75,10 +77,7 @@ func (l *loop) wait(ctx context.Context, now time.Time) {
 // look closes off the workloads of families whose rules are gone, and reports whether the
 // problems are others now. While nothing changes it costs a system call for each table.
 func (w *waiting) look(ctx context.Context, now time.Time, cfg *config.Config, links *ifmonitor.Links) (changed bool) {
-	ofWorkload := func(name string) bool {
-		return slices.ContainsFunc(cfg.InterfacePrefix, func(p string) bool { return strings.HasPrefix(name, p) })
-	}
-	if now.Before(w.retryAt) || len(links.Names(ofWorkload)) == 0 {
+	if now.Before(w.retryAt) || !w.haveWorkloads(cfg, links) {
 		return false
 	}
 	due, err := w.read(ctx, cfg)
@@ -101,6 +100,17 @@ func (w *waiting) look(ctx context.Context, now time.Time, cfg *config.Config, l
 	}
 	w.problems = problems
 	return true
+}
+
+// haveWorkloads reports whether there are interfaces of workloads.
+func (w *waiting) haveWorkloads(cfg *config.Config, links *ifmonitor.Links) bool {
+	if w.moved {
+		w.workloads = len(links.Names(func(name string) bool {
+			return slices.ContainsFunc(cfg.InterfacePrefix, func(p string) bool { return strings.HasPrefix(name, p) })
+		})) > 0
+	}
+	w.moved = w.moved && w.workloads
+	return w.workloads
 }
 
 // putOff makes looks that fail rarer.

@@ -109,8 +109,8 @@ func (s *stranded) goesOn() {
 // noneNew wants no new packet of a to pass to x.
 func (s *stranded) noneNew() error {
 	for _, a := range []netip.Addr{s.x.addr, s.x.addr6} {
-		if err := s.a.UDP(netip.AddrPortFrom(a, udpPort), noAnswer); !errors.Is(err, nettest.ErrNoAnswer) {
-			return fmt.Errorf("a packet to %s should be dropped: %v", a, err)
+		if err := verdictFault(s.a.UDP(netip.AddrPortFrom(a, udpPort), noAnswer), false); err != nil {
+			return fmt.Errorf("a packet to %s: %w", a, err)
 		}
 	}
 	return nil
@@ -141,15 +141,19 @@ func (s *stranded) closed(since time.Time) {
 	}
 	s.goesOn()
 	s.w.cannotReach(s.a, s.b) // nobody knows that it is allowed
-	s.awaitProblem("the rules were taken away")
+	s.awaitTaken(true)
 	s.touchesNothing()
 	s.goesOn()
 }
 
-// awaitProblem waits until a problem says something of both families, or with nothing given
-// until none says that rules were taken away.
-func (s *stranded) awaitProblem(says string) {
+// awaitTaken waits until felix says of both families that their rules were taken away, or of
+// none.
+func (s *stranded) awaitTaken(taken bool) {
 	s.w.Helper()
+	want := 0
+	if taken {
+		want = 2
+	}
 	nettest.Eventually(s.w, patience, func() error {
 		st, err := s.h.status()
 		if err != nil {
@@ -161,7 +165,7 @@ func (s *stranded) awaitProblem(says string) {
 				n++
 			}
 		}
-		if want := map[bool]int{true: 2}[says != ""]; n != want {
+		if n != want {
 			return fmt.Errorf("%d problems of rules that were taken away, want %d: %v", n, want, st.GetProblems())
 		}
 		return nil
@@ -187,7 +191,7 @@ func (s *stranded) comesBack(back func(*stranded)) {
 	}
 	s.w.cannotReach(s.a, s.x)
 	s.goesOn()
-	s.awaitProblem("")
+	s.awaitTaken(false)
 }
 
 // flushes are the ways in which rules vanish.
@@ -248,7 +252,7 @@ func TestAWaitingFelixClosesWhatWasOpenBeforeItsStart(t *testing.T) {
 		// Another felix finds what this one wrote, and says the same.
 		s.h.felix.Kill()
 		s.h.start()
-		s.awaitProblem("the rules were taken away")
+		s.awaitTaken(true)
 		s.touchesNothing()
 		s.comesBack(func(s *stranded) { s.h.etcd.Mend() })
 	})
