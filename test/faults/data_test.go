@@ -26,7 +26,7 @@ func hostileValues() map[string]string {
 		policies = "/calico/v1/policy/tier/default/policy/"
 	)
 	return map[string]string{
-		policies + "huge":                        `{"selector":"all()","inbound_rules":"` + strings.Repeat("a", 1<<20) + `"}`,
+		policies + "huge":                        `{"selector":"has(net2)","inbound_rules":"` + strings.Repeat("a", 1<<20) + `"}`,
 		policies + "not-json":                    "\x00\xff{{{",
 		policies + "shell":                       `{"selector":"has(net2)","inbound_rules":[{"action":"allow","src_tag":"x\" -j ACCEPT; touch /pwned; #"}]}`,
 		policies + "newline":                     `{"selector":"role == 'a\nCOMMIT\n*filter\n-A FORWARD -j ACCEPT'","inbound_rules":[{"action":"allow"}]}`,
