@@ -10,13 +10,12 @@
 package felixv1
 
 import (
-	reflect "reflect"
-	sync "sync"
-	unsafe "unsafe"
-
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
+	reflect "reflect"
+	sync "sync"
+	unsafe "unsafe"
 )
 
 const (
@@ -712,22 +711,20 @@ func file_felix_v1_felix_proto_rawDescGZIP() []byte {
 	return file_felix_v1_felix_proto_rawDescData
 }
 
-var (
-	file_felix_v1_felix_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
-	file_felix_v1_felix_proto_goTypes  = []any{
-		(*StatusRequest)(nil),         // 0: calico.felix.v1.StatusRequest
-		(*StatusResponse)(nil),        // 1: calico.felix.v1.StatusResponse
-		(*Table)(nil),                 // 2: calico.felix.v1.Table
-		(*Problem)(nil),               // 3: calico.felix.v1.Problem
-		(*EndpointID)(nil),            // 4: calico.felix.v1.EndpointID
-		(*WaitEndpointRequest)(nil),   // 5: calico.felix.v1.WaitEndpointRequest
-		(*WaitEndpointResponse)(nil),  // 6: calico.felix.v1.WaitEndpointResponse
-		(*ListEndpointsRequest)(nil),  // 7: calico.felix.v1.ListEndpointsRequest
-		(*ListEndpointsResponse)(nil), // 8: calico.felix.v1.ListEndpointsResponse
-		(*Endpoint)(nil),              // 9: calico.felix.v1.Endpoint
-		(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
-	}
-)
+var file_felix_v1_felix_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_felix_v1_felix_proto_goTypes = []any{
+	(*StatusRequest)(nil),         // 0: calico.felix.v1.StatusRequest
+	(*StatusResponse)(nil),        // 1: calico.felix.v1.StatusResponse
+	(*Table)(nil),                 // 2: calico.felix.v1.Table
+	(*Problem)(nil),               // 3: calico.felix.v1.Problem
+	(*EndpointID)(nil),            // 4: calico.felix.v1.EndpointID
+	(*WaitEndpointRequest)(nil),   // 5: calico.felix.v1.WaitEndpointRequest
+	(*WaitEndpointResponse)(nil),  // 6: calico.felix.v1.WaitEndpointResponse
+	(*ListEndpointsRequest)(nil),  // 7: calico.felix.v1.ListEndpointsRequest
+	(*ListEndpointsResponse)(nil), // 8: calico.felix.v1.ListEndpointsResponse
+	(*Endpoint)(nil),              // 9: calico.felix.v1.Endpoint
+	(*timestamppb.Timestamp)(nil), // 10: google.protobuf.Timestamp
+}
 var file_felix_v1_felix_proto_depIdxs = []int32{
 	10, // 0: calico.felix.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
 	2,  // 1: calico.felix.v1.StatusResponse.tables:type_name -> calico.felix.v1.Table

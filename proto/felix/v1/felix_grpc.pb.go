@@ -11,7 +11,6 @@ package felixv1
 
 import (
 	context "context"
-
 	grpc "google.golang.org/grpc"
 	codes "google.golang.org/grpc/codes"
 	status "google.golang.org/grpc/status"
@@ -113,11 +112,9 @@ type UnimplementedFelixServer struct{}
 func (UnimplementedFelixServer) Status(context.Context, *StatusRequest) (*StatusResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method Status not implemented")
 }
-
 func (UnimplementedFelixServer) WaitEndpoint(context.Context, *WaitEndpointRequest) (*WaitEndpointResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method WaitEndpoint not implemented")
 }
-
 func (UnimplementedFelixServer) ListEndpoints(context.Context, *ListEndpointsRequest) (*ListEndpointsResponse, error) {
 	return nil, status.Errorf(codes.Unimplemented, "method ListEndpoints not implemented")
 }
