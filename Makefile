@@ -81,7 +81,7 @@ test-net: ## kernel tests in network namespaces of their own; root
 test-faults: build ## the tables of test/faults/README.md, each with its result; ROW=n for one row
 	@$(GO) run ./test/cmd/faults $(ROW)
 
-# Long counts: 1,000 starts, 200 kills, a million mutations, ten minutes without etcd.
+# Long counts: 1,000 starts, a million mutations, 100 flaps.
 .PHONY: test-all
 test-all: export CALICO_TEST_LONG := 1
 test-all: ## make test with the counts that take long
