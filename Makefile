@@ -62,6 +62,9 @@ lab-down: ## remove the lab without trace
 
 ## --- tests
 
+# How long the tests of one package may take.
+TEST_TIMEOUT ?= 20m
+
 .PHONY: test
 test: deps test-unit test-net test-system ## all tests: unit, kernel, system
 
@@ -70,12 +73,12 @@ test: deps test-unit test-net test-system ## all tests: unit, kernel, system
 .PHONY: test-unit
 test-unit: ## unit tests with the race detector; no privileges
 	@echo "== unit tests"
-	@GORACE=atexit_sleep_ms=20 CGO_ENABLED=1 $(GO) test -race -p 4 -timeout 20m $$($(call list_tests,false))
+	@GORACE=atexit_sleep_ms=20 CGO_ENABLED=1 $(GO) test -race -p 4 -timeout $(TEST_TIMEOUT) $$($(call list_tests,false))
 
 .PHONY: test-net
 test-net: ## kernel tests in network namespaces of their own; root
 	@echo "== kernel tests"
-	@$(GO) test -p 1 -timeout 20m $$($(call list_tests,true)) && $(MAKE) --no-print-directory build && $(GO) test -p 1 -timeout 20m ./test/net/... ./test/faults/...
+	@$(GO) test -p 1 -timeout $(TEST_TIMEOUT) $$($(call list_tests,true)) && $(MAKE) --no-print-directory build && $(GO) test -p 1 -timeout $(TEST_TIMEOUT) ./test/net/... ./test/faults/...
 
 .PHONY: test-faults
 test-faults: build ## the tables of test/faults/README.md, each with its result; ROW=n for one row
@@ -85,7 +88,7 @@ test-faults: build ## the tables of test/faults/README.md, each with its result;
 .PHONY: test-all
 test-all: export CALICO_TEST_LONG := 1
 test-all: ## make test with the counts that take long
-	@$(MAKE) --no-print-directory test && $(MAKE) --no-print-directory test-faults
+	@$(MAKE) --no-print-directory test TEST_TIMEOUT=120m
 
 .PHONY: test-system
 test-system: images ## the lab and its failures on Docker

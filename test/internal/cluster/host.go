@@ -29,8 +29,6 @@ type Host struct {
 	Dir string
 	// Relay is the host's way to etcd.
 	Relay *nettest.Relay
-	// Variant is that of iptables which felix is told to use; empty means its choice.
-	Variant string
 	// Caps, when not nil, names programs that run with these capabilities alone, separated
 	// by commas.
 	Caps map[string]string
@@ -132,9 +130,6 @@ func (h *Host) BGPConfig() string { return filepath.Join(h.Dir, "config/bgpd.tom
 
 // StartFelix starts felix with parameters "NAME=value".
 func (h *Host) StartFelix(params ...string) {
-	if h.Variant != "" {
-		params = append(params, "IPTABLESBACKEND="+h.Variant)
-	}
 	env := []string{"XTABLES_LOCKFILE=" + h.LockFile()}
 	for _, p := range params {
 		env = append(env, "FELIX_"+p)

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -113,8 +112,6 @@ type Result struct {
 	// Gap is the longest time without an answer to packets, from the sending of the
 	// first that had none to that of the next that had one.
 	Gap time.Duration
-	// Last is when the last packet was sent that was answered.
-	Last time.Time
 }
 
 // End stops to send and waits for the last answers.
@@ -131,7 +128,6 @@ func (s *Stream) End() Result {
 			}
 		default:
 			r.Answered++
-			r.Last = one.at
 			if !lost.IsZero() {
 				r.Gap = max(r.Gap, one.at.Sub(lost))
 				lost = time.Time{}
@@ -168,20 +164,6 @@ func (s *Stream) Denied() {
 	if r := s.End(); r.Answered > 0 || r.Sent == 0 {
 		s.t.Errorf("%s: %d of %d packets were answered, want none of some", s.name, r.Answered, r.Sent)
 	}
-}
-
-// DeniedFrom ends a stream of which no packet that was sent later than a moment may have
-// been answered, and some before must have been.
-func (s *Stream) DeniedFrom(at time.Time) {
-	s.t.Helper()
-	r := s.End()
-	switch {
-	case r.Answered == 0:
-		s.t.Error(errors.New(s.name + ": no packet was answered, so that nothing was taken away"))
-	case r.Last.After(at):
-		s.t.Errorf("%s: a packet passed %v too late", s.name, r.Last.Sub(at))
-	}
-	s.t.Logf("%s: the last packet passed %v after the moment", s.name, r.Last.Sub(at))
 }
 
 // Hold is traffic that must go on as it is: what is allowed and what is denied, over both
