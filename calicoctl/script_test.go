@@ -61,6 +61,7 @@ func TestScripts(t *testing.T) {
 			testscript.Run(t, testscript.Params{
 				Files:               []string{file},
 				RequireExplicitExec: true,
+				Condition:           func(name string) (bool, error) { return name == "root" && os.Geteuid() == 0, nil },
 				UpdateScripts:       os.Getenv("UPDATE") != "",
 				Setup: func(env *testscript.Env) error {
 					env.Setenv("ETCD_ENDPOINTS", etcd.Endpoint())

@@ -24,6 +24,9 @@ readonly here repo
 readonly suite=bookworm
 readonly debian_image=debian:$suite-slim
 readonly label=internal.calico.input
+# Says which of our images one is: `calicoctl node run` starts no other under their names.
+readonly name_label=org.projectcalico.docker.image
+readonly version_label=org.opencontainers.image.version
 # Those that take longest first.
 readonly all_images=(lab-host base node etcd confd calicoctl felix bgpd libnetwork-plugin workload)
 
@@ -96,12 +99,12 @@ hash_programs() {
 input_hash() {
 	local name=$1 source paths=("$here/$1") rootfs=${2-} base=${3-}
 	for source in $(sources "$name"); do
-		[ -e "$(path_of "$source")" ] || die "calico/$name needs $(path_of "$source"), which is not there: run \`make build\` first"
+		[ -e "$(path_of "$source")" ] || die "calico/$name needs $(path_of "$source"), which is not there: run "make build" first"
 		paths+=("$(path_of "$source")")
 	done
 	{
 		hash_tree "${paths[@]}"
-		echo "rootfs $rootfs base $base"
+		echo "rootfs $rootfs base $base labels $name_label $version_label=$version"
 	} >"$scratch/inputs"
 	sha256sum <"$scratch/inputs" | cut -c1-40
 }
@@ -232,7 +235,8 @@ build_image() {
 	id=$([ -n "$force" ] || docker images --no-trunc --quiet --filter "label=$label=$hash" "calico/$name" | head -n 1)
 	if [ -z "$id" ]; then
 		start=$(date +%s%N)
-		context "$name" | docker_build "calico/$name:$version" - "${arguments[@]}" --label "$label=$hash" || exit 1
+		context "$name" | docker_build "calico/$name:$version" - "${arguments[@]}" \
+			--label "$label=$hash" --label "$name_label=$name" --label "$version_label=$version" || exit 1
 		id=$(id_of "calico/$name:$version")
 		say "$name: built calico/$name:$version, $(size_of "$id"), in $(seconds_since "$start")"
 	fi

@@ -9,7 +9,7 @@ needs=(
   etcd:etcd-server etcdctl:etcd-client
   ip:iproute2 iptables:iptables ipset:ipset conntrack:conntrack
   ping:iputils-ping tcpdump:tcpdump ethtool:ethtool bird:bird2 ps:procps
-  busybox:busybox-static mmdebstrap:mmdebstrap
+  busybox:busybox-static mmdebstrap:mmdebstrap runsvdir:runit
   docker:docker.io docker-compose:docker-compose
 )
 

@@ -34,6 +34,8 @@ type Client struct {
 	cfg   Config
 	etcd  *clientv3.Client
 	dials *dialer
+	floor floor
+	login *login
 }
 
 // New makes a client. It does not wait for the server: a missing one shows at the
@@ -47,8 +49,8 @@ func New(cfg Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{cfg: cfg, dials: &dialer{timeout: cfg.DialTimeout}}
 	login := &login{username: cfg.Username, password: cfg.Password}
+	c := &Client{cfg: cfg, dials: &dialer{timeout: cfg.DialTimeout}, login: login}
 	unary := []grpc.UnaryClientInterceptor{failFast, login.unary}
 	if cfg.Log != nil {
 		unary = append(unary, trace(cfg.Log))

@@ -12,9 +12,10 @@ import (
 	"calico.internal/libcalico/store"
 )
 
-// MaxTxnOps is the number of operations that etcd allows in a transaction; each path
-// that is written, deleted or compared counts.
-const MaxTxnOps = 128
+// MaxTxnOps is the number of operations that a transaction can have; each path that is
+// written, deleted or compared counts. etcd allows one more, which is the condition on
+// [model.MinVersionKey].
+const MaxTxnOps = 127
 
 // Write is one step of a transaction ([Client.Commit]).
 type Write struct {
@@ -25,6 +26,8 @@ type Write struct {
 	lease clientv3.LeaseID
 	// still is the prefix that a verbStill is about.
 	still string
+	// needs is the version that whoever writes to the store must have from then on.
+	needs string
 }
 
 type verb int
@@ -94,10 +97,28 @@ func (w Write) WithLease(id clientv3.LeaseID) Write {
 // Key is the resource that the step is about.
 func (w Write) Key() model.Key { return w.key }
 
+// Unconditional says that the step asks nothing of what is stored, so that it does no harm
+// to do it again when nobody knows whether it was done.
+func (w Write) Unconditional() bool {
+	return w.rev == 0 && (w.verb == verbPut || w.verb == verbDelete)
+}
+
 // Commit does all writes in one transaction, or none: a [*ConflictError] names the
 // resources whose condition failed. It returns the revision that the written
 // resources now have.
 func (c *Client) Commit(ctx context.Context, writes ...Write) (rev int64, err error) {
+	for tries := 1; ; tries++ {
+		all, raised, err := c.raise(ctx, writes)
+		if err != nil {
+			return 0, err
+		}
+		if rev, err = c.commit(ctx, all); !raised || !lostRace(err) || tries == raiseTries {
+			return rev, err
+		}
+	}
+}
+
+func (c *Client) commit(ctx context.Context, writes []Write) (rev int64, err error) {
 	plans, err := c.plan(ctx, writes)
 	if err != nil {
 		return 0, err
@@ -114,7 +135,7 @@ func (c *Client) Commit(ctx context.Context, writes ...Write) (rev int64, err er
 	if n := max(len(cmps), len(ops)); n > MaxTxnOps {
 		return 0, fmt.Errorf("%w: %d operations, and the limit is %d", ErrTooLarge, n, MaxTxnOps)
 	}
-	resp, err := c.txn(ctx, cmps, ops, look)
+	resp, err := c.transact(ctx, plans, cmps, ops, look)
 	if err != nil {
 		return 0, err
 	}

@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"calico.internal/libcalico/version"
 )
 
 // DefaultEndpoint is where etcd is looked for when nothing else is said.
@@ -25,6 +27,9 @@ type Config struct {
 	// DialTimeout limits one attempt to connect and an operation without a deadline;
 	// 0 means 5 s.
 	DialTimeout time.Duration
+	// Version is that of the program, which decides whether it may write; empty means the
+	// one that the linker has set.
+	Version string
 	// Log gets every request at debug level, without values; nil means none does.
 	Log *slog.Logger
 }
@@ -97,6 +102,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.DialTimeout == 0 {
 		c.DialTimeout = 5 * time.Second
+	}
+	if c.Version == "" {
+		c.Version = version.Version
 	}
 	return c
 }

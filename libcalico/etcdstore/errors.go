@@ -73,6 +73,25 @@ func (e *ConflictError) add(k model.Key, err error) {
 	e.Errs = append(e.Errs, err)
 }
 
+// IsRefusal tells whether an error of a transaction means that it was not done, for
+// certain. After any other nobody knows: it may have been done all the same.
+func IsRefusal(err error) bool {
+	for _, refusal := range []error{ErrInvalid, ErrTooLarge, ErrNoSpace, ErrUnauthorized, ErrConflict} {
+		if errors.Is(err, refusal) {
+			return true
+		}
+	}
+	if errors.Is(err, ErrUnavailable) {
+		return false
+	}
+	switch code, _ := codeOf(err); code {
+	case codes.InvalidArgument, codes.FailedPrecondition, codes.OutOfRange, codes.ResourceExhausted:
+		return true // as for two writes of one key
+	default:
+		return false
+	}
+}
+
 // explained is an error of etcd in words for an operator.
 type explained struct {
 	text   string

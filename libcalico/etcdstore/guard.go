@@ -190,7 +190,7 @@ func (g *Guard) fence(ctx context.Context) (trust.Verdict, error) {
 // anything away is only passed on when the store, as of that batch or later, is right.
 func (g *Guard) Watch(ctx context.Context, prefixes []string, opts WatchOptions) <-chan Batch {
 	if len(prefixes) == 0 {
-		prefixes = []string{model.Root}
+		return watchNothing(ctx)
 	}
 	w := &guardedWatch{
 		guard: g, prefixes: prefixes, opts: opts, out: make(chan Batch),

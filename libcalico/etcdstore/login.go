@@ -67,16 +67,24 @@ func (l *login) unary(ctx context.Context, method string, req, reply any, cc *gr
 	return invoke(ctx, method, req, reply, cc, opts...)
 }
 
-// stream always gets a new token: a stream's token is checked again long after the
-// stream has begun.
+// stream uses the token that there is. etcd looks at it when the first request of the stream
+// has come: whoever is refused then says so by refused, and opens another stream.
 func (l *login) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	if l.username != "" {
-		token, _ := l.current()
+	if token, asked := l.current(); l.username != "" && !asked {
 		if err := l.renew(ctx, cc, token); err != nil {
 			return nil, err
 		}
 	}
 	return open(ctx, desc, cc, method, opts...)
+}
+
+// refused says that etcd does not know a token any longer: the next call gets a new one.
+func (l *login) refused(token string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.token == token {
+		l.asked = false
+	}
 }
 
 // renew gets a token in place of an old one, unless another call has just done so.

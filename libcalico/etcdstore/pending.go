@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
@@ -17,6 +18,8 @@ import (
 // the watched keys themselves.
 type pending struct {
 	wake chan struct{}
+	// linger is how long news waits for more; 0: not at all.
+	linger time.Duration
 
 	mu       sync.Mutex
 	full     bool // puts are a snapshot
@@ -116,6 +119,9 @@ func (p *pending) deliver(ctx context.Context, out chan<- store.Batch) {
 		select {
 		case <-p.wake:
 		case <-ctx.Done():
+			return
+		}
+		if p.linger > 0 && !pause(ctx, p.linger) {
 			return
 		}
 		for b, ok := p.next(); ok; b, ok = p.next() {

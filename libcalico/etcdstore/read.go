@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
+	"maps"
 	"slices"
 	"strings"
 
@@ -50,24 +52,122 @@ func (c *Client) Get(ctx context.Context, k model.Key) (Entry, error) {
 	return Entry{Key: k, Value: r, Revision: stored[0].revision()}, nil
 }
 
+// GetAll reads those of some resources that exist, sorted by key, in as few transactions as
+// etcd's limits allow. Values that cannot be used are listed apart.
+func (c *Client) GetAll(ctx context.Context, keys []model.Key) ([]Entry, []Quarantined, error) {
+	var all []store.KV
+	for some := range transactions(keys) {
+		objects, err := c.fetch(ctx, some...)
+		if err != nil {
+			return nil, nil, fmt.Errorf("get %d resources, %v first: %w", len(some), some[0], err)
+		}
+		for _, o := range objects {
+			all = slices.AppendSeq(all, maps.Values(o.parts))
+		}
+	}
+	entries, bad := collect(all, func(model.Key) bool { return true })
+	return entries, bad, nil
+}
+
+// transactions are parts of keys, each as many as one transaction can read.
+func transactions(keys []model.Key) iter.Seq[[]model.Key] {
+	return func(yield func([]model.Key) bool) {
+		for len(keys) > 0 {
+			n, paths := 0, 0
+			for n < len(keys) {
+				if paths += len(model.Paths(keys[n])); paths > MaxTxnOps && n > 0 {
+					break
+				}
+				n++
+			}
+			if !yield(keys[:n]) {
+				return
+			}
+			keys = keys[n:]
+		}
+	}
+}
+
 // List reads all resources of a kind that match (nil: all) at one revision, which it
 // returns, sorted by key. Values that cannot be used are listed apart.
 func (c *Client) List(ctx context.Context, kind model.Kind, match func(model.Key) bool) ([]Entry, int64, []Quarantined, error) {
-	prefixes := model.ListPrefixes(kind)
-	if prefixes == nil {
-		return nil, 0, nil, fmt.Errorf("list %q: unknown kind", kind)
+	return c.ListIn(ctx, kind, model.Scope{}, match)
+}
+
+// ListIn is [Client.List] of the resources in a scope.
+func (c *Client) ListIn(ctx context.Context, kind model.Kind, scope model.Scope, match func(model.Key) bool) ([]Entry, int64, []Quarantined, error) {
+	rs, err := rangesIn(kind, scope)
+	if err != nil {
+		return nil, 0, nil, err
 	}
-	entries, revision, bad, err := c.ListUnder(ctx, prefixes, func(k model.Key) bool {
-		return k.Kind() == kind && (match == nil || match(k))
-	})
+	kvs, at, err := c.scan(ctx, rs)
 	if err != nil {
 		return nil, 0, nil, fmt.Errorf("list %s: %w", kind, err)
 	}
-	return entries, revision, bad, nil
+	entries, bad := collect(kvs, func(k model.Key) bool { return k.Kind() == kind && (match == nil || match(k)) })
+	return entries, at.revision, bad, nil
+}
+
+func rangesIn(kind model.Kind, scope model.Scope) (ranges, error) {
+	if model.ListPrefixes(kind) == nil {
+		return nil, fmt.Errorf("list %q: unknown kind", kind)
+	}
+	return rangesOf(kind, scope), nil
+}
+
+// Keys lists the keys of the resources of a kind in a scope, sorted, at one revision. It
+// reads no values. ok is false, and nothing is read, when there are more than most keys in
+// etcd where they stand.
+func (c *Client) Keys(ctx context.Context, kind model.Kind, scope model.Scope, most int) (keys []model.Key, ok bool, err error) {
+	rs, err := rangesIn(kind, scope)
+	if err != nil {
+		return nil, false, err
+	}
+	found := map[model.Key]bool{}
+	r := reading{keysOnly: true, most: most, f: func(kv store.KV) {
+		if k, ok := model.ParsePath(kv.Path); ok && k.Kind() == kind {
+			found[k] = true
+		}
+	}}
+	switch _, err := c.eachUnder(ctx, rs, r); {
+	case errors.Is(err, errTooMany):
+		return nil, false, nil
+	case err != nil:
+		return nil, false, fmt.Errorf("list the keys of %s: %w", kind, err)
+	}
+	keys = slices.Collect(maps.Keys(found))
+	model.SortByKey(keys, func(k model.Key) model.Key { return k })
+	return keys, true, nil
+}
+
+// Branches lists what follows a prefix up to the next slash, in order, without reading what
+// stands below: for few branches with much in each.
+func (c *Client) Branches(ctx context.Context, prefix string) ([]string, error) {
+	r := under(prefix)
+	var branches []string
+	for {
+		var resp *clientv3.GetResponse
+		err := c.do(ctx, 0, func(ctx context.Context) (err error) {
+			resp, err = c.etcd.Get(ctx, r.from, clientv3.WithRange(r.to), clientv3.WithLimit(1), clientv3.WithKeysOnly())
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("list what is under %s: %w", prefix, err)
+		}
+		if len(resp.Kvs) == 0 {
+			return branches, nil
+		}
+		path := string(resp.Kvs[0].Key)
+		branch, _, inner := strings.Cut(path[len(prefix):], "/")
+		if r.from = path + "\x00"; inner {
+			r.from = under(prefix + branch + "/").to
+			branches = append(branches, branch)
+		}
+	}
 }
 
 // ListUnder is [Client.List] of whatever kinds under some prefixes: for a part of what is
-// stored of a kind that may be large.
+// stored of a kind that may be large. Without a prefix it fails, as Gather does.
 func (c *Client) ListUnder(ctx context.Context, prefixes []string, match func(model.Key) bool) ([]Entry, int64, []Quarantined, error) {
 	kvs, at, err := c.scan(ctx, newRanges(prefixes))
 	if err != nil {
@@ -81,7 +181,7 @@ func (c *Client) ListUnder(ctx context.Context, prefixes []string, match func(mo
 // holds no more of them in memory than what keep makes of each. Their kinds must be stored
 // at one path each; the value of one that cannot be decoded is nil.
 func Gather[T any](ctx context.Context, c *Client, prefixes []string, keep func(Entry) (T, bool)) (out []T, revision int64, err error) {
-	at, err := c.eachUnder(ctx, newRanges(prefixes), func() { out = nil }, func(kv store.KV) {
+	at, err := c.eachUnder(ctx, newRanges(prefixes), reading{start: func() { out = nil }, f: func(kv store.KV) {
 		k, ok := model.ParsePath(kv.Path)
 		if !ok {
 			return
@@ -90,11 +190,24 @@ func Gather[T any](ctx context.Context, c *Client, prefixes []string, keep func(
 		if kept, ok := keep(Entry{Key: k, Value: r, Revision: kv.ModRevision}); ok {
 			out = append(out, kept)
 		}
-	})
+	}})
 	if err != nil {
 		return nil, 0, err
 	}
 	return out, at.revision, nil
+}
+
+// Count is how many paths have a prefix, and the revision at which that is so; their values
+// are not read.
+func (c *Client) Count(ctx context.Context, prefix string) (n, revision int64, err error) {
+	err = c.do(ctx, 0, func(ctx context.Context) error {
+		resp, err := c.etcd.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithCountOnly())
+		if err == nil {
+			n, revision = resp.Count, resp.Header.Revision
+		}
+		return err
+	})
+	return n, revision, err
 }
 
 // collect puts resources together from their parts.
@@ -113,12 +226,12 @@ func collect(kvs []store.KV, match func(model.Key) bool) (entries []Entry, bad [
 	for k, o := range found {
 		r, err := store.Read(k, o.values())
 		if err != nil {
-			bad = append(bad, Quarantined{Key: k, Path: model.Paths(k)[0], Value: r, Err: err})
+			bad = append(bad, Quarantined{Key: k, Path: model.Paths(k)[0], Value: r, Err: err, Revision: o.revision()})
 			continue
 		}
 		entries = append(entries, Entry{Key: k, Value: r, Revision: o.revision()})
 	}
-	slices.SortFunc(entries, func(a, b Entry) int { return model.Compare(a.Key, b.Key) })
+	model.SortByKey(entries, func(e Entry) model.Key { return e.Key })
 	slices.SortFunc(bad, func(a, b Quarantined) int { return strings.Compare(a.Path, b.Path) })
 	return entries, bad
 }
@@ -188,45 +301,113 @@ func newKV(kv *mvccpb.KeyValue) store.KV {
 
 // scan reads all keys in the ranges at one revision.
 func (c *Client) scan(ctx context.Context, rs ranges) (kvs []store.KV, at position, err error) {
-	at, err = c.eachUnder(ctx, rs, func() { kvs = nil }, func(kv store.KV) { kvs = append(kvs, kv) })
+	return c.scanNoting(ctx, rs, nil)
+}
+
+// scanNoting is scan that also says, unless nodes is nil, between which nodes' workload
+// endpoints it has read.
+func (c *Client) scanNoting(ctx context.Context, rs ranges, nodes nodeNames) (kvs []store.KV, at position, err error) {
+	at, err = c.eachUnder(ctx, rs, reading{nodes: nodes, start: func() { kvs = nil }, f: func(kv store.KV) { kvs = append(kvs, kv) }})
 	return kvs, at, err
 }
 
-// eachUnder calls f for all keys in the ranges at one revision. When that is compacted
-// meanwhile it calls start, as it does at first, and starts again.
-func (c *Client) eachUnder(ctx context.Context, rs ranges, start func(), f func(store.KV)) (at position, err error) {
+// reading says what becomes of the keys of ranges.
+type reading struct {
+	// start, when not nil, is called before the first key, and again when all keys come
+	// again; f is called for each.
+	start func()
+	f     func(store.KV)
+	// keysOnly says that the values are not needed.
+	keysOnly bool
+	// nodes, when not nil, takes the nodes that were found on the way to what stands beside
+	// workload endpoints.
+	nodes nodeNames
+	// most is with how many keys in a range nothing of it is read ([errTooMany]); 0 means
+	// any number.
+	most int
+}
+
+// errTooMany says that there is more than was to be read.
+var errTooMany = errors.New("too many keys")
+
+// eachUnder reads all keys in the ranges at one revision. When that is compacted meanwhile
+// it starts again.
+func (c *Client) eachUnder(ctx context.Context, rs ranges, r reading) (at position, err error) {
+	if len(rs) == 0 {
+		return position{}, errNoPrefixes
+	}
 	for range 3 {
-		start()
-		if at, err = c.eachOnce(ctx, rs, f); !errors.Is(err, rpctypes.ErrCompacted) {
+		if r.start != nil {
+			r.start()
+		}
+		if at, err = c.eachOnce(ctx, rs, r); !errors.Is(err, rpctypes.ErrCompacted) {
 			break
 		}
 	}
 	return at, err
 }
 
-func (c *Client) eachOnce(ctx context.Context, rs ranges, f func(store.KV)) (at position, err error) {
-	for _, r := range rs {
-		for from, more := r.from, true; more; {
-			page, err := c.page(ctx, from, r.to, at.revision)
-			if err != nil {
-				return position{}, err
+func (c *Client) eachOnce(ctx context.Context, rs ranges, r reading) (at position, err error) {
+	var nodes nodeNames
+	for _, within := range rs {
+		switch {
+		case within.beside:
+			if nodes == nil {
+				nodes, err = c.knownNodes(ctx, &at)
 			}
-			if at.revision == 0 {
-				at = position{page.Header.ClusterId, page.Header.Revision}
+			if r.nodes != nil {
+				maps.Copy(r.nodes, nodes)
 			}
-			for _, kv := range page.Kvs {
-				f(newKV(kv))
-				from = string(kv.Key) + "\x00"
+			if err == nil {
+				err = c.eachBeside(ctx, within, nodes, r, &at)
 			}
-			more = page.More
+		case within.from == model.NodesPrefix: // of a kind that is beside workload endpoints, this range comes first
+			nodes = nodeNames{}
+			err = c.eachPage(ctx, within, nodes.noting(r), &at)
+		default:
+			err = c.eachPage(ctx, within, r, &at)
+		}
+		if err != nil {
+			return position{}, err
 		}
 	}
 	return at, nil
 }
 
-func (c *Client) page(ctx context.Context, from, to string, revision int64) (resp *clientv3.GetResponse, err error) {
+// eachPage reads a range at a position, or at the present one, which it sets.
+func (c *Client) eachPage(ctx context.Context, within keyRange, r reading, at *position) error {
+	for more := true; more; {
+		page, err := c.page(ctx, within, r.keysOnly, at.revision)
+		if err != nil {
+			return err
+		}
+		if r.most > 0 && page.Count > int64(r.most) {
+			return errTooMany
+		}
+		at.begin(page.Header)
+		for _, kv := range page.Kvs {
+			r.f(newKV(kv))
+			within.from = string(kv.Key) + "\x00"
+		}
+		more = page.More
+	}
+	return nil
+}
+
+// begin makes a position that is not known yet that of an answer.
+func (p *position) begin(h *etcdserverpb.ResponseHeader) {
+	if p.revision == 0 {
+		*p = position{h.GetClusterId(), h.GetRevision()}
+	}
+}
+
+func (c *Client) page(ctx context.Context, within keyRange, keysOnly bool, revision int64) (resp *clientv3.GetResponse, err error) {
+	opts := []clientv3.OpOption{clientv3.WithRange(within.to), clientv3.WithLimit(pageSize), clientv3.WithRev(revision)}
+	if keysOnly {
+		opts = append(opts, clientv3.WithKeysOnly())
+	}
 	err = c.do(ctx, pageTimeout, func(ctx context.Context) (err error) {
-		resp, err = c.etcd.Get(ctx, from, clientv3.WithRange(to), clientv3.WithLimit(pageSize), clientv3.WithRev(revision))
+		resp, err = c.etcd.Get(ctx, within.from, opts...)
 		return err
 	})
 	return resp, err

@@ -56,19 +56,21 @@ func keys(from, to []byte) string {
 
 // transaction names the first key and how many steps there are.
 func transaction(r *pb.TxnRequest) string {
-	first := ""
+	return fmt.Sprintf("%s (%d conditions, %d steps)", firstKey(r), len(r.Compare), len(r.Success))
+}
+
+func firstKey(r *pb.TxnRequest) string {
 	for _, op := range r.Success {
 		switch op := op.Request.(type) {
 		case *pb.RequestOp_RequestRange:
-			first = keys(op.RequestRange.Key, op.RequestRange.RangeEnd)
+			return keys(op.RequestRange.Key, op.RequestRange.RangeEnd)
 		case *pb.RequestOp_RequestPut:
-			first = string(op.RequestPut.Key)
+			return string(op.RequestPut.Key)
 		case *pb.RequestOp_RequestDeleteRange:
-			first = keys(op.RequestDeleteRange.Key, op.RequestDeleteRange.RangeEnd)
-		}
-		if first != "" {
-			break
+			return keys(op.RequestDeleteRange.Key, op.RequestDeleteRange.RangeEnd)
+		case *pb.RequestOp_RequestTxn:
+			return firstKey(op.RequestTxn)
 		}
 	}
-	return fmt.Sprintf("%s (%d conditions, %d steps)", first, len(r.Compare), len(r.Success))
+	return ""
 }

@@ -3,18 +3,19 @@ package etcdstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
-	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/store"
 )
 
@@ -64,9 +65,13 @@ var (
 	errCompacted = errors.New("the watched revision is compacted")
 	errForked    = errors.New("etcd's history is not the one that was watched")
 	errSilent    = errors.New("no answer in time")
+	// errForgotten says that etcd has forgotten the token of the stream.
+	errForgotten = errors.New("etcd does not know the token any longer")
+
+	errNoPrefixes = errors.New("no prefixes to read")
 )
 
-// Watch sends a snapshot of all keys with one of the prefixes (none: all of /calico/)
+// Watch sends a snapshot of all keys with one of the prefixes, of which there must be one,
 // and then every change, until ctx ends and the channel is closed. What comes while the receiver is busy is
 // merged into one batch; changes of one revision are never in two.
 //
@@ -81,20 +86,27 @@ var (
 // that range.
 func (c *Client) Watch(ctx context.Context, prefixes []string, opts WatchOptions) <-chan Batch {
 	if len(prefixes) == 0 {
-		prefixes = []string{model.Root}
+		return watchNothing(ctx)
 	}
+	return start(ctx, &watcher{client: c, ranges: newRanges(prefixes), opts: opts.withDefaults(), pending: newPending()})
+}
+
+// start runs a watch until ctx ends.
+func start(ctx context.Context, w *watcher) <-chan Batch {
 	out := make(chan Batch)
-	w := &watcher{
-		client:  c,
-		ranges:  newRanges(prefixes),
-		opts:    opts.withDefaults(),
-		pending: newPending(),
-	}
 	go w.run(ctx)
 	go func() {
 		defer close(out)
 		w.pending.deliver(ctx, out)
 	}()
+	return out
+}
+
+// watchNothing says what is wrong with a watch without prefixes, until ctx ends.
+func watchNothing(ctx context.Context) <-chan Batch {
+	out := make(chan Batch, 1)
+	out <- Batch{Err: errNoPrefixes}
+	context.AfterFunc(ctx, func() { close(out) })
 	return out
 }
 
@@ -105,6 +117,13 @@ type watcher struct {
 	opts    WatchOptions
 	pending *pending
 
+	// apart says that each range has a watch of its own.
+	apart bool
+	// nodes are those between whose workload endpoints it watches.
+	nodes nodeNames
+	// followed are the ranges that etcd is asked to watch, and how far each has come.
+	followed []followed
+
 	// at is how far the watch has come; a zero revision means that nothing is known yet.
 	at position
 	// last is the latest change up to there that left a value.
@@ -114,6 +133,9 @@ type watcher struct {
 	mustList, wentBack bool
 	// progress says that the present session has heard from its watch.
 	progress bool
+	// token is that of the present stream; forgotten says that the one before was refused.
+	token     string
+	forgotten bool
 }
 
 func (w *watcher) run(ctx context.Context) {
@@ -128,8 +150,10 @@ func (w *watcher) run(ctx context.Context) {
 			backoff = minBackoff
 		}
 		w.mustList = w.mustList || errors.Is(err, errCompacted)
-		if errors.Is(err, errCompacted) || errors.Is(err, errForked) {
-			backoff = minBackoff // etcd answers: only the position is wrong
+		again := errors.Is(err, errForgotten) && !w.forgotten
+		w.forgotten = again
+		if again || errors.Is(err, errCompacted) || errors.Is(err, errForked) || errors.Is(err, errDivided) {
+			backoff = minBackoff // etcd answers: only the position, the token or a range is wrong
 		} else {
 			w.pending.fail(err)
 		}
@@ -200,10 +224,12 @@ func (w *watcher) snapshot(ctx context.Context) error {
 			return err
 		}
 	}
-	kvs, at, err := w.client.scan(ctx, w.ranges)
+	w.nodes = nodeNames{}
+	kvs, at, err := w.client.scanNoting(ctx, w.ranges, w.nodes)
 	if err != nil {
 		return err
 	}
+	w.followed = w.toFollow()
 	w.handOver(kvs, at)
 	return nil
 }
@@ -211,6 +237,9 @@ func (w *watcher) snapshot(ctx context.Context) error {
 func (w *watcher) handOver(kvs []store.KV, at position) {
 	w.pending.snapshot(kvs, at.revision, w.wentBack)
 	w.at, w.last = at, latest(kvs)
+	for i := range w.followed {
+		w.followed[i].revision = at.revision
+	}
 	w.mustList, w.wentBack = false, false
 }
 
@@ -223,6 +252,8 @@ func (w *watcher) follow(ctx context.Context) error {
 		return w.client.explain(ctx, err)
 	}
 	messages, failed := receive(ctx, stream)
+	ask := w.request(ctx, stream)
+	created := &created{waiting: w.followed, ids: map[int64]*followed{}}
 
 	tick := time.NewTicker(w.opts.probe)
 	defer tick.Stop()
@@ -243,7 +274,7 @@ func (w *watcher) follow(ctx context.Context) error {
 			if m.Fragment {
 				continue
 			}
-			if err := w.take(ctx, m, events); err != nil {
+			if err := w.take(ctx, m, events, created); err != nil {
 				return err
 			}
 			events = nil
@@ -255,9 +286,7 @@ func (w *watcher) follow(ctx context.Context) error {
 				return w.client.unavailable(w.client.where(), errSilent.Error(), errSilent)
 			}
 			if quiet >= w.opts.probe {
-				if err := stream.Send(progressRequest()); err != nil {
-					return w.client.explain(ctx, <-failed)
-				}
+				ask()
 			}
 		case <-audit:
 			if err := w.audit(ctx); err != nil {
@@ -294,20 +323,45 @@ func (w *watcher) audit(ctx context.Context) error {
 }
 
 func (w *watcher) open(ctx context.Context) (etcdserverpb.Watch_WatchClient, error) {
+	w.token, _ = w.client.login.current()
 	stream, err := etcdserverpb.NewWatchClient(w.client.etcd.ActiveConnection()).Watch(ctx, grpc.MaxCallRecvMsgSize(maxMessage))
 	if err != nil {
 		return nil, err
 	}
-	span := w.ranges.span()
-	return stream, stream.Send(&etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_CreateRequest{
-		CreateRequest: &etcdserverpb.WatchCreateRequest{
-			Key:            []byte(span.from),
-			RangeEnd:       []byte(span.to),
-			StartRevision:  w.at.revision + 1,
-			ProgressNotify: true,
-			Fragment:       true,
-		},
-	}})
+	return stream, nil
+}
+
+// request sends the requests for all watches, and then one for a sign of life whenever it is
+// asked to. It does so in a goroutine of its own, because etcd may not take more requests
+// before its answers are read. That the stream has failed is learned from receiving.
+func (w *watcher) request(ctx context.Context, stream etcdserverpb.Watch_WatchClient) (ask func()) {
+	requests, probes := make([]*etcdserverpb.WatchRequest, len(w.followed)), make(chan struct{}, 1)
+	for i, f := range w.followed {
+		requests[i] = f.request()
+	}
+	go func() {
+		for _, r := range requests {
+			if stream.Send(r) != nil {
+				return
+			}
+		}
+		for {
+			select {
+			case <-probes:
+				if stream.Send(progressRequest()) != nil {
+					return
+				}
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return func() {
+		select {
+		case probes <- struct{}{}:
+		default: // the one before is still on its way
+		}
+	}
 }
 
 // maxMessage limits what etcd may send at once; its own limit is that of a fragment.
@@ -341,36 +395,56 @@ func receive(ctx context.Context, stream etcdserverpb.Watch_WatchClient) (<-chan
 }
 
 // take hands over the events of a complete message.
-func (w *watcher) take(ctx context.Context, m *etcdserverpb.WatchResponse, events []*mvccpb.Event) error {
+func (w *watcher) take(ctx context.Context, m *etcdserverpb.WatchResponse, events []*mvccpb.Event, of *created) error {
 	switch {
 	case m.CompactRevision != 0:
 		return errCompacted
 	case m.Canceled:
-		return w.client.explain(ctx, cancelled(m.CancelReason))
+		return w.cancelled(ctx, m.CancelReason)
 	case m.Header.GetClusterId() != w.at.cluster:
 		return errForked
 	}
-	if !w.progress {
+	if of.note(m) && !w.progress {
 		w.progress = true
 		w.pending.connected(w.at.revision)
 	}
-	for len(events) > 0 && events[0].Kv.ModRevision <= w.at.revision {
+	f := of.ids[m.WatchId]
+	for f != nil && len(events) > 0 && events[0].Kv.ModRevision <= f.revision {
 		events = events[1:]
 	}
-	if len(events) == 0 {
+	if f == nil || len(events) == 0 {
 		return nil
 	}
-	w.at.revision = events[len(events)-1].Kv.ModRevision
-	if kv := lastPut(events); kv != nil {
+	f.revision = events[len(events)-1].Kv.ModRevision
+	w.at.revision = max(w.at.revision, f.revision)
+	if kv := lastPut(events); kv != nil && kv.ModRevision > w.last.revision {
 		w.last = newWitness(newKV(kv))
 	}
 	w.pending.add(events, w.ranges, w.at.revision)
-	return nil
+	return w.divide(events)
 }
 
-// cancelled is the error of a watch that etcd has ended; of the reason only the text
-// comes over the wire.
+// cancelled is the error of a watch that etcd has ended.
+func (w *watcher) cancelled(ctx context.Context, reason string) error {
+	err := cancelled(reason)
+	if w.client.cfg.Username != "" && isStaleToken(err) {
+		w.client.login.refused(w.token)
+		return fmt.Errorf("%w: %w", errForgotten, w.client.explain(ctx, err))
+	}
+	return w.client.explain(ctx, err)
+}
+
+// staleTokens are etcd's words about a token that it does not know, or no longer.
+var staleTokens = []error{rpctypes.ErrGRPCInvalidAuthToken, rpctypes.ErrGRPCAuthOldRevision, rpctypes.ErrGRPCUserEmpty}
+
+// cancelled is what etcd gives as its reason to end a watch, of which only the text comes
+// over the wire.
 func cancelled(reason string) error {
+	for _, err := range staleTokens {
+		if strings.Contains(reason, status.Convert(err).Message()) {
+			return err
+		}
+	}
 	code := codes.Unavailable
 	switch {
 	case strings.Contains(reason, "permission denied"):

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"slices"
@@ -18,6 +19,7 @@ import (
 
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/etcdtest"
+	"calico.internal/libcalico/model"
 )
 
 // follower takes the batches of a watch and keeps the state that they describe.
@@ -172,7 +174,7 @@ func TestWatchNeverSplitsARevision(t *testing.T) {
 func TestWatchMergesWhatWaits(t *testing.T) {
 	s := etcdtest.Shared(t)
 	c, raw := newClient(t, s), s.Client(t)
-	f := follow(t, c, etcdstore.WatchOptions{})
+	f := follow(t, c, etcdstore.WatchOptions{}, "/calico/")
 	f.until("snapshot", soon, func() bool { return f.snapshots == 1 })
 	want := map[string]string{}
 	for i := range 300 {
@@ -322,7 +324,7 @@ func TestWatchNoticesAFrozenServer(t *testing.T) {
 	}
 	frozen := time.Now()
 	f.until("loss", soon, func() bool { return f.last.Err != nil })
-	if took := time.Since(frozen); took > 11*time.Second {
+	if took := time.Since(frozen); took > 12*time.Second {
 		t.Errorf("noticed after %v", took)
 	}
 	if !errors.Is(f.last.Err, etcdstore.ErrUnavailable) {
@@ -531,4 +533,32 @@ func TestWatchWithoutPermission(t *testing.T) {
 	root := rootClient(t, s)
 	put(t, root, "/calico/v1/a", "1")
 	allowed.untilState(soon, map[string]string{"/calico/v1/a": "1"})
+}
+
+// An empty list of prefixes, as of a kind that is not known, does not stand for everything,
+// nor for nothing.
+func TestNoPrefixesAreAnError(t *testing.T) {
+	s := etcdtest.Shared(t)
+	c := newClient(t, s)
+	put(t, s.Client(t), "/calico/a", "1")
+	if _, _, _, err := c.ListUnder(ctxOf(t), nil, func(model.Key) bool { return true }); err == nil {
+		t.Error("a list of nothing: no error")
+	}
+	if _, _, err := etcdstore.Gather(ctxOf(t), c, nil, func(e etcdstore.Entry) (model.Key, bool) { return e.Key, true }); err == nil {
+		t.Error("resources under nothing: no error")
+	}
+	ctx, cancel := context.WithCancel(ctxOf(t))
+	for name, batches := range map[string]<-chan etcdstore.Batch{
+		"watch":         c.Watch(ctx, nil, etcdstore.WatchOptions{}),
+		"guarded watch": c.Guard("", slog.New(slog.DiscardHandler)).Watch(ctx, nil, etcdstore.WatchOptions{}),
+	} {
+		if b := <-batches; b.Err == nil || len(b.Puts) > 0 {
+			t.Errorf("%s of nothing: %+v", name, b)
+		}
+		defer func() {
+			for range batches { // it ends
+			}
+		}()
+	}
+	cancel()
 }

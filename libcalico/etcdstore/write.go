@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -59,15 +58,17 @@ func (c *Client) Apply(ctx context.Context, k model.Key, r model.Resource) (chan
 			ops = append(ops, clientv3.OpDelete(path))
 		}
 	}
-	resp, err := c.txn(ctx, same, revisions, ops)
+	// It is a transaction within one, because its conditions do not forbid to write.
+	resp, err := c.txn(ctx, nil, []clientv3.Op{clientv3.OpTxn(same, revisions, ops)}, nil)
 	if err != nil {
 		return false, 0, single("apply", k, err)
 	}
-	if !resp.Succeeded {
+	inner := resp.Responses[0].GetResponseTxn()
+	if !inner.GetSucceeded() {
 		return true, resp.Header.Revision, nil
 	}
 	o := object{parts: map[string]store.KV{}}
-	o.take(resp.Responses)
+	o.take(inner.GetResponses())
 	return false, o.revision(), nil
 }
 
@@ -133,14 +134,6 @@ func (o *object) unchanged() []clientv3.Cmp {
 	return cmps
 }
 
-func (c *Client) txn(ctx context.Context, cmps []clientv3.Cmp, then, otherwise []clientv3.Op) (resp *clientv3.TxnResponse, err error) {
-	err = c.do(ctx, 0, func(ctx context.Context) (err error) {
-		resp, err = c.etcd.Txn(ctx).If(cmps...).Then(then...).Else(otherwise...).Commit()
-		return err
-	})
-	return resp, err
-}
-
 // encode checks a resource and writes its parts.
 func encode(k model.Key, r model.Resource) (map[string][]byte, error) {
 	if err := model.Validate(k, r); err != nil {
@@ -159,16 +152,4 @@ func single(op string, k model.Key, err error) error {
 		err = conflict.Errs[0]
 	}
 	return fmt.Errorf("%s %v: %w", op, k, err)
-}
-
-// Lease takes a lease for keys that are to vanish when they are not kept alive.
-func (c *Client) Lease(ctx context.Context, ttl time.Duration) (lease clientv3.LeaseID, err error) {
-	err = c.do(ctx, 0, func(ctx context.Context) error {
-		granted, err := c.etcd.Grant(ctx, max(1, int64(ttl/time.Second)))
-		if err == nil {
-			lease = granted.ID
-		}
-		return err
-	})
-	return lease, err
 }

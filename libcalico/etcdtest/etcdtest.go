@@ -102,11 +102,17 @@ func (s *Server) SetUp(tb testing.TB) {
 // follow no other.
 func SetUp(tb testing.TB, client *clientv3.Client) {
 	tb.Helper()
+	SetUpAs(tb, client, GUID)
+}
+
+// SetUpAs is [SetUp] with the identity of another cluster.
+func SetUpAs(tb testing.TB, client *clientv3.Client, guid string) {
+	tb.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	_, err := client.Txn(ctx).Then(
 		clientv3.OpPut(model.Paths(model.ReadyKey{})[0], "true"),
-		clientv3.OpPut(model.Paths(model.FelixConfigKey{Name: model.ClusterGUID})[0], GUID),
+		clientv3.OpPut(model.Paths(model.FelixConfigKey{Name: model.ClusterGUID})[0], guid),
 	).Commit()
 	if err != nil {
 		tb.Fatal("etcdtest: set up: ", err)

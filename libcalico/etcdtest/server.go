@@ -291,7 +291,7 @@ func etcdctl(args ...string) error {
 }
 
 // Pause makes the server stop answering while its connections stay.
-func (s *Server) Pause() error { return s.run.signal(syscall.SIGSTOP) }
+func (s *Server) Pause() error { return child.Freeze(s.run.pid) }
 
 // Resume ends [Server.Pause].
 func (s *Server) Resume() error { return s.run.signal(syscall.SIGCONT) }

@@ -45,10 +45,15 @@ func Serve(ctx context.Context, path string, hs *health.Server, register func(*g
 	if err != nil {
 		return err
 	}
-	srv := grpc.NewServer(grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
-		MinTime:             time.Second,
-		PermitWithoutStream: true,
-	}))
+	srv := grpc.NewServer(
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second, PermitWithoutStream: true}),
+		grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+			if info.FullMethod != healthgrpc.Health_Watch_FullMethodName {
+				return handle(srv, stream)
+			}
+			return watchUntil(ctx, srv, stream, handle)
+		}),
+	)
 	healthgrpc.RegisterHealthServer(srv, hs)
 	if register != nil {
 		register(srv)
@@ -67,6 +72,25 @@ func Serve(ctx context.Context, path string, hs *health.Server, register func(*g
 	<-failed
 	return nil
 }
+
+// watchUntil serves one who watches the health, until ctx ends: whoever watches does not end by
+// himself, and is no reason for the server to stay.
+func watchUntil(ctx context.Context, srv any, stream grpc.ServerStream, handle grpc.StreamHandler) error {
+	both, cancel := context.WithCancel(stream.Context())
+	defer cancel()
+	defer context.AfterFunc(ctx, cancel)()
+	return handle(srv, endingStream{stream, both})
+}
+
+// endingStream is a stream with a context of its own.
+type endingStream struct {
+	grpc.ServerStream
+
+	ctx context.Context
+}
+
+// Context ends when the server does.
+func (s endingStream) Context() context.Context { return s.ctx }
 
 // stop ends the server, at once when calls in progress take too long.
 func stop(srv *grpc.Server) {

@@ -185,8 +185,12 @@ func TestStopEndsStreamsThatDoNotEnd(t *testing.T) {
 	if _, err := stream.Recv(); err != nil {
 		t.Fatal(err)
 	}
+	begun := time.Now()
 	if err := s.stop(); err != nil {
 		t.Error(err)
+	}
+	if took := time.Since(begun); took > time.Second {
+		t.Errorf("who watches its health keeps the server for %s", took)
 	}
 }
 

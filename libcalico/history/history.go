@@ -294,7 +294,13 @@ func WriteBack(ctx context.Context, client *etcdstore.Client, node string) error
 	if err != nil {
 		return err
 	}
-	write, err := etcdstore.PutWrite(model.HistoryKey{Node: node, WrittenBack: true}, &count)
+	key := model.HistoryKey{Node: node, WrittenBack: true}
+	before, _, err := read(ctx, client, key)
+	if err != nil {
+		return err
+	}
+	count.Unknown = before.Unknown
+	write, err := etcdstore.PutWrite(key, &count)
 	if err != nil {
 		return err
 	}

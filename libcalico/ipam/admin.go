@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/model"
 )
@@ -81,18 +82,15 @@ type giveUpBlock struct {
 	node string // empty: whoever owns it
 	// onlyEmpty leaves a block with addresses in use alone.
 	onlyEmpty bool
-	done      bool
 }
 
-func (g *giveUpBlock) run(w *work) error {
-	g.done = false
-	if !w.fresh {
-		w.get(model.BlockKey{CIDR: g.cidr})
-		return errStale
+func (g *giveUpBlock) run(w *work) *stop {
+	if s := w.afresh(model.BlockKey{CIDR: g.cidr}); s != nil {
+		return s
 	}
-	b, err := w.block(g.cidr)
-	if err != nil && !errors.Is(err, ErrDamaged) {
-		return err
+	b, s := w.block(g.cidr)
+	if s != nil && !errors.Is(s.err, ErrDamaged) {
+		return s
 	}
 	w.relyOn(g.cidr) // so as not to take away what somebody claims just now
 	if b == nil || b.Affinity == nil || g.node != "" && nodeOf(b) != g.node {
@@ -102,7 +100,7 @@ func (g *giveUpBlock) run(w *work) error {
 	if g.onlyEmpty && inUse(b) > 0 {
 		return nil
 	}
-	g.done = true
+	w.result.done = true
 	g.dropAffinity(w, nodeOf(b))
 	delete(w.checks, model.BlockKey{CIDR: g.cidr}) // it is written
 	b = w.edit(b)
@@ -118,37 +116,38 @@ func (g *giveUpBlock) dropAffinity(w *work, node string) {
 }
 
 // ReleaseNode takes all blocks from a node that is no more: empty ones are deleted,
-// others belong to nobody until their last address is released. It can be repeated
-// when it was interrupted.
-func (c *Client) ReleaseNode(ctx context.Context, node string) error {
+// others belong to nobody until their last address is released. Each of its transactions
+// has the other writes in it. It can be repeated when it was interrupted.
+func (c *Client) ReleaseNode(ctx context.Context, node string, also ...etcdstore.Write) error {
 	env, err := c.backend.environment(ctx, node)
 	if err != nil {
 		return fmt.Errorf("release the blocks of node %s: %w", node, err)
 	}
 	for _, cidr := range env.affine {
-		if _, err := c.queue.do(ctx, &call{op: &giveUpBlock{cidr: cidr, node: node}}); err != nil {
+		if _, err := c.queue.do(ctx, &call{op: &giveUpBlock{cidr: cidr, node: node}, also: also}); err != nil {
 			return fmt.Errorf("release block %s of node %s: %w", cidr, node, err)
 		}
 	}
 	return nil
 }
 
-// ReleasePool takes all blocks of a pool from their nodes, as [Client.ReleaseNode]
-// does. The pool must be disabled or deleted before, or nodes claim blocks again.
-func (c *Client) ReleasePool(ctx context.Context, cidr netip.Prefix) error {
-	blocks, affinities, err := c.backend.held(ctx, cidr)
+// ReleasePool deletes the empty blocks of a pool. Those with addresses in use stay their
+// nodes', which have routes by them, until a node finds them empty. The pool must give out no
+// addresses any more, or nodes claim blocks again. Each transaction has the other writes in it.
+func (c *Client) ReleasePool(ctx context.Context, cidr netip.Prefix, also ...etcdstore.Write) error {
+	blocks, affinities, err := c.backend.blocksIn(ctx, cidr)
 	if err != nil {
 		return fmt.Errorf("release the blocks of pool %s: %w", cidr, err)
 	}
 	ops := make([]*giveUpBlock, 0, len(affinities)+len(blocks))
 	for _, a := range affinities {
-		ops = append(ops, &giveUpBlock{cidr: a.CIDR, node: a.Node})
+		ops = append(ops, &giveUpBlock{cidr: a.CIDR, node: a.Node, onlyEmpty: true})
 	}
 	for _, b := range blocks {
-		ops = append(ops, &giveUpBlock{cidr: b})
+		ops = append(ops, &giveUpBlock{cidr: b, onlyEmpty: true})
 	}
 	for _, op := range ops {
-		if _, err := c.queue.do(ctx, &call{op: op}); err != nil {
+		if _, err := c.queue.do(ctx, &call{op: op, also: also}); err != nil {
 			return fmt.Errorf("release block %s of pool %s: %w", op.cidr, cidr, err)
 		}
 	}
@@ -175,11 +174,11 @@ func (c *Client) ReleaseSpareBlocks(ctx context.Context, grace time.Duration) ([
 	}
 	var released []netip.Prefix
 	for _, cidr := range c.overdue(env, empty, grace) {
-		op := &giveUpBlock{cidr: cidr, node: c.node, onlyEmpty: true}
-		if _, err := c.queue.do(ctx, &call{op: op}); err != nil {
+		gone, err := c.queue.do(ctx, &call{op: &giveUpBlock{cidr: cidr, node: c.node, onlyEmpty: true}})
+		if err != nil {
 			return released, fmt.Errorf("release spare block %s: %w", cidr, err)
 		}
-		if op.done {
+		if gone.done {
 			released = append(released, cidr)
 		}
 	}

@@ -1,7 +1,6 @@
 package ipam
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -11,15 +10,11 @@ import (
 	"calico.internal/libcalico/model"
 )
 
-// autoAssign gives out addresses of any value. It may be run several times; the last
-// run counts.
-type autoAssign struct {
-	Request
-	addrs []netip.Addr
-}
+// autoAssign gives out addresses of any value.
+type autoAssign struct{ Request }
 
-func (a *autoAssign) run(w *work) error {
-	a.addrs = nil
+func (a *autoAssign) run(w *work) *stop {
+	w.result.owner = a.Owner
 	for _, family := range []struct {
 		ipv6 bool
 		n    int
@@ -27,8 +22,8 @@ func (a *autoAssign) run(w *work) error {
 		if family.n == 0 {
 			continue
 		}
-		if err := a.family(w, family.ipv6, family.n); err != nil {
-			return err
+		if s := a.family(w, family.ipv6, family.n); s != nil {
+			return s
 		}
 	}
 	return nil
@@ -36,34 +31,28 @@ func (a *autoAssign) run(w *work) error {
 
 // family takes n addresses: from the node's own blocks, then from blocks that nobody
 // has, then from those of others.
-func (a *autoAssign) family(w *work, ipv6 bool, n int) error {
+func (a *autoAssign) family(w *work, ipv6 bool, n int) *stop {
 	within := ofFamily(a.Within, ipv6)
 	pools, err := w.env.choose(a.Pools, within, ipv6)
 	if err != nil {
-		return unlessFresh(w, err)
+		return w.unlessFresh(err)
 	}
 	t := &taking{work: w, owner: a.Owner, missing: n, usable: usable{w.env.reserved, within}}
-	for _, step := range []func([]pool) error{t.fromOwn, t.fromVacant, t.fromOthers} {
+	for _, step := range []func([]pool) *stop{t.fromOwn, t.fromVacant, t.fromOthers} {
 		if t.missing == 0 {
 			break
 		}
-		if err := step(pools); err != nil {
-			return err
+		if s := step(pools); s != nil {
+			return s
 		}
 	}
 	if t.missing > 0 {
-		return &shortage{pools: pools, usable: t.usable, missing: t.missing, err: t.full(n, ipv6, pools)}
+		return &stop{why: tooFew, short: shortage{
+			ipv6: ipv6, pools: pools, usable: t.usable, missing: t.missing, limited: w.atLimit(ipv6), err: t.full(n, ipv6, pools),
+		}}
 	}
-	a.addrs = append(a.addrs, t.addrs...)
+	w.result.addrs = append(w.result.addrs, t.addrs...)
 	return nil
-}
-
-// unlessFresh puts off a refusal until it rests on what was just read.
-func unlessFresh(w *work, err error) error {
-	if w.fresh {
-		return err
-	}
-	return errStale
 }
 
 // taking collects free addresses for one owner.
@@ -76,24 +65,24 @@ type taking struct {
 	limited bool // maxBlocksPerHost kept it from claiming a block
 }
 
-func (t *taking) fromOwn(pools []pool) error {
-	var unknown error
+func (t *taking) fromOwn(pools []pool) *stop {
+	var unknown *stop
 	own := t.ownBlocks()
 	for _, p := range pools {
 		for _, cidr := range own {
 			if !p.owns(cidr) || t.missing == 0 || !t.usable.reaches(cidr) || !t.env.leaves(cidr) {
 				continue
 			}
-			b, err := t.block(cidr)
+			b, s := t.block(cidr)
 			switch {
-			case errors.Is(err, errNeed):
-				unknown = err
-			case err != nil || b == nil || !t.owns(b):
+			case s.is(unread):
+				unknown = s
+			case s != nil || b == nil || !t.owns(b):
 				// A damaged block, or an affinity without its block, is no reason to
 				// refuse addresses; ipam check reports it.
 			default:
-				if err := t.from(p, b); err != nil {
-					return err
+				if s := t.from(p, b); s != nil {
+					return s
 				}
 			}
 		}
@@ -104,7 +93,7 @@ func (t *taking) fromOwn(pools []pool) error {
 	return nil
 }
 
-func (t *taking) fromVacant(pools []pool) error {
+func (t *taking) fromVacant(pools []pool) *stop {
 	if !t.env.config.AutoAllocateBlocks {
 		return nil
 	}
@@ -113,35 +102,44 @@ func (t *taking) fromVacant(pools []pool) error {
 			if t.missing == 0 {
 				return nil
 			}
-			if !t.usable.reaches(cidr) || !t.env.leaves(cidr) {
-				continue // another call's find, or a host has come there since
+			if !p.cuts(cidr) || !t.usable.reaches(cidr) || !t.env.leaves(cidr) || t.env.overlapped[cidr].IsValid() {
+				continue // another call's find, or things have changed since
 			}
-			b, err := t.block(cidr)
+			b, s := t.block(cidr)
 			switch {
-			case errors.Is(err, errNeed):
-				return err
-			case err != nil || b != nil:
+			case s.is(unread):
+				return s
+			case s != nil || b != nil:
 				continue // somebody was faster
 			}
-			if t.limited = t.atLimit(); t.limited {
+			if t.limited = t.atLimit(p.ipv6()); t.limited {
 				return nil
 			}
 			if any, _ := free(newBlock(cidr, t.node, false), 1, t.usable); len(any) == 0 {
 				continue
 			}
 			t.chosen[cidr] = true
-			if err := t.from(p, t.claim(p, cidr)); err != nil {
-				return err
+			if s := t.from(p, t.claim(p, cidr)); s != nil {
+				return s
 			}
 		}
 	}
 	return nil
 }
 
-// atLimit says whether the node has as many blocks as one may have.
-func (w *work) atLimit() bool {
+// atLimit says whether the node has as many blocks of a family as one may have.
+func (w *work) atLimit(ipv6 bool) bool {
 	limit := w.env.config.MaxBlocksPerHost
-	return limit > 0 && len(w.ownBlocks()) >= limit
+	if limit == 0 {
+		return false
+	}
+	n := 0
+	for _, cidr := range w.ownBlocks() {
+		if cidr.Addr().Is6() == ipv6 {
+			n++
+		}
+	}
+	return n >= limit
 }
 
 // ownBlocks lists the node's blocks, those in the making included.
@@ -166,7 +164,7 @@ func (w *work) claim(p pool, cidr netip.Prefix) *model.Block {
 	return b
 }
 
-func (t *taking) fromOthers(pools []pool) error {
+func (t *taking) fromOthers(pools []pool) *stop {
 	if t.env.config.StrictAffinity {
 		return nil
 	}
@@ -178,15 +176,15 @@ func (t *taking) fromOthers(pools []pool) error {
 			if !t.env.leaves(cidr) {
 				continue
 			}
-			b, err := t.block(cidr)
+			b, s := t.block(cidr)
 			switch {
-			case errors.Is(err, errNeed):
-				return err
-			case err != nil || b == nil:
+			case s.is(unread):
+				return s
+			case s != nil || b == nil:
 				continue
 			}
-			if err := t.from(p, b); err != nil {
-				return err
+			if s := t.from(p, b); s != nil {
+				return s
 			}
 		}
 	}
@@ -194,7 +192,7 @@ func (t *taking) fromOthers(pools []pool) error {
 }
 
 // from takes as many addresses of a block as are missing and free.
-func (t *taking) from(p pool, b *model.Block) error {
+func (t *taking) from(p pool, b *model.Block) *stop {
 	ordinals, _ := free(b, t.missing, t.usable)
 	if len(ordinals) == 0 {
 		return nil
@@ -210,7 +208,7 @@ func (t *taking) from(p pool, b *model.Block) error {
 }
 
 func (t *taking) full(n int, ipv6 bool, pools []pool) error {
-	e := &PoolFullError{Wanted: n, IPv6: ipv6, Within: t.usable.within, Strict: t.env.config.StrictAffinity, Taken: slices.Concat(t.env.taken, t.finds.live)}
+	e := &PoolFullError{Wanted: n, IPv6: ipv6, Within: t.usable.within, Strict: t.env.config.StrictAffinity, Taken: slices.Concat(t.env.taken, t.finds.live, t.env.inTheWay())}
 	for _, p := range pools {
 		fill, ok := t.finds.fill[p.cidr]
 		if !ok {
@@ -218,7 +216,7 @@ func (t *taking) full(n int, ipv6 bool, pools []pool) error {
 		}
 		e.Pools = append(e.Pools, fill)
 	}
-	if t.limited || t.atLimit() && t.env.config.StrictAffinity {
+	if t.limited || t.atLimit(ipv6) {
 		e.Limit = t.env.config.MaxBlocksPerHost
 	}
 	return e
@@ -228,53 +226,74 @@ func (t *taking) full(n int, ipv6 bool, pools []pool) error {
 type assign struct {
 	addr  netip.Addr
 	owner Owner
+	// held says that a container has the address already, so that it does not matter
+	// whether the pool gives out new ones, and to this node.
+	held bool
+	// locked says that the caller has locked the store, on which the transaction depends by the
+	// caller's own conditions.
+	locked bool
 }
 
-func (a *assign) run(w *work) error {
-	if w.env.locked {
-		return unlessFresh(w, etcdstore.ErrLocked)
+func (a *assign) run(w *work) *stop {
+	if w.env.locked && !a.locked {
+		return w.unlessFresh(etcdstore.Locked(w.env.lockedBy))
 	}
 	p, ok := w.env.poolOf(a.addr)
-	if !ok || p.disabled {
-		return unlessFresh(w, fmt.Errorf("%s: %w", a.addr, ErrNotInPool))
+	switch {
+	case !ok, p.disabled && !a.held:
+		return w.unlessFresh(fmt.Errorf("%s: %w", a.addr, ErrNotInPool))
+	case !a.held && !w.env.admits(p):
+		return w.unlessFresh(fmt.Errorf("%s: %w", a.addr, notForNode(p)))
 	}
 	if place, taken := localnet.Across(w.env.taken, p.blockOf(a.addr)); taken {
-		return unlessFresh(w, fmt.Errorf("%s: %w: block %s and %s", a.addr, ErrTaken, p.blockOf(a.addr), place))
+		return w.unlessFresh(fmt.Errorf("%s: %w: block %s and %s", a.addr, ErrTaken, p.blockOf(a.addr), place))
 	}
-	b, err := w.block(p.blockOf(a.addr))
-	if err != nil {
-		return err
+	b, s := w.locate(a.addr)
+	if s != nil {
+		return s
 	}
 	if b == nil {
-		if w.atLimit() {
-			return unlessFresh(w, fmt.Errorf("%s: %w (%d)", a.addr, ErrBlockLimit, w.env.config.MaxBlocksPerHost))
-		}
-		if b, err = w.reclaim(p, a); err != nil {
-			return err
+		if b, s = a.claim(w, p); s != nil {
+			return s
 		}
 	}
 	ordinal, ok := ordinalOf(b, a.addr)
 	if !ok {
-		return fmt.Errorf("block %s: %w", b.CIDR, ErrDamaged)
+		return refuse(fmt.Errorf("block %s: %w", b.CIDR, ErrDamaged))
 	}
 	if attrs, taken := attributesOf(b, ordinal); taken {
-		return unlessFresh(w, &InUseError{Addr: a.addr, Owner: ownerOf(attrs)})
+		return w.unlessFresh(&InUseError{Addr: a.addr, Owner: ownerOf(attrs)})
 	}
 	if !w.owns(b) && w.env.config.StrictAffinity {
-		return unlessFresh(w, fmt.Errorf("%s: %w (block %s, node %s)", a.addr, ErrStrictAffinity, b.CIDR, nodeOf(b)))
+		return w.unlessFresh(fmt.Errorf("%s: %w (block %s, node %s)", a.addr, ErrStrictAffinity, b.CIDR, nodeOf(b)))
 	}
 	take(w.edit(b), ordinal, a.owner)
-	w.rely(p)
+	w.result.addrs, w.result.owner = []netip.Addr{a.addr}, a.owner
+	if w.rely(p); a.locked {
+		delete(w.checks, model.ReadyKey{})
+	}
 	return w.count(a.owner.Handle, b.CIDR, 1)
+}
+
+// claim makes the address's block one of the node's own, if that is possible.
+func (a *assign) claim(w *work, p pool) (*model.Block, *stop) {
+	block := p.blockOf(a.addr)
+	if other := w.env.overlapped[block]; other.IsValid() {
+		return nil, w.unlessFresh(fmt.Errorf("%s: %w: block %s cannot be claimed beside block %s", a.addr, ErrOverlap, block, other))
+	}
+	if w.atLimit(p.ipv6()) {
+		return nil, w.unlessFresh(fmt.Errorf("%s: %w (%d)", a.addr, ErrBlockLimit, w.env.config.MaxBlocksPerHost))
+	}
+	return w.reclaim(p, a)
 }
 
 // reclaim makes a block of the node's own for a certain address. It may have been the node's
 // before a backup was restored: what the routes say of its other containers is assigned to
 // them again, for whoever writes their endpoints, or releases them, to find.
-func (w *work) reclaim(p pool, a *assign) (*model.Block, error) {
+func (w *work) reclaim(p pool, a *assign) (*model.Block, *stop) {
 	if w.env.here == nil {
 		w.needsHere = true
-		return nil, errNeed
+		return nil, &stop{why: unread}
 	}
 	b := w.claim(p, p.blockOf(a.addr))
 	nobodys := Owner{Attrs: map[string]string{AttrNode: w.node, AttrTimestamp: a.owner.Attrs[AttrTimestamp]}}

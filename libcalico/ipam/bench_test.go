@@ -1,6 +1,7 @@
 package ipam
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -179,6 +180,33 @@ func BenchmarkFullPool(b *testing.B) {
 		if _, err := c.AutoAssign(b.Context(), Request{IPv4: 1}); err == nil {
 			b.Fatal("an address from a full pool")
 		}
+	}
+}
+
+// BenchmarkAtTheBlockLimit is a request that cannot be met because the node has as many blocks
+// as it may: of a pool of 2^58 blocks 5,000 are full, and all that exist are looked at.
+func BenchmarkAtTheBlockLimit(b *testing.B) {
+	w := newWorld(b, "fd80::/64")
+	w.config(model.IPAMConfig{AutoAllocateBlocks: true, MaxBlocksPerHost: 1})
+	w.fill("fd80::/64", 5000)
+	c := w.node("a")
+	if _, err := c.AutoAssign(b.Context(), Request{IPv6: 64}); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, err := c.AutoAssign(b.Context(), Request{IPv6: 1}); !errors.Is(err, ErrBlockLimit) {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkClaim is 64 addresses, for which a block is claimed, in a pool with 5,000 full ones.
+func BenchmarkClaim(b *testing.B) {
+	w := newWorld(b, "10.0.0.0/8")
+	w.fill("10.0.0.0/8", 5000)
+	c := w.node("a")
+	for b.Loop() {
+		w.assign(c, 64, "")
 	}
 }
 

@@ -32,6 +32,28 @@ func newBlock(cidr netip.Prefix, node string, strict bool) *model.Block {
 // blockSize is the number of addresses of a block.
 func blockSize(cidr netip.Prefix) int { return 1 << (cidr.Addr().BitLen() - cidr.Bits()) }
 
+// widerBlocks lists the blocks of all larger sizes that a block could be a part of.
+func widerBlocks(cidr netip.Prefix) []netip.Prefix {
+	var out []netip.Prefix
+	for bits := widest(cidr.Addr()); bits < cidr.Bits(); bits++ {
+		out = append(out, netip.PrefixFrom(cidr.Addr(), bits).Masked())
+	}
+	return out
+}
+
+// narrowerBlocks lists the blocks of all smaller sizes that could be a part of a block.
+func narrowerBlocks(cidr netip.Prefix) []netip.Prefix {
+	first := cidr.Addr()
+	var out []netip.Prefix
+	for bits := cidr.Bits() + 1; bits <= narrowest(first); bits++ {
+		size := 1 << (narrowest(first) - bits)
+		for i := 0; i < blockSize(cidr); i += size {
+			out = append(out, netip.PrefixFrom(addTo(first, uint64(i)), bits))
+		}
+	}
+	return out
+}
+
 // cloneBlock copies a block, so that the copy can be changed.
 func cloneBlock(b *model.Block) *model.Block {
 	c := *b
@@ -92,8 +114,10 @@ func attributesFor(o Owner) model.BlockAttributes {
 }
 
 // take gives out a free address.
-func take(b *model.Block, ordinal int, o Owner) {
-	b.Allocations[ordinal] = new(intern(b, attributesFor(o)))
+func take(b *model.Block, ordinal int, o Owner) { takeAs(b, ordinal, attributesFor(o)) }
+
+func takeAs(b *model.Block, ordinal int, attrs model.BlockAttributes) {
+	b.Allocations[ordinal] = new(intern(b, attrs))
 	if i := slices.Index(b.Unallocated, ordinal); i >= 0 {
 		b.Unallocated = slices.Delete(b.Unallocated, i, i+1)
 	}
@@ -103,19 +127,23 @@ func take(b *model.Block, ordinal int, o Owner) {
 func giveBack(b *model.Block, ordinal int) {
 	b.Allocations[ordinal] = nil
 	b.Unallocated = append(b.Unallocated, ordinal)
-	sweep(b)
+	compactAttributes(b)
 }
 
-// setOwner changes who has an address.
+// setOwner changes who has an address; what a newer program noted about it stays.
 func setOwner(b *model.Block, ordinal int, o Owner) {
-	b.Allocations[ordinal] = new(intern(b, attributesFor(o)))
-	sweep(b)
+	attrs := attributesFor(o)
+	if old, ok := attributesOf(b, ordinal); ok {
+		attrs.Unknown = old.Unknown
+	}
+	b.Allocations[ordinal] = new(intern(b, attrs))
+	compactAttributes(b)
 }
 
 // intern returns the place of the attributes in the block's list.
 func intern(b *model.Block, a model.BlockAttributes) int {
 	for i, have := range b.Attributes {
-		if handleOf(have) == handleOf(a) && maps.Equal(have.Secondary, a.Secondary) {
+		if handleOf(have) == handleOf(a) && maps.Equal(have.Secondary, a.Secondary) && have.Unknown == a.Unknown {
 			return i
 		}
 	}
@@ -123,8 +151,8 @@ func intern(b *model.Block, a model.BlockAttributes) int {
 	return len(b.Attributes) - 1
 }
 
-// sweep removes attributes that no address uses any more.
-func sweep(b *model.Block) {
+// compactAttributes removes attributes that no address uses any more.
+func compactAttributes(b *model.Block) {
 	used := make([]bool, len(b.Attributes))
 	for _, i := range b.Allocations {
 		if i != nil {

@@ -1,14 +1,16 @@
 package ipam
 
 import (
-	"fmt"
+	"cmp"
+	"context"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
+	"unique"
 
-	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/model"
 )
 
@@ -61,9 +63,25 @@ type Problem struct {
 	// Advice says what the user can do in that case.
 	Advice string `json:"advice,omitempty"`
 
-	owner  Owner          // of a leaked address
+	proven bool           // what the remedy is
+	blind  bool           // the remedy writes over what cannot be read
+	owner  packedOwner    // of an address that is in use
 	blocks []netip.Prefix // that a handle is about
 	rev    int64          // of the endpoint, or the block
+}
+
+// Proven says that it is proven what is right, so that [Client.Mend] need not be forced. It
+// is false of a problem that was read from a report.
+func (p Problem) Proven() bool { return p.proven }
+
+// Blind says that the remedy writes over a value that cannot be read, so that whatever else it
+// holds is lost.
+func (p Problem) Blind() bool { return p.blind }
+
+// with adds a remedy that is proven to be right.
+func (p Problem) with(remedy string) Problem {
+	p.Remedy, p.proven = remedy, true
+	return p
 }
 
 // ID is what a problem is about: of two looks, the same problem has the same.
@@ -79,13 +97,39 @@ type ID struct {
 	Since string `json:"since,omitempty"`
 }
 
-// Engine is what the containers of one host use, as its engine says.
-type Engine struct {
-	Node string
-	// Endpoints and Addresses hold the containers' names.
-	Endpoints map[string]string
-	Addresses map[netip.Addr]string
+// problemKind is a kind of problem: how it is found, and how it is mended.
+type problemKind interface {
+	// find adds all problems of the kind, in the order of what they are about.
+	find(c *checker)
+	// mend applies the remedy, on the condition that what it is about is still as it was
+	// found; done is false when it is not.
+	mend(ctx context.Context, cl *Client, p Problem) (done bool, err error)
 }
+
+// problemKinds are all kinds; each has a file of its own.
+var problemKinds = map[string]problemKind{
+	ProblemUnreadable:     unreadable{},
+	ProblemDamagedBlock:   damagedBlock{},
+	ProblemLostAddress:    lostAddress{},
+	ProblemOverlap:        overlapping{},
+	ProblemOutsidePools:   outsidePools{},
+	ProblemAmongHosts:     amongHosts{},
+	ProblemAbandonedBlock: abandonedBlock{},
+	ProblemAffinity:       wrongAffinity{},
+	ProblemHandle:         wrongHandle{},
+	ProblemLeakedAddress:  leakedAddress{},
+	ProblemUnassigned:     unassignedAddress{},
+	ProblemWrongOwner:     wrongOwner{},
+	ProblemDuplicate:      duplicateAddress{},
+	ProblemNotInPool:      notInPool{},
+	ProblemDeadEndpoint:   deadEndpoint{},
+	ProblemLooseContainer: looseContainer{},
+}
+
+// noRemedy is part of the kinds of which nothing ever proves what is right.
+type noRemedy struct{}
+
+func (noRemedy) mend(context.Context, *Client, Problem) (done bool, err error) { return false, nil }
 
 // orchestrator is that of Docker's endpoints.
 const orchestrator = "libnetwork"
@@ -93,37 +137,22 @@ const orchestrator = "libnetwork"
 // startTime is how long a container may take from its address to its endpoint.
 const startTime = time.Minute
 
-// Check lists all inconsistencies of an inventory, in the order of what they are
-// about. engine may be nil when the engine of no host was asked; it must have been
-// asked after the inventory was made.
-func Check(i *Inventory, engine *Engine, now time.Time) []Problem {
-	c := &checker{
-		Inventory: i, engine: engine, now: now,
-		users:  map[netip.Addr][]model.WorkloadEndpointKey{},
-		counts: map[string]map[string]int{}, inUse: map[netip.Addr]Owner{},
-	}
-	for _, k := range i.unreadable {
-		c.add(Problem{ID: ID{Kind: ProblemUnreadable}, Text: fmt.Sprintf("the stored value of %v cannot be read", k)})
-	}
-	for _, k := range slices.SortedFunc(maps.Keys(i.endpoints), compareEndpoints) {
-		c.endpoint(k, i.endpoints[k])
-	}
-	sorted := slices.SortedFunc(maps.Keys(i.blocks), netip.Prefix.Compare)
-	for n, cidr := range sorted {
-		c.block(cidr, i.blocks[cidr])
-		if n > 0 && sorted[n-1].Overlaps(cidr) {
-			c.add(Problem{
-				ID: ID{Kind: ProblemOverlap, Block: cidr}, Text: fmt.Sprintf("block %s overlaps with block %s", cidr, sorted[n-1]),
-				Advice: "addresses in both may be given out twice: release one block's addresses",
-			})
+// Check lists all inconsistencies of an inventory, as [Find] finds them.
+func Check(i *Inventory, seen Seen, now time.Time) []Problem {
+	return slices.Collect(Find(i, seen, now))
+}
+
+// Find finds all inconsistencies of an inventory: kind by kind, and in the order of what they
+// are about. What was seen must have been seen after the inventory was made. There may be one
+// for each address, so that they are made one by one, and not held.
+func Find(i *Inventory, seen Seen, now time.Time) iter.Seq[Problem] {
+	return func(yield func(Problem) bool) {
+		c := newChecker(i, seen, now)
+		c.yield = yield
+		for _, kind := range slices.Sorted(maps.Keys(problemKinds)) {
+			problemKinds[kind].find(c)
 		}
 	}
-	c.leftOverAffinities()
-	c.wrongHandles()
-	c.usedAddresses()
-	c.containers()
-	slices.SortStableFunc(c.problems, func(a, b Problem) int { return strings.Compare(a.Kind, b.Kind) })
-	return c.problems
 }
 
 // Both returns the problems of the second look that the first saw too.
@@ -141,346 +170,159 @@ func Both(first, second []Problem) []Problem {
 	return out
 }
 
-func compareEndpoints(a, b model.WorkloadEndpointKey) int { return model.Compare(a, b) }
+func compareEndpoints(a, b model.WorkloadEndpointKey) int {
+	return cmp.Or(
+		strings.Compare(a.Node, b.Node), strings.Compare(a.Orchestrator, b.Orchestrator),
+		strings.Compare(a.Workload, b.Workload), strings.Compare(a.Name, b.Name),
+	)
+}
 
+// checker compares. What it looks things up in are sorted lists, because they are a
+// fraction of the size of maps.
 type checker struct {
 	*Inventory
 
-	engine   *Engine
-	now      time.Time
-	problems []Problem
+	evidence
+	now     time.Time
+	yield   func(Problem) bool // takes what is found
+	stopped bool               // it wants no more
 
-	users  map[netip.Addr][]model.WorkloadEndpointKey // by address
-	counts map[string]map[string]int                  // of handles, by block
-	inUse  map[netip.Addr]Owner
+	sorted  []netip.Prefix // the blocks
+	damaged []netip.Prefix // those that cannot be used
+	taken   []taken        // the addresses in use, each once
+	users   []addressUser  // the addresses of endpoints
+	counts  []count        // what handles have, by handle and block
+	names   map[string]bool
 }
 
-func (c *checker) add(p Problem) { c.problems = append(c.problems, p) }
-
-// endpoint notes the addresses of an endpoint and makes sure that a container has it.
-func (c *checker) endpoint(k model.WorkloadEndpointKey, ep foundEndpoint) {
-	if ep.value == nil {
-		c.add(Problem{ID: ID{Kind: ProblemUnreadable, Node: k.Node, Endpoint: k.Name}, Text: fmt.Sprintf("the stored value of %v cannot be read", k)})
-		return
-	}
-	for _, n := range slices.Concat(ep.value.IPv4Nets, ep.value.IPv6Nets) {
-		c.users[n.Addr()] = append(c.users[n.Addr()], k)
-	}
-	if c.engine == nil || k.Node != c.engine.Node || k.Orchestrator != orchestrator {
-		return
-	}
-	if _, alive := c.engine.Endpoints[k.Name]; alive {
-		return
-	}
-	for _, n := range slices.Concat(ep.value.IPv4Nets, ep.value.IPv6Nets) {
-		if _, alive := c.engine.Addresses[n.Addr()]; alive {
-			return // another of its endpoints has taken over; containers tells
-		}
-	}
-	c.add(Problem{
-		ID: ID{Kind: ProblemDeadEndpoint, Node: k.Node, Endpoint: k.Name}, rev: ep.rev,
-		Text:   fmt.Sprintf("endpoint %s on node %s belongs to no container there", k.Name, k.Node),
-		Remedy: "remove the endpoint and release its addresses",
-	})
+// taken is an address in use.
+type taken struct {
+	addr  netip.Addr
+	owner *packedOwner
 }
 
-// block checks one block by itself and notes who has its addresses.
-func (c *checker) block(cidr netip.Prefix, found foundBlock) {
-	b := found.block
-	if found.fault != nil {
-		p := Problem{ID: ID{Kind: ProblemDamagedBlock, Block: cidr}, rev: found.rev, Text: fmt.Sprintf("block %s is damaged: %v", cidr, found.fault)}
-		if repaired(cidr, b) != nil {
-			p.Remedy = "rebuild the block; every address in use stays in use"
-		} else {
-			p.Advice = "no address of it can be given out or released"
-		}
-		c.add(p)
-		return
-	}
-	for ordinal := range b.Allocations {
-		attrs, taken := attributesOf(b, ordinal)
-		if !taken {
-			continue
-		}
-		owner := ownerOf(attrs)
-		c.inUse[addrOf(b, ordinal)] = owner
-		if owner.Handle != "" {
-			if c.counts[owner.Handle] == nil {
-				c.counts[owner.Handle] = map[string]int{}
-			}
-			c.counts[owner.Handle][cidr.String()]++
-		}
-	}
-	c.lostAddresses(b, found.rev)
-	c.ownerOfBlock(b)
-	if places := localnet.Overlap(c.env.taken, cidr); places != "" {
-		c.add(Problem{
-			ID: ID{Kind: ProblemAmongHosts, Block: cidr}, Text: fmt.Sprintf("block %s touches %s; no new address comes from it", cidr, places),
-			Advice: "move the containers that have addresses of it to a pool elsewhere",
-		})
-	}
+// addressUser is an address of an endpoint.
+type addressUser struct {
+	addr     netip.Addr
+	endpoint *keptEndpoint
 }
 
-func (c *checker) lostAddresses(b *model.Block, rev int64) {
-	for ordinal, taken := range b.Allocations {
-		if taken == nil && !slices.Contains(b.Unallocated, ordinal) {
-			c.add(Problem{
-				ID: ID{Kind: ProblemLostAddress, Addr: addrOf(b, ordinal), Block: b.CIDR}, rev: rev,
-				Text:   fmt.Sprintf("address %s is neither in use nor free", addrOf(b, ordinal)),
-				Remedy: "make it free",
-			})
-		}
-	}
+// count is how many addresses of a block a handle has.
+type count struct {
+	handle string
+	handleCount
 }
 
-// ownerOfBlock compares a block with its node, its affinity and its pool.
-func (c *checker) ownerOfBlock(b *model.Block) {
-	node := nodeOf(b)
-	id := ID{Kind: ProblemAbandonedBlock, Block: b.CIDR, Node: node}
-	_, isPool := c.env.poolOf(b.CIDR.Addr())
-	switch _, known := c.nodes[node]; {
-	case b.Affinity == nil && inUse(b) == 0:
-		c.add(Problem{ID: id, Text: fmt.Sprintf("block %s is empty and belongs to no node", b.CIDR), Remedy: "delete the block"})
-	case b.Affinity != nil && !known:
-		c.add(Problem{ID: id, Text: fmt.Sprintf("block %s belongs to node %s, which does not exist", b.CIDR, node), Remedy: "take the block from the node"})
-	case !isPool:
-		id.Kind = ProblemOutsidePools
-		p := Problem{ID: id, Text: fmt.Sprintf("block %s (%d addresses in use) is in no pool", b.CIDR, inUse(b))}
-		if inUse(b) == 0 {
-			p.Remedy = "delete the block"
-		} else {
-			p.Advice = "create a pool for it, or stop the containers that have its addresses"
-		}
-		c.add(p)
-	}
-	if b.Affinity == nil {
-		return
-	}
-	state, ok := c.affinities[model.BlockAffinityKey{Node: node, CIDR: b.CIDR}]
-	switch {
-	case !ok:
-		c.add(Problem{
-			ID:   ID{Kind: ProblemAffinity, Block: b.CIDR, Node: node},
-			Text: fmt.Sprintf("block %s belongs to node %s, which has no affinity for it", b.CIDR, node), Remedy: "store the affinity",
-		})
-	case state != model.AffinityConfirmed:
-		c.add(Problem{
-			ID:   ID{Kind: ProblemAffinity, Block: b.CIDR, Node: node},
-			Text: fmt.Sprintf("the affinity of node %s for its block %s is %s", node, b.CIDR, state), Remedy: "confirm it",
-		})
-	}
+func newChecker(i *Inventory, seen Seen, now time.Time) *checker {
+	c := &checker{Inventory: i, now: now, sorted: slices.SortedFunc(maps.Keys(i.blocks), netip.Prefix.Compare)}
+	c.listTaken()
+	c.listUsers()
+	c.evidence = i.judge(seen)
+	return c
 }
 
-func (c *checker) leftOverAffinities() {
-	for _, k := range slices.SortedFunc(maps.Keys(c.affinities), func(a, b model.BlockAffinityKey) int { return model.Compare(a, b) }) {
-		found, exists := c.blocks[k.CIDR]
-		p := Problem{ID: ID{Kind: ProblemAffinity, Block: k.CIDR, Node: k.Node}, Remedy: "delete the affinity"}
-		switch {
-		case !exists:
-			p.Text = fmt.Sprintf("node %s has an affinity for block %s, which does not exist", k.Node, k.CIDR)
-		case found.fault != nil || nodeOf(found.block) == k.Node:
-			continue
-		default:
-			p.Text = fmt.Sprintf("node %s has an affinity for block %s, which is not its own", k.Node, k.CIDR)
-		}
-		c.add(p)
-	}
-}
+func (c *checker) add(p Problem) { c.stopped = c.stopped || !c.yield(p) }
 
-// wrongHandles compares the handles with what the blocks say. What cannot be read in a
-// block is not held against a handle.
-func (c *checker) wrongHandles() {
-	all := maps.Clone(c.counts)
-	for id := range c.handles {
-		if all[id] == nil {
-			all[id] = map[string]int{}
-		}
+// listTaken lists what blocks say is in use, and by whom.
+func (c *checker) listTaken() {
+	all := 0
+	for _, b := range c.blocks {
+		all += len(b.uses)
 	}
-	for _, id := range slices.Sorted(maps.Keys(all)) {
-		h, stored := c.handles[id]
-		p := Problem{ID: ID{Kind: ProblemHandle, Handle: id}, Remedy: "count again"}
-		switch {
-		case !stored:
-			p.Text = fmt.Sprintf("handle %s has addresses, and does not exist", id)
-			p.blocks = blockNames(all[id])
-		case h == nil:
-			p.Text = fmt.Sprintf("the stored value of handle %s cannot be read", id)
-			p.blocks = blockNames(all[id])
-		default:
-			differs := c.differences(h, all[id])
-			if len(differs) == 0 {
-				continue
-			}
-			p.Text = fmt.Sprintf("handle %s counts addresses wrongly: %s", id, strings.Join(differs, ", "))
-			p.blocks = blockNames(h.Block, all[id])
+	c.taken, c.counts = make([]taken, 0, all), make([]count, 0, all)
+	for _, cidr := range c.sorted {
+		b := c.blocks[cidr]
+		if b.fault != nil {
+			c.damaged = append(c.damaged, cidr)
 		}
-		if len(p.blocks) > handleBlocks {
-			p.Remedy, p.Advice = "", "it has addresses in too many blocks for one transaction"
-		}
-		c.add(p)
-	}
-}
-
-func (c *checker) differences(h *model.Handle, has map[string]int) []string {
-	var out []string
-	for _, cidr := range blockNames(h.Block, has) {
-		name := cidr.String()
-		if c.blocks[cidr].fault == nil && h.Block[name] != has[name] {
-			out = append(out, fmt.Sprintf("%d in block %s where it has %d", h.Block[name], name, has[name]))
-		}
-	}
-	return out
-}
-
-// blockNames are the blocks that are named, in order.
-func blockNames(maps ...map[string]int) []netip.Prefix {
-	var out []netip.Prefix
-	for _, m := range maps {
-		for name := range m {
-			if p, err := netip.ParsePrefix(name); err == nil && !slices.Contains(out, p) {
-				out = append(out, p)
+		name := unique.Make(cidr)
+		for n := range b.uses {
+			owner := &b.uses[n].owner
+			c.taken = append(c.taken, taken{addrAt(cidr, b.uses[n].ordinal), owner})
+			if owner.handle != "" {
+				c.counts = append(c.counts, count{owner.handle, handleCount{name, 1}})
 			}
 		}
 	}
-	slices.SortFunc(out, netip.Prefix.Compare)
-	return out
+	// Of an address in two blocks, the later one decides.
+	slices.SortStableFunc(c.taken, func(a, b taken) int { return a.addr.Compare(b.addr) })
+	slices.Reverse(c.taken)
+	c.taken = slices.CompactFunc(c.taken, func(a, b taken) bool { return a.addr == b.addr })
+	slices.Reverse(c.taken)
+	slices.SortStableFunc(c.counts, func(a, b count) int { return strings.Compare(a.handle, b.handle) })
+	c.addUp()
 }
 
-// usedAddresses compares the addresses in use with those that endpoints have.
-func (c *checker) usedAddresses() {
-	for _, a := range slices.SortedFunc(maps.Keys(c.inUse), netip.Addr.Compare) {
-		if users := c.users[a]; len(users) > 0 {
-			c.sameOwner(a, c.inUse[a], users)
+// addUp makes one of the counts of a handle in a block, which are side by side: they came
+// block by block.
+func (c *checker) addUp() {
+	out := c.counts[:0]
+	for _, n := range c.counts {
+		if last := len(out) - 1; last >= 0 && out[last].handle == n.handle && out[last].block == n.block {
+			out[last].n += n.n
 		} else {
-			c.leak(a, c.inUse[a])
+			out = append(out, n)
 		}
 	}
-	for _, a := range slices.SortedFunc(maps.Keys(c.users), netip.Addr.Compare) {
-		users := c.users[a]
-		if len(users) > 1 {
-			c.add(Problem{
-				ID:   ID{Kind: ProblemDuplicate, Addr: a},
-				Text: fmt.Sprintf("address %s is that of %d endpoints: %s and %s", a, len(users), users[0], users[1]), Advice: "restart one of the containers",
-			})
+	c.counts = out
+}
+
+func (c *checker) listUsers() {
+	all := 0
+	for _, e := range c.endpoints {
+		all += len(e.addrs)
+	}
+	c.users = make([]addressUser, 0, all)
+	for n := range c.endpoints {
+		for _, a := range c.endpoints[n].addrs {
+			c.users = append(c.users, addressUser{a, &c.endpoints[n]})
 		}
-		if _, taken := c.inUse[a]; taken || c.blockDamaged(a) {
-			continue
-		}
-		p, inPool := c.env.poolOf(a)
-		id := ID{Addr: a, Node: users[0].Node, Endpoint: users[0].Name}
-		if !inPool {
-			id.Kind = ProblemNotInPool
-			c.add(Problem{ID: id, Text: fmt.Sprintf("endpoint %s on node %s has address %s, which is in no pool", users[0].Name, users[0].Node, a)})
-			continue
-		}
-		id.Kind = ProblemUnassigned
-		problem := Problem{
-			ID: id, rev: c.endpoints[users[0]].rev,
-			Text: fmt.Sprintf("endpoint %s on node %s has address %s, which is not in use", users[0].Name, users[0].Node, a),
-		}
-		if p.disabled {
-			problem.Advice = "its pool " + p.cidr.String() + " is disabled"
-		} else {
-			problem.Remedy = "mark the address as in use by the endpoint"
-		}
-		c.add(problem)
+	}
+	slices.SortStableFunc(c.users, func(a, b addressUser) int { return a.addr.Compare(b.addr) })
+}
+
+// usersOf are the endpoints that have an address.
+func (c *checker) usersOf(a netip.Addr) []addressUser {
+	n, _ := slices.BinarySearchFunc(c.users, a, func(u addressUser, a netip.Addr) int { return u.addr.Compare(a) })
+	end := n
+	for end < len(c.users) && c.users[end].addr == a {
+		end++
+	}
+	return c.users[n:end]
+}
+
+// eachUsed calls f with every address that endpoints have, and with these.
+func (c *checker) eachUsed(f func(netip.Addr, []addressUser)) {
+	for rest := c.users; len(rest) > 0; {
+		users := c.usersOf(rest[0].addr)
+		f(rest[0].addr, users)
+		rest = rest[len(users):]
 	}
 }
 
-func (c *checker) blockDamaged(a netip.Addr) bool {
-	for cidr, b := range c.blocks {
-		if b.fault != nil && cidr.Contains(a) {
-			return true
-		}
-	}
-	return false
+func (c *checker) isTaken(a netip.Addr) bool {
+	_, ok := c.takenAt(a)
+	return ok
 }
 
-// sameOwner makes sure that an address is in use by the endpoint that has it. An owner
-// without a handle, as older programs gave none, can be anybody.
-func (c *checker) sameOwner(a netip.Addr, o Owner, users []model.WorkloadEndpointKey) {
-	if o.Handle == "" || slices.ContainsFunc(users, func(k model.WorkloadEndpointKey) bool {
-		return o.Handle == k.Name || o.Attrs[AttrEndpoint] == k.Name || k.Orchestrator != orchestrator
-	}) {
-		return
+// takenAt finds an address in use.
+func (c *checker) takenAt(a netip.Addr) (t taken, ok bool) {
+	n, ok := slices.BinarySearchFunc(c.taken, a, func(t taken, a netip.Addr) int { return t.addr.Compare(a) })
+	if ok {
+		t = c.taken[n]
 	}
-	k := users[0]
-	p := Problem{
-		ID: ID{Kind: ProblemWrongOwner, Addr: a, Handle: o.Handle, Node: k.Node, Endpoint: k.Name}, owner: o, rev: c.endpoints[k].rev,
-		Text: fmt.Sprintf("address %s of endpoint %s on node %s is in use by %s", a, k.Name, k.Node, o),
-	}
-	if o.Attrs[AttrEndpoint] != "" && len(users) == 1 && !c.endpointExists(o.Attrs[AttrEndpoint]) {
-		p.Remedy = "make the endpoint the owner"
-	} else {
-		p.Advice = "restart the container"
-	}
-	c.add(p)
+	return t, ok
 }
+
+// isDamaged says that a block that might have the address cannot be used.
+func (c *checker) isDamaged(a netip.Addr) bool { return holds(c.damaged, a) }
 
 func (c *checker) endpointExists(name string) bool {
-	for k := range c.endpoints {
-		if k.Name == name {
-			return true
+	if c.names == nil {
+		c.names = make(map[string]bool, len(c.endpoints))
+		for _, e := range c.endpoints {
+			c.names[e.key.Name] = true
 		}
 	}
-	return false
-}
-
-// leak judges an address in use that no endpoint has.
-func (c *checker) leak(a netip.Addr, o Owner) {
-	if c.engine != nil && c.engine.Addresses[a] != "" {
-		return // containers tells
-	}
-	node, since := o.Attrs[AttrNode], o.Attrs[AttrTimestamp]
-	if t, err := time.Parse(time.RFC3339, since); err == nil && c.now.Sub(t) < startTime {
-		return // being started
-	}
-	_, known := c.nodes[node]
-	if o.Attrs[AttrType] != "" && known {
-		return // the node's own
-	}
-	p := Problem{
-		ID:    ID{Kind: ProblemLeakedAddress, Addr: a, Handle: o.Handle, Node: node, Endpoint: o.Attrs[AttrEndpoint], Since: since},
-		owner: o,
-		Text:  fmt.Sprintf("address %s is in use by %s, and no endpoint has it", a, o),
-	}
-	p.rev = c.endpoints[endpointKey(p)].rev
-	switch {
-	case node == "":
-		p.Advice = fmt.Sprintf("nothing proves that no container has it; if none does: calicoctl ipam release --ip=%s", a)
-	case !known:
-		p.Text += "; the node does not exist"
-		p.Remedy = "release the address"
-	case o.Attrs[AttrType] != "" || o.Handle != "" && o.Attrs[AttrEndpoint] == "":
-		p.Advice = fmt.Sprintf("it is not Docker's, so nothing proves that it is of no use; if it is: calicoctl ipam release --ip=%s", a)
-	case c.engine != nil && c.engine.Node == node:
-		p.Text += ", nor any container on the node"
-		p.Remedy = "release the address"
-	default:
-		p.Advice = fmt.Sprintf("run calicoctl ipam check on node %s, whose engine knows whether a container has it", node)
-	}
-	c.add(p)
-}
-
-// containers makes sure that what containers have is known.
-func (c *checker) containers() {
-	if c.engine == nil {
-		return
-	}
-	for _, a := range slices.SortedFunc(maps.Keys(c.engine.Addresses), netip.Addr.Compare) {
-		p, inPool := c.env.poolOf(a)
-		if len(c.users[a]) > 0 || !inPool {
-			continue
-		}
-		name := c.engine.Addresses[a]
-		problem := Problem{
-			ID:   ID{Kind: ProblemLooseContainer, Addr: a, Node: c.engine.Node, Container: name},
-			Text: fmt.Sprintf("container %s on node %s has address %s, and no endpoint in the datastore", name, c.engine.Node, a), Advice: "restart the container",
-		}
-		if _, taken := c.inUse[a]; !taken && !p.disabled && !c.blockDamaged(a) {
-			problem.Text += "; the address is not in use"
-			problem.Remedy = "mark the address as in use by the container"
-		}
-		c.add(problem)
-	}
+	return c.names[name]
 }

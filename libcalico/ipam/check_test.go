@@ -19,22 +19,27 @@ import (
 // later is long after everything that tests do.
 func later() time.Time { return time.Now().Add(time.Hour) }
 
-func (w *world) check(engine *Engine) []Problem {
+func (w *world) check(seen Seen) []Problem {
+	w.Helper()
+	return Check(w.inventory(), seen, later())
+}
+
+func (w *world) inventory() *Inventory {
 	w.Helper()
 	i, err := w.node("").Inventory(w.ctx())
 	if err != nil {
 		w.Fatal(err)
 	}
-	return Check(i, engine, later())
+	return i
 }
 
 // mend mends until nothing can be mended any more, and returns what is left.
-func (w *world) mend(engine *Engine) []Problem {
+func (w *world) mend(seen Seen) []Problem {
 	w.Helper()
 	for range 5 {
 		mended := false
-		for _, p := range w.check(engine) {
-			done, err := w.node("").Mend(w.ctx(), p)
+		for _, p := range w.check(seen) {
+			done, err := w.node("").Mend(w.ctx(), p, OnlyProven)
 			if err != nil {
 				w.Errorf("%s: %v", p.Text, err)
 			}
@@ -44,17 +49,19 @@ func (w *world) mend(engine *Engine) []Problem {
 			break
 		}
 	}
-	return w.check(engine)
+	return w.check(seen)
 }
 
+// nodeResource makes nodes, each with a network of its engine's.
 func (w *world) nodeResource(names ...string) {
 	for _, name := range names {
 		w.apply(model.NodeKey{Name: name}, &model.Node{IPv4: netip.MustParseAddr("192.0.2.1")})
+		w.apply(model.DockerNetworkKey{Name: "net-" + name}, &model.DockerNetwork{IDs: map[string]string{name: "id-" + name}})
 	}
 }
 
 func (w *world) endpoint(node, id string, addrs ...netip.Addr) {
-	ep := &model.WorkloadEndpoint{State: "active", Interface: "cali" + id, Profiles: []string{}}
+	ep := &model.WorkloadEndpoint{State: "active", Interface: linkOf(id), Profiles: []string{}}
 	for _, a := range addrs {
 		ep.IPv4Nets = append(ep.IPv4Nets, netip.PrefixFrom(a, a.BitLen()))
 	}
@@ -86,7 +93,21 @@ func (w *world) drop(k model.Key) {
 	}
 }
 
-func emptyHost(node string) *Engine { return &Engine{Node: node} }
+// emptyHost is a node whose engine has no container, and is known to have none.
+func emptyHost(node string) Seen { return Seen{Engine: engineOf(node), Sure: true} }
+
+// engineOf is a node's engine, as one of its networks shows.
+func engineOf(node string) *Engine {
+	return &Engine{Node: node, Networks: []string{"id-" + node}, Endpoints: map[string]Container{}, Addresses: map[netip.Addr]Container{}}
+}
+
+// run has a container in the engine.
+func (e *Engine) run(name, endpoint string, addrs ...netip.Addr) {
+	e.Endpoints[endpoint] = Container{name, true}
+	for _, a := range addrs {
+		e.Addresses[a] = Container{name, true}
+	}
+}
 
 func kinds(problems []Problem) string {
 	var out []string
@@ -100,18 +121,17 @@ func TestNothingIsWrongWithWhatIsInUse(t *testing.T) {
 	w := newWorld(t, "10.0.0.0/24", "fd80::/120")
 	w.nodeResource("a", "b")
 	a := w.node("a")
-	e := &Engine{Node: "a", Endpoints: map[string]string{}, Addresses: map[netip.Addr]string{}}
+	e := engineOf("a")
 	for i := range 5 {
 		id := fmt.Sprint("e", i)
-		addr := w.container(a, id)
-		e.Endpoints[id], e.Addresses[addr] = "web", "web"
+		e.run("web", id, w.container(a, id))
 		w.container(w.node("b"), fmt.Sprint("f", i))
 	}
 	if err := a.Assign(w.ctx(), addrs("10.0.0.200")[0], Owner{Handle: "t", Attrs: map[string]string{AttrType: "ipipTunnelAddress"}}); err != nil {
 		t.Fatal(err)
 	}
-	for _, engine := range []*Engine{nil, e} {
-		if got := w.check(engine); len(got) > 0 {
+	for _, seen := range []Seen{{}, {Engine: e}} {
+		if got := w.check(seen); len(got) > 0 {
 			t.Errorf("found %v", got)
 		}
 	}
@@ -133,11 +153,11 @@ func TestProblems(t *testing.T) {
 		}
 	}
 	tests := []struct {
-		name   string
-		spoil  func(*world)
-		engine *Engine // nil: one that has the container
-		found  string
-		left   string
+		name  string
+		spoil func(*world)
+		seen  *Seen // nil: an engine that has the container
+		found string
+		left  string
 	}{
 		{"handle gone", func(w *world) { w.drop(model.HandleKey{ID: "e"}) }, nil, ProblemHandle, ""},
 		{"handle counts too many", func(w *world) {
@@ -187,6 +207,10 @@ func TestProblems(t *testing.T) {
 			}
 		}, nil, ProblemLeakedAddress, ProblemLeakedAddress},
 		{"unassigned", func(w *world) { w.endpoint("b", "x", addrs("10.0.0.77")...) }, nil, ProblemUnassigned, ""},
+		{"unassigned, in a pool that gives out none any more", func(w *world) {
+			w.endpoint("b", "x", addrs("10.0.0.77")...)
+			w.pool("10.0.0.0/24", func(p *model.IPPool) { p.Disabled = true })
+		}, nil, ProblemUnassigned, ""},
 		{"wrong owner", func(w *world) {
 			if err := w.node("b").Assign(w.ctx(), netip.MustParseAddr("10.0.0.77"), Owner{Handle: "old", Attrs: map[string]string{AttrEndpoint: "old"}}); err != nil {
 				w.Fatal(err)
@@ -194,8 +218,8 @@ func TestProblems(t *testing.T) {
 			w.endpoint("b", "x", addrs("10.0.0.77")...)
 		}, nil, ProblemWrongOwner, ""},
 		{"two endpoints", func(w *world) { w.endpoint("b", "x", w.containerAddr()) }, nil, ProblemDuplicate, ProblemDuplicate},
-		{"dead endpoint", func(*world) {}, emptyHost("a"), ProblemDeadEndpoint, ""},
-		{"endpoint of a host that was not asked", func(*world) {}, emptyHost("b"), "", ""},
+		{"dead endpoint", func(*world) {}, new(emptyHost("a")), ProblemDeadEndpoint, ""},
+		{"endpoint of a host that was not asked", func(*world) {}, new(emptyHost("b")), "", ""},
 		{
 			"container without endpoint", func(w *world) { w.drop(endpointKey(Problem{ID: ID{Node: "a", Endpoint: "e"}})) }, nil,
 			ProblemLooseContainer, ProblemLooseContainer,
@@ -212,24 +236,25 @@ func TestProblems(t *testing.T) {
 			}
 			w.endpoint("a", "e", addr)
 			tt.spoil(w)
-			engine := tt.engine
-			if engine == nil {
-				engine = &Engine{Node: "a", Endpoints: map[string]string{"e": "web"}, Addresses: map[netip.Addr]string{addr: "web"}}
+			seen := tt.seen
+			if seen == nil {
+				seen = &Seen{Engine: engineOf("a")}
+				seen.Engine.run("web", "e", addr)
 			}
-			before := w.check(engine)
+			before := w.check(*seen)
 			if got := kinds(before); got != tt.found {
 				t.Fatalf("found %v\nwant %s", before, tt.found)
 			}
 			for _, p := range before {
-				if p.Text == "" || (p.Remedy == "") == (p.Advice == "") && p.Kind != ProblemNotInPool && p.Kind != ProblemLooseContainer {
+				if p.Text == "" || p.Proven() != (p.Remedy != "") || (p.Remedy == "") == (p.Advice == "") && p.Kind != ProblemNotInPool && p.Kind != ProblemLooseContainer {
 					t.Errorf("problem %+v", p)
 				}
 			}
-			left := w.mend(engine)
+			left := w.mend(*seen)
 			if got := strings.Join(slices.Compact(strings.Fields(kinds(left))), " "); got != tt.left && !strings.HasSuffix(got, tt.left) {
 				t.Errorf("left is %v\nwant %s", left, tt.left)
 			}
-			if tt.engine == nil && tt.name != "not a block" { // the container's address is never touched
+			if tt.seen == nil && tt.name != "not a block" { // the container's address is never touched
 				if o, err := c.Lookup(w.ctx(), addr); err != nil || o.Handle != "e" {
 					t.Errorf("the container's address: %v, %v", o, err)
 				}
@@ -253,7 +278,7 @@ func TestAnAddressThatWasGivenToAnotherIsNotReleased(t *testing.T) {
 	if err := c.Assign(w.ctx(), leaked[0], Owner{Handle: "new"}); err != nil {
 		t.Fatal(err)
 	}
-	if done, err := c.Mend(w.ctx(), found[0]); done || err != nil {
+	if done, err := c.Mend(w.ctx(), found[0], OnlyProven); done || err != nil {
 		t.Errorf("mended: %v, %v", done, err)
 	}
 	if o, err := c.Lookup(w.ctx(), leaked[0]); err != nil || o.Handle != "new" {
@@ -268,7 +293,7 @@ func TestAnEndpointThatChangedIsNotRemoved(t *testing.T) {
 	a := w.container(c, "e")
 	found := w.check(emptyHost("a"))
 	w.endpoint("a", "e", a, addrs("10.0.0.99")[0])
-	if done, err := c.Mend(w.ctx(), found[0]); done || err != nil {
+	if done, err := c.Mend(w.ctx(), found[0], OnlyProven); done || err != nil {
 		t.Errorf("mended: %v, %v", done, err)
 	}
 }
@@ -277,9 +302,9 @@ func TestANodeThatCameBackKeepsItsBlocks(t *testing.T) {
 	w := newWorld(t, "10.0.0.0/24")
 	c := w.node("a")
 	w.release(c, w.assign(c, 1, "")...)
-	found := w.check(nil)
+	found := w.check(Seen{})
 	w.nodeResource("a")
-	if done, err := c.Mend(w.ctx(), found[0]); done || err != nil || len(found) != 1 {
+	if done, err := c.Mend(w.ctx(), found[0], OnlyProven); done || err != nil || len(found) != 1 {
 		t.Errorf("mended %v: %v, %v", found, done, err)
 	}
 	if len(w.affinities()) != 1 {
@@ -291,11 +316,7 @@ func TestAnAddressOfAContainerThatStartsIsNoLeak(t *testing.T) {
 	w := newWorld(t, "10.0.0.0/24")
 	w.nodeResource("a")
 	w.assign(w.node("a"), 1, "")
-	i, err := w.node("").Inventory(w.ctx())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := Check(i, emptyHost("a"), time.Now()); len(got) > 0 {
+	if got := Check(w.inventory(), emptyHost("a"), time.Now()); len(got) > 0 {
 		t.Errorf("found %v", got)
 	}
 }
@@ -315,7 +336,9 @@ func TestACrashAtAnyWriteIsMended(t *testing.T) {
 				}
 				return nil
 			}}
-			dockerScript(w, newClient(failing, "a"))
+			c := newClient(failing, "a")
+			c.queue.patience = 0 // the program is dead
+			dockerScript(w, c)
 			if left := w.mend(emptyHost("a")); len(left) > 0 {
 				t.Errorf("crash at write %d: left is %v", at, left)
 			}
@@ -358,7 +381,7 @@ func TestAnyLossIsMended(t *testing.T) {
 		w := newWorld(t, "10.0.0.0/24")
 		w.nodeResource("a", "b")
 		live := map[netip.Addr]string{}
-		engine := &Engine{Node: "a", Endpoints: map[string]string{}, Addresses: map[netip.Addr]string{}}
+		engine := engineOf("a")
 		for i := range 90 {
 			id := fmt.Sprint("e", i)
 			node := []string{"a", "b"}[r.IntN(2)]
@@ -367,7 +390,7 @@ func TestAnyLossIsMended(t *testing.T) {
 				live[a] = id
 			}
 			if node == "a" && live[a] != "" {
-				engine.Endpoints[id], engine.Addresses[a] = "c"+id, "c"+id
+				engine.run("c"+id, id, a)
 			}
 		}
 		got, err := w.store.Raw().Get(w.ctx(), model.PrefixIPAM, clientv3.WithPrefix(), clientv3.WithKeysOnly())
@@ -381,7 +404,7 @@ func TestAnyLossIsMended(t *testing.T) {
 				}
 			}
 		}
-		if left := w.mend(engine); len(left) > 0 {
+		if left := w.mend(Seen{Engine: engine}); len(left) > 0 {
 			t.Errorf("seed %d: left is %v", seed, left)
 		}
 		owners := w.consistent()
@@ -403,7 +426,7 @@ func TestMendingWithoutTheStore(t *testing.T) {
 	found := w.check(emptyHost("a"))
 	lost := errors.New("lost")
 	c := newClient(&countingStore{store: etcd{w.store}, fail: func(int64) error { return lost }}, "")
-	if done, err := c.Mend(w.ctx(), found[0]); done || !errors.Is(err, lost) {
+	if done, err := c.Mend(w.ctx(), found[0], OnlyProven); done || !errors.Is(err, lost) {
 		t.Errorf("got %v, %v", done, err)
 	}
 }

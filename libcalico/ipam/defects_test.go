@@ -4,7 +4,9 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/model"
@@ -153,10 +155,16 @@ func TestDefectAddressesWithoutAnyOwner(t *testing.T) {
 
 func TestDefectErrorsOfHandlesWereIgnored(t *testing.T) {
 	w := newWorld(t, "10.0.0.0/26")
-	failing := &countingStore{store: etcd{w.store}}
-	c := newClient(failing, "a")
+	var down atomic.Bool
+	c := newClient(&countingStore{store: etcd{w.store}, fail: func(int64) error {
+		if down.Load() {
+			return etcdstore.ErrUnavailable
+		}
+		return nil
+	}}, "a")
+	c.queue.patience = 200 * time.Millisecond
 	got := w.assign(c, 1, "h")
-	failing.fail = func(int64) error { return etcdstore.ErrUnavailable }
+	down.Store(true)
 	if _, err := c.AutoAssign(w.ctx(), Request{IPv4: 1, Owner: Owner{Handle: "h"}}); !errors.Is(err, etcdstore.ErrUnavailable) {
 		t.Errorf("assign: %v", err)
 	}
@@ -166,10 +174,13 @@ func TestDefectErrorsOfHandlesWereIgnored(t *testing.T) {
 	if err := c.ReleaseByHandle(w.ctx(), "h"); !errors.Is(err, etcdstore.ErrUnavailable) {
 		t.Errorf("release by handle: %v", err)
 	}
-	failing.fail = nil
 	if owners := w.consistent(); len(owners) != 1 {
 		t.Errorf("%d addresses", len(owners))
 	}
+	// That the address is not needed is a fact: it is free as soon as that can be written.
+	down.Store(false)
+	w.await("the address is free", func() bool { return len(w.inUse()) == 0 })
+	got = w.assign(c, 1, "h")
 	// A handle that cannot be stored is refused, alone, before anything is written.
 	if _, err := c.AutoAssign(w.ctx(), Request{IPv4: 1, Owner: Owner{Handle: "\x00"}}); !errors.Is(err, etcdstore.ErrInvalid) {
 		t.Errorf("bad handle: %v", err)

@@ -7,19 +7,28 @@
 // values in the store are those of Calico v2.6: blocks, affinities (which node owns a
 // block) and handles (how many addresses an owner has in which block).
 //
-//	caller ─► op (pure: reads and changes copies) ─► batch ─► one transaction
-//	             ▲                                               │
-//	             └──────── cache of blocks and handles ◄─────────┘
+//	caller ─► waiting ─► round: ops (pure: read and change copies) ─► one transaction
+//	             ▲         │    ▲                                        │
+//	             │         │    └── memory: environment, blocks ◄────────┤
+//	             └ search ◄┘        and handles                          ▼
+//	             └────────────────────────────────────────────────── debts, when in doubt
 //
 // Each operation of [Client] is a pure function over copies of stored values
-// (assign.go, release.go, owner.go). A [Client] runs the operations that wait at the
-// same time one after the other over the same copies and commits them together, on the
-// condition that nothing it changes, or relies on, has changed in the store; when
-// something has, it reads that again and runs them anew. While the store is locked
+// (assign.go, release.go, owner.go), which says what it came to: it is done, something must
+// be read, addresses must be searched for, or it is refused. A [Client] runs the operations
+// that wait at the same time one after the other over the same copies and commits them
+// together, on the condition that nothing it changes, or relies on, has changed in the
+// store; when something has, it reads that again and runs them anew. While the store is locked
 // ([etcdstore.ErrLocked]) nothing is given out, and what is no longer needed is still
 // taken back: that a container is gone is a fact. So blocks, affinities and
 // handles always agree, and callers on one node speed each other up instead of
 // colliding.
+//
+// A search for free addresses beside the node's own blocks goes on beside the rounds, and
+// concerns its own call only. When the store does not answer a transaction, nobody knows
+// whether it was done: what it may have given out is taken back, and what it may not have
+// taken back is, again and again until there is a definite answer (debt.go). Each call's
+// owner has a time of its own, so that nobody else's address is touched.
 package ipam
 
 import (
@@ -30,6 +39,7 @@ import (
 	"strings"
 
 	"calico.internal/libcalico/localnet"
+	"calico.internal/libcalico/model"
 )
 
 // The attributes that an address can carry, besides its handle.
@@ -91,10 +101,15 @@ var (
 	ErrNotAssigned = errors.New("the address is not assigned")
 	// ErrBlockLimit says that the node has as many blocks as one may have.
 	ErrBlockLimit = errors.New("the node has as many blocks as maxBlocksPerHost allows")
+	// ErrOverlap says that a block cannot be claimed, because there is one of another size
+	// in its range.
+	ErrOverlap = errors.New("a block of another size is in the way (calicoctl ipam check)")
+	// ErrSearch says that the search for a free address was given up.
+	ErrSearch = errors.New("the search for a free address did not come to an end")
 	// ErrDamaged says that a stored block contradicts itself.
 	ErrDamaged = errors.New("the block's stored value is damaged")
-	// ErrBusy says that other writers were always faster.
-	ErrBusy = errors.New("too many conflicting writes")
+	// ErrBusy says that other writers were faster.
+	ErrBusy = errors.New("other writers were faster")
 )
 
 // InUseError says who has an address. It Is [ErrInUse].
@@ -110,6 +125,37 @@ func (e *InUseError) Error() string {
 
 // Unwrap returns [ErrInUse].
 func (e *InUseError) Unwrap() error { return ErrInUse }
+
+// BusyError says over what a call has lost again and again against other writers. It Is [ErrBusy].
+type BusyError struct {
+	// Keys are what was changed by others the last time; nil when blocks that were about to be
+	// claimed never were free by then.
+	Keys   []model.Key
+	Losses int
+}
+
+// Error says what to do.
+func (e *BusyError) Error() string {
+	if len(e.Keys) == 0 {
+		return fmt.Sprintf("%v: %d times a block could not be claimed any more when it was about to be; nothing was changed: ask again, or add a pool",
+			ErrBusy, e.Losses)
+	}
+	var paths []string
+	for _, k := range e.Keys {
+		paths = append(paths, model.Paths(k)[0])
+	}
+	return fmt.Sprintf("%v, %d times; nothing was changed: ask again, and if that does not help, find out what keeps writing there (etcdctl watch %s)",
+		ErrBusy, e.Losses, strings.Join(paths, ", or "))
+}
+
+// Unwrap returns [ErrBusy].
+func (e *BusyError) Unwrap() error { return ErrBusy }
+
+// IsEndpoint says whether the owner names a workload endpoint, by the handle or by Docker's id.
+func (o Owner) IsEndpoint(k model.WorkloadEndpointKey) bool {
+	names := k.Name != "" && (o.Handle == k.Name || o.Attrs[AttrEndpoint] == k.Name)
+	return names && (o.Attrs[AttrNode] == "" || o.Attrs[AttrNode] == k.Node)
+}
 
 // String names the owner by its handle and attributes.
 func (o Owner) String() string {

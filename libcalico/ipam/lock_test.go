@@ -2,6 +2,7 @@ package ipam
 
 import (
 	"errors"
+	"strings"
 	"testing"
 
 	"calico.internal/libcalico/etcdstore"
@@ -19,9 +20,12 @@ func TestLockedStoreGivesNothingOut(t *testing.T) {
 		}
 	}
 	setReady(false)
+	if _, _, err := w.store.Apply(w.ctx(), model.LockKey{}, &model.Lock{By: "ann@host1"}); err != nil {
+		t.Fatal(err)
+	}
 	// At once, although the client knows its blocks and has looked a moment ago.
-	if _, err := c.AutoAssign(w.ctx(), Request{IPv4: 1}); !errors.Is(err, etcdstore.ErrLocked) {
-		t.Errorf("AutoAssign: error %v, want %v", err, etcdstore.ErrLocked)
+	if _, err := c.AutoAssign(w.ctx(), Request{IPv4: 1}); !errors.Is(err, etcdstore.ErrLocked) || !strings.Contains(err.Error(), "by ann@host1") {
+		t.Errorf("AutoAssign: error %v, want %v and by whom", err, etcdstore.ErrLocked)
 	}
 	if err := c.Assign(w.ctx(), before.Next(), Owner{}); !errors.Is(err, etcdstore.ErrLocked) {
 		t.Errorf("Assign: error %v, want %v", err, etcdstore.ErrLocked)

@@ -114,6 +114,12 @@ func (w *world) block(cidr string) *model.Block {
 	return nil
 }
 
+// emptyBlock stores an empty block of a node.
+func (w *world) emptyBlock(cidr netip.Prefix) {
+	w.Helper()
+	w.apply(model.BlockKey{CIDR: cidr}, newBlock(cidr, "other", false))
+}
+
 func (w *world) affinities() []model.BlockAffinityKey {
 	w.Helper()
 	entries, _, _, err := w.store.List(w.ctx(), model.KindBlockAffinity, nil)
@@ -138,6 +144,33 @@ func (w *world) handles() map[string]map[string]int {
 		out[e.Key.(model.HandleKey).ID] = e.Value.(*model.Handle).Block
 	}
 	return out
+}
+
+// inUse lists the addresses that somebody has.
+func (w *world) inUse() map[netip.Addr]Owner {
+	w.Helper()
+	owners := map[netip.Addr]Owner{}
+	for _, b := range w.blocks() {
+		for _, h := range appendAll(nil, b) {
+			owners[h.Addr] = h.Owner
+		}
+	}
+	return owners
+}
+
+// await waits until something holds that is done in the background.
+func (w *world) await(what string, holds func() bool) {
+	w.Helper()
+	ticker := time.NewTicker(10 * time.Millisecond)
+	defer ticker.Stop()
+	end := time.After(10 * time.Second)
+	for !holds() {
+		select {
+		case <-ticker.C:
+		case <-end:
+			w.Fatalf("it never holds that %s", what)
+		}
+	}
 }
 
 // consistent checks that blocks, affinities and handles agree, and returns the

@@ -14,39 +14,40 @@ type changeOwner struct {
 	owner Owner
 }
 
-func (c *changeOwner) run(w *work) error {
-	blocks, err := w.locateAll(c.addrs)
-	if err != nil {
-		return err
+func (c *changeOwner) run(w *work) *stop {
+	blocks, s := w.locateAll(c.addrs)
+	if s != nil {
+		return s
 	}
 	for i, a := range c.addrs {
-		if err := c.one(w, blocks[i], a); err != nil {
-			return err
+		if s := c.one(w, blocks[i], a); s != nil {
+			return s
 		}
 	}
 	return nil
 }
 
-func (c *changeOwner) one(w *work, b *model.Block, a netip.Addr) error {
+func (c *changeOwner) one(w *work, b *model.Block, a netip.Addr) *stop {
 	missing := fmt.Errorf("%s: %w", a, ErrNotAssigned)
 	if b == nil {
-		return unlessFresh(w, missing)
+		return w.unlessFresh(missing)
 	}
 	b = w.current(b) // an owner's change never deletes it
 	ordinal, ok := ordinalOf(b, a)
 	if !ok {
-		return unlessFresh(w, missing)
+		return w.unlessFresh(missing)
 	}
 	attrs, taken := attributesOf(b, ordinal)
 	if !taken {
-		return unlessFresh(w, missing)
+		return w.unlessFresh(missing)
 	}
 	old := ownerOf(attrs)
 	if old.Handle != "" && c.owner.Handle != "" && old.Handle != c.owner.Handle {
-		return unlessFresh(w, &InUseError{Addr: a, Owner: old})
+		return w.unlessFresh(&InUseError{Addr: a, Owner: old})
 	}
 	next := mergeOwner(old, c.owner)
 	if sameOwner(old, next) {
+		w.relyOn(b.CIDR) // what is known of it may be old
 		return nil
 	}
 	setOwner(w.edit(b), ordinal, next)

@@ -3,6 +3,7 @@ package ipam
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
@@ -40,8 +41,18 @@ type places struct {
 	stored, hosts  []localnet.Place
 	storedAt, seen time.Time
 	renewing       bool
-	routed         []localnet.Route
-	routedAt       time.Time
+
+	// routesMu keeps who asks for the host's routes from waiting for the store.
+	routesMu sync.Mutex
+	routed   *routesAnswer // the last, or the one that is awaited
+}
+
+// routesAnswer is what the host says of its routes. It may be read when done is closed.
+type routesAnswer struct {
+	asked  time.Time
+	done   chan struct{}
+	routes []localnet.Route
+	err    error
 }
 
 func newPlaces(store func(context.Context) ([]localnet.Place, error)) *places {
@@ -89,23 +100,45 @@ func (p *places) current(ctx context.Context, stored, host time.Duration) ([]loc
 	return slices.Concat(p.stored, p.hosts), nil
 }
 
-// currentRoutes reads the host's routes when they are too old.
-func (p *places) currentRoutes() ([]localnet.Route, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if time.Since(p.routedAt) > hostAtClaim {
-		routes, err := p.routes()
-		if err != nil {
-			return nil, err
-		}
-		p.routed, p.routedAt = routes, time.Now()
+// currentRoutes are the host's routes, not too old. The kernel cannot be told to stop: who
+// has no time left leaves, and the answer is for the next.
+func (p *places) currentRoutes(ctx context.Context) ([]localnet.Route, error) {
+	answer := p.askForRoutes()
+	select {
+	case <-answer.done:
+		return answer.routes, answer.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("ask this host's kernel for its routes: no answer: %w", context.Cause(ctx))
 	}
-	return p.routed, nil
+}
+
+// askForRoutes asks for the routes if the last answer is too old, or was none, and nobody
+// waits for another.
+func (p *places) askForRoutes() *routesAnswer {
+	p.routesMu.Lock()
+	defer p.routesMu.Unlock()
+	if p.routed != nil {
+		select {
+		case <-p.routed.done:
+			if p.routed.err == nil && time.Since(p.routed.asked) <= hostAtClaim {
+				return p.routed
+			}
+		default:
+			return p.routed
+		}
+	}
+	answer := &routesAnswer{asked: time.Now(), done: make(chan struct{})}
+	p.routed = answer
+	go func() {
+		defer close(answer.done)
+		answer.routes, answer.err = p.routes()
+	}()
+	return answer
 }
 
 // here lists the addresses of the host's containers, by its routes.
-func (p *places) here() ([]netip.Addr, error) {
-	routes, err := p.currentRoutes()
+func (p *places) here(ctx context.Context) ([]netip.Addr, error) {
+	routes, err := p.currentRoutes(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -119,11 +152,11 @@ func (p *places) here() ([]netip.Addr, error) {
 }
 
 // live says which of the blocks have containers, or are a node's, by the host's routes.
-func (p *places) live(blocks []netip.Prefix) (map[netip.Prefix]bool, error) {
+func (p *places) live(ctx context.Context, blocks []netip.Prefix) (map[netip.Prefix]bool, error) {
 	if len(blocks) == 0 {
 		return nil, nil
 	}
-	routes, err := p.currentRoutes()
+	routes, err := p.currentRoutes(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -1,11 +1,13 @@
 package ipam
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -129,7 +131,7 @@ func TestHeldBlockThatHostsCameTo(t *testing.T) {
 	}
 	var named []string
 	w.host("h9", netip.PrefixFrom(held.Addr(), 32).String())
-	for _, p := range w.check(nil) {
+	for _, p := range w.check(Seen{}) {
 		if p.Kind == ProblemAmongHosts {
 			named = append(named, p.Text)
 		}
@@ -203,12 +205,11 @@ func TestBlockThatGetsRoutesAfterItWasFound(t *testing.T) {
 	for _, cidr := range []string{"10.0.0.0/26", "10.0.0.64/26", "10.0.0.128/26", "10.0.0.192/26"} {
 		if p := netip.MustParsePrefix(cidr); p != held {
 			lost = append(lost, p)
-			c.queue.vacant[netip.MustParsePrefix("10.0.0.0/24")] = append(c.queue.vacant[netip.MustParsePrefix("10.0.0.0/24")], p)
-			c.queue.known[model.BlockKey{CIDR: p}] = stored{}
+			c.queue.addVacant(c.queue.env.pools[0], []netip.Prefix{p})
 			route(p)
 		}
 	}
-	c.queue.places.routedAt = time.Time{} // a second has passed
+	c.queue.places.routed = nil // a second has passed
 	addrs, err := w.exhaust(c, false)
 	if !errors.Is(err, ErrPoolFull) || len(addrs) != 63 || slices.ContainsFunc(addrs, func(a netip.Addr) bool { return !held.Contains(a) }) {
 		t.Errorf("got %d addresses, %v, want the rest of %s", len(addrs), err, held)
@@ -307,5 +308,72 @@ func BenchmarkFirstAddressAmongNodes(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestTheHostsRoutesDoNotWaitForTheStore asks for them while the store does not answer.
+func TestTheHostsRoutesDoNotWaitForTheStore(t *testing.T) {
+	reading, answer := make(chan struct{}), make(chan struct{})
+	p := newPlaces(func(context.Context) ([]localnet.Place, error) {
+		close(reading)
+		<-answer
+		return nil, nil
+	})
+	stored := make(chan error, 1)
+	go func() {
+		_, err := p.atClaim(t.Context())
+		stored <- err
+	}()
+	<-reading
+	routes := make(chan error, 1)
+	go func() {
+		_, err := p.here(t.Context())
+		routes <- err
+	}()
+	select {
+	case err := <-routes:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("they wait for the store")
+	}
+	close(answer)
+	if err := <-stored; err != nil {
+		t.Error(err)
+	}
+}
+
+// TestAKernelThatDoesNotAnswerHoldsNobody: who asks for the host's routes waits as long as there
+// is time; those who come meanwhile wait for the same answer, and one that fails is no answer.
+func TestAKernelThatDoesNotAnswerHoldsNobody(t *testing.T) {
+	p := newPlaces(nil)
+	var asked atomic.Int64
+	answer := make(chan error)
+	p.routes = func() ([]localnet.Route, error) {
+		asked.Add(1)
+		return []localnet.Route{{Prefix: netip.MustParsePrefix("10.0.0.1/32")}}, <-answer
+	}
+	for range 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+		if _, err := p.here(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "kernel") {
+			t.Errorf("without an answer: %v", err)
+		}
+		cancel()
+	}
+	broken := errors.New("broken")
+	ended := make(chan error, 1)
+	go func() {
+		_, err := p.live(t.Context(), prefixes("10.0.0.0/26"))
+		ended <- err
+	}()
+	answer <- broken
+	close(answer)
+	if err := <-ended; err != nil && !errors.Is(err, broken) { // it may have asked anew
+		t.Error(err)
+	}
+	here, err := p.here(t.Context())
+	if err != nil || len(here) != 1 || asked.Load() > 3 {
+		t.Errorf("then: %v, %v, asked %d times", here, err, asked.Load())
 	}
 }

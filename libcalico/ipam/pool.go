@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"math/big"
 	"net/netip"
 	"slices"
@@ -28,7 +29,7 @@ const maxBlocks = 1 << 62
 type pool struct {
 	cidr      netip.Prefix
 	blockBits int
-	disabled  bool
+	disabled  bool   // or being deleted
 	manual    bool   // used only when a request names it, or a range of it
 	selects   string // the nodes that may use it; empty means all
 	rev       int64
@@ -46,7 +47,7 @@ func newPool(p *model.IPPool, rev int64) pool {
 	return pool{
 		cidr:      p.CIDR.Masked(),
 		blockBits: max(bits, p.CIDR.Bits()), // a pool below the size of a block is one block
-		disabled:  p.Disabled,
+		disabled:  p.Closed(),
 		manual:    p.Manual,
 		selects:   p.NodeSelector,
 		rev:       rev,
@@ -94,6 +95,9 @@ func (p pool) owns(block netip.Prefix) bool {
 	return block.Bits() >= p.cidr.Bits() && p.cidr.Contains(block.Addr())
 }
 
+// cuts says whether a block is one that the pool is cut into, as it is now.
+func (p pool) cuts(block netip.Prefix) bool { return block.Bits() == p.blockBits && p.owns(block) }
+
 // parts cuts ranges out of a pool, in whole blocks, none of them twice; no ranges stand
 // for the whole pool.
 func (p pool) parts(within []netip.Prefix) []pool {
@@ -109,6 +113,32 @@ func (p pool) parts(within []netip.Prefix) []pool {
 		}
 	}
 	return out
+}
+
+// minus cuts a range of whole blocks out of a part of a pool.
+func (p pool) minus(r netip.Prefix) []pool {
+	switch {
+	case !r.Overlaps(p.cidr):
+		return []pool{p}
+	case r.Bits() <= p.cidr.Bits():
+		return nil
+	}
+	var out []pool
+	for bits := p.cidr.Bits() + 1; bits <= r.Bits(); bits++ { // on the way down to r, the other half
+		half := p
+		half.cidr = sibling(netip.PrefixFrom(r.Addr(), bits).Masked())
+		out = append(out, half)
+	}
+	return out
+}
+
+// sibling is the other half of the range of which p is one half.
+func sibling(p netip.Prefix) netip.Prefix {
+	b := p.Addr().AsSlice()
+	last := p.Bits() - 1
+	b[last/8] ^= 0x80 >> (last % 8)
+	a, _ := netip.AddrFromSlice(b)
+	return netip.PrefixFrom(a, p.Bits())
 }
 
 // distinct cuts ranges down to what lies in a pool, without those that are a part of
@@ -158,6 +188,31 @@ func (w *walk) begin() {
 	w.to, w.left = n, n
 }
 
+// blocks is how many blocks are left of the walk, at most maxBlocks.
+func (w *walk) blocks() uint64 {
+	if len(w.parts) == 0 {
+		return 0
+	}
+	n := w.left
+	for _, p := range w.parts[1:] {
+		n = min(n+p.blocks(), maxBlocks)
+	}
+	return n
+}
+
+// chunks returns up to n times the next blocks of a walk.
+func (w *walk) chunks(n int) [][]netip.Prefix {
+	var out [][]netip.Prefix
+	for range n {
+		some := w.next(pointReads)
+		if len(some) == 0 {
+			break
+		}
+		out = append(out, some)
+	}
+	return out
+}
+
 // next returns the next blocks, up to n; none when all were visited.
 func (w *walk) next(n int) []netip.Prefix {
 	var out []netip.Prefix
@@ -180,6 +235,7 @@ type environment struct {
 	// locked says that nothing may be given out now; readyRev is the revision of the flag
 	// that says so, 0 when there is none.
 	locked   bool
+	lockedBy *model.Lock // who says so, if that is known
 	readyRev int64
 	reserved []netip.Prefix
 	// labels are the node's, read only when a pool selects nodes.
@@ -191,6 +247,9 @@ type environment struct {
 	// here are the addresses of the host's containers by its routes; nil until somebody
 	// needs them.
 	here []netip.Addr
+	// overlapped are blocks that cannot be claimed because there is one of another size,
+	// which is named, in their range: one that was left when the pool was made anew.
+	overlapped map[netip.Prefix]netip.Prefix
 }
 
 // leaves says whether a block may be given addresses from: no host has a part of it for
@@ -200,11 +259,55 @@ func (e *environment) leaves(block netip.Prefix) bool {
 	return !taken
 }
 
+// heldBack says that a reservation covers a whole block.
+func (e *environment) heldBack(block netip.Prefix) bool {
+	return slices.ContainsFunc(e.reserved, func(r netip.Prefix) bool { return r.Bits() <= block.Bits() && r.Contains(block.Addr()) })
+}
+
+// wide is how much smaller than a part of a pool a range may be, in bits, for the search to
+// go around it; what is smaller it comes across, and leaves.
+const wide = 8
+
+// open returns the parts of a pool, in whole blocks, in which blocks may be claimed, but for
+// small ones that may not be: in a pool of 2^58 blocks nobody could pass by those that a
+// reservation, or a host's network, has.
+func (e *environment) open(p pool, within []netip.Prefix) []pool {
+	parts := p.parts(within)
+	for _, r := range e.reserved {
+		parts = without(parts, r)
+	}
+	for _, t := range e.taken {
+		parts = without(parts, t.Prefix)
+	}
+	return parts
+}
+
+func without(parts []pool, r netip.Prefix) []pool {
+	var out []pool
+	for _, p := range parts {
+		if r.Bits() > p.blockBits || r.Bits() > p.cidr.Bits()+wide {
+			out = append(out, p)
+		} else {
+			out = append(out, p.minus(r)...)
+		}
+	}
+	return out
+}
+
+// inTheWay are the blocks of other sizes than their pools' that keep blocks from being claimed.
+func (e *environment) inTheWay() []localnet.Place {
+	var out []localnet.Place
+	for _, other := range slices.SortedFunc(maps.Values(e.overlapped), netip.Prefix.Compare) {
+		out = append(out, localnet.Place{Prefix: other, What: "a block of another size"})
+	}
+	return slices.Compact(out)
+}
+
 // choose returns the pools of a family that a request may use, in the order in which
 // they are to be used.
 func (e *environment) choose(wanted, within []netip.Prefix, ipv6 bool) ([]pool, error) {
 	if e.locked {
-		return nil, etcdstore.ErrLocked
+		return nil, etcdstore.Locked(e.lockedBy)
 	}
 	out, err := e.candidates(wanted, ipv6, len(within) > 0)
 	if err != nil || len(within) == 0 {
@@ -256,9 +359,13 @@ func (e *environment) named(w netip.Prefix) (pool, error) {
 	case e.pools[i].disabled:
 		return pool{}, fmt.Errorf("%w: pool %s is disabled", ErrNoPool, w)
 	case !e.admits(e.pools[i]):
-		return pool{}, fmt.Errorf("%w: pool %s is not for this node (node selector %s)", ErrNoPool, w, e.pools[i].selects)
+		return pool{}, notForNode(e.pools[i])
 	}
 	return e.pools[i], nil
+}
+
+func notForNode(p pool) error {
+	return fmt.Errorf("%w: pool %s is not for this node (node selector %s)", ErrNoPool, p.cidr, p.selects)
 }
 
 // admits says whether the node may use a pool. A selector that cannot be read admits

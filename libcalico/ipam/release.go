@@ -10,54 +10,53 @@ import (
 	"calico.internal/libcalico/model"
 )
 
-// release frees addresses.
+// release frees addresses; the result tells which of them nobody had.
 type release struct {
 	addrs []netip.Addr
 	// only, when not nil, frees an address only if it still has this owner.
 	only *Owner
-	// notAssigned are those of addrs that nobody had.
-	notAssigned []netip.Addr
 }
 
-func (r *release) run(w *work) error {
-	r.notAssigned = nil
-	blocks, err := w.locateAll(r.addrs)
-	if err != nil {
-		return err
+func (r *release) run(w *work) *stop {
+	blocks, s := w.locateAll(r.addrs)
+	if s != nil {
+		return s
 	}
 	for i, a := range r.addrs {
-		freed, err := r.one(w, blocks[i], a)
-		if err != nil {
-			return err
+		freed, s := w.freeOne(blocks[i], a, r.only)
+		if s != nil {
+			return s
 		}
 		if !freed {
-			r.notAssigned = append(r.notAssigned, a)
+			w.result.notAssigned = append(w.result.notAssigned, a)
 		}
 	}
-	if len(r.notAssigned) > 0 && !w.fresh {
-		return errStale
+	if len(w.result.notAssigned) > 0 {
+		return w.surely()
 	}
 	return nil
 }
 
 // locateAll finds the blocks of addresses; nil stands for one that has none.
-func (w *work) locateAll(addrs []netip.Addr) ([]*model.Block, error) {
+func (w *work) locateAll(addrs []netip.Addr) ([]*model.Block, *stop) {
 	blocks := make([]*model.Block, len(addrs))
-	var unknown error
+	var unknown *stop
 	for i, a := range addrs {
-		b, err := w.locate(a)
+		b, s := w.locate(a)
 		switch {
-		case errors.Is(err, errNeed):
-			unknown = err // go on: all that is needed is read at once
-		case err != nil:
-			return nil, err
+		case s.is(unread):
+			unknown = s // go on: all that is needed is read at once
+		case s != nil:
+			return nil, s
 		}
 		blocks[i] = b
 	}
 	return blocks, unknown
 }
 
-func (r *release) one(w *work, b *model.Block, a netip.Addr) (freed bool, err error) {
+// freeOne frees an address of a block, which may be nil, if somebody has it, or its one
+// possible owner does.
+func (w *work) freeOne(b *model.Block, a netip.Addr, only *Owner) (freed bool, s *stop) {
 	if b == nil {
 		return false, nil
 	}
@@ -69,7 +68,7 @@ func (r *release) one(w *work, b *model.Block, a netip.Addr) (freed bool, err er
 		return false, nil
 	}
 	attrs, taken := attributesOf(b, ordinal)
-	if !taken || r.only != nil && !sameOwner(ownerOf(attrs), *r.only) {
+	if !taken || only != nil && !sameOwner(ownerOf(attrs), *only) {
 		return false, nil
 	}
 	return true, w.free(b, ordinal)
@@ -89,24 +88,33 @@ func (w *work) current(b *model.Block) *model.Block {
 }
 
 // free frees one address and counts its handle down.
-func (w *work) free(b *model.Block, ordinal int) error {
+func (w *work) free(b *model.Block, ordinal int) *stop {
 	attrs, _ := attributesOf(b, ordinal)
 	b = w.edit(b)
-	giveBack(b, ordinal)
-	if err := w.count(handleOf(attrs), b.CIDR, -1); err != nil {
-		return err
+	w.giveBack(b, ordinal)
+	if s := w.count(handleOf(attrs), b.CIDR, -1); s != nil {
+		return s
 	}
 	w.settle(b)
 	return nil
 }
 
+// giveBack frees an address of a block that may be changed, and notes whose it was.
+func (w *work) giveBack(b *model.Block, ordinal int) {
+	attrs, _ := attributesOf(b, ordinal)
+	w.result.freed = append(w.result.freed, Holding{Addr: addrOf(b, ordinal), Block: b.CIDR, Owner: ownerOf(attrs)})
+	giveBack(b, ordinal)
+}
+
 // releaseHandle frees all addresses of a handle, and the handle itself.
 type releaseHandle struct {
 	handle string
+	// heirs become the owners of some of the addresses, which are not freed.
+	heirs map[netip.Addr]Owner
 	// whole refuses a handle with addresses in more than handleBlocks blocks, which one
-	// transaction cannot free; without it, the first ones are freed and more is set.
+	// transaction cannot free; without it, the first ones are freed and the result says
+	// that there are more.
 	whole bool
-	more  bool
 }
 
 // handleBlocks is how many blocks one transaction frees addresses in.
@@ -114,45 +122,46 @@ const handleBlocks = 40
 
 var errTooMany = errors.New("the handle has addresses in too many blocks for one transaction")
 
-func (r *releaseHandle) run(w *work) error {
-	r.more = false
-	h, err := w.handle(r.handle, false)
-	if err != nil {
-		return err
+func (r *releaseHandle) run(w *work) *stop {
+	h, s := w.handle(r.handle, false)
+	if s != nil {
+		return s
 	}
 	if h == nil {
-		return unlessFreshNil(w)
+		return w.surely()
 	}
 	cidrs, err := blocksOf(r.handle, h)
 	if err != nil {
-		return err
+		return refuse(err)
 	}
 	if len(cidrs) > handleBlocks {
 		if r.whole {
-			return unlessFresh(w, errTooMany)
+			return w.unlessFresh(errTooMany)
 		}
-		cidrs, r.more = cidrs[:handleBlocks], true
+		cidrs, w.result.more = cidrs[:handleBlocks], true
 	}
-	var unknown error
+	var unknown *stop
 	for _, cidr := range cidrs {
-		if err := r.fromBlock(w, cidr); errors.Is(err, errNeed) {
-			unknown = err
-		} else if err != nil {
-			return err
+		if s := r.fromBlock(w, cidr); s.is(unread) {
+			unknown = s
+		} else if s != nil {
+			return s
 		}
 	}
-	if unknown == nil && !r.more {
+	if unknown == nil && !w.result.more && !r.livesOn() {
 		w.writes[model.HandleKey{ID: r.handle}] = nil
 	}
 	return unknown
 }
 
-// unlessFreshNil is for an operation that has nothing to do, if that is so.
-func unlessFreshNil(w *work) error {
-	if w.fresh {
-		return nil
+// livesOn says that an heir is called as the one that goes, on another node.
+func (r *releaseHandle) livesOn() bool {
+	for _, heir := range r.heirs {
+		if heir.Handle == r.handle {
+			return true
+		}
 	}
-	return errStale
+	return false
 }
 
 func blocksOf(id string, h *model.Handle) ([]netip.Prefix, error) {
@@ -168,18 +177,18 @@ func blocksOf(id string, h *model.Handle) ([]netip.Prefix, error) {
 }
 
 // fromBlock frees what the handle has in one block, whatever the handle's count says.
-func (r *releaseHandle) fromBlock(w *work, cidr netip.Prefix) error {
-	b, err := w.block(cidr)
-	if err != nil {
-		return err
+func (r *releaseHandle) fromBlock(w *work, cidr netip.Prefix) *stop {
+	b, s := w.block(cidr)
+	if s != nil {
+		return s
 	}
-	h, err := w.handle(r.handle, false)
-	if err != nil {
-		return err
+	h, s := w.handle(r.handle, false)
+	if s != nil {
+		return s
 	}
 	if h != nil {
-		if err := w.count(r.handle, cidr, -h.Block[cidr.String()]); err != nil {
-			return err
+		if s := w.count(r.handle, cidr, -h.Block[cidr.String()]); s != nil {
+			return s
 		}
 	}
 	if b == nil {
@@ -187,10 +196,20 @@ func (r *releaseHandle) fromBlock(w *work, cidr netip.Prefix) error {
 	}
 	freed := false
 	for ordinal := range b.Allocations {
-		if attrs, taken := attributesOf(b, ordinal); taken && handleOf(attrs) == r.handle {
-			b, freed = w.edit(b), true
-			giveBack(b, ordinal)
+		attrs, taken := attributesOf(b, ordinal)
+		if !taken || handleOf(attrs) != r.handle {
+			continue
 		}
+		b = w.edit(b)
+		if heir, ok := r.heirs[addrOf(b, ordinal)]; ok {
+			setOwner(b, ordinal, heir)
+			if s := w.count(heir.Handle, cidr, 1); s != nil {
+				return s
+			}
+			continue
+		}
+		freed = true
+		w.giveBack(b, ordinal)
 	}
 	if freed {
 		w.settle(b)

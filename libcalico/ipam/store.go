@@ -132,6 +132,7 @@ func (e etcd) environment(ctx context.Context, node string) (*environment, error
 	ops := []clientv3.Op{
 		clientv3.OpGet(model.Paths(model.IPAMConfigKey{})[0]),
 		clientv3.OpGet(model.Paths(model.ReadyKey{})[0]),
+		clientv3.OpGet(model.Paths(model.LockKey{})[0]),
 	}
 	for _, p := range prefixes {
 		ops = append(ops, clientv3.OpGet(p, clientv3.WithPrefix()))
@@ -172,6 +173,8 @@ func (env *environment) add(node, path string, value []byte, rev int64) {
 		env.config, env.configRev = *r, rev
 	case *model.Ready:
 		env.locked, env.readyRev = !bool(*r), rev
+	case *model.Lock:
+		env.lockedBy = r
 	case damaged:
 		switch k.(type) {
 		case model.IPAMConfigKey:
@@ -200,8 +203,38 @@ func (e etcd) addLabels(ctx context.Context, env *environment, node string) erro
 	return nil
 }
 
-// held reads keys only: it is for whoever deletes a pool.
-func (e etcd) held(ctx context.Context, within netip.Prefix) ([]netip.Prefix, []model.BlockAffinityKey, error) {
+// keysPage is how many keys are listed at a time.
+const keysPage = 1000
+
+func (e etcd) claimed(ctx context.Context, ipv6 bool) ([]netip.Prefix, error) {
+	sample := netip.MustParsePrefix("0.0.0.0/0")
+	if ipv6 {
+		sample = netip.MustParsePrefix("::/0")
+	}
+	from := blockPath(sample)
+	from = from[:strings.LastIndexByte(from, '/')+1]
+	end := clientv3.GetPrefixRangeEnd(from)
+	var out []netip.Prefix
+	for {
+		resp, err := e.txn(ctx, []clientv3.Op{clientv3.OpGet(from, clientv3.WithRange(end), clientv3.WithKeysOnly(), clientv3.WithLimit(keysPage))})
+		if err != nil {
+			return nil, err
+		}
+		page := resp.Responses[0].GetResponseRange()
+		for _, kv := range page.GetKvs() {
+			if k, ok := model.ParsePath(string(kv.Key)); ok && k.Kind() == model.KindBlock {
+				out = append(out, k.(model.BlockKey).CIDR)
+			}
+			from = string(kv.Key) + "\x00"
+		}
+		if !page.GetMore() {
+			return out, nil
+		}
+	}
+}
+
+// blocksIn reads keys only: it is for whoever deletes a pool.
+func (e etcd) blocksIn(ctx context.Context, within netip.Prefix) ([]netip.Prefix, []model.BlockAffinityKey, error) {
 	prefixes := append(slices.Clone(model.ListPrefixes(model.KindBlock)), model.ListPrefixes(model.KindBlockAffinity)...)
 	ops := make([]clientv3.Op, len(prefixes))
 	for i, p := range prefixes {
@@ -231,8 +264,14 @@ func (e etcd) held(ctx context.Context, within netip.Prefix) ([]netip.Prefix, []
 	return blocks, affinities, nil
 }
 
-// blockPage is how many blocks are read at a time, so that few are in memory.
-const blockPage = 250
+// How many keys are read at a time: first as many as blocks, of which few are to be in
+// memory, then more if they are small, since etcd counts for each page all keys behind it. Of
+// blocks never many more: full ones, of 12 KiB, may come after empty ones.
+const (
+	firstPage, lastPage = 250, 8000
+	lastBlocksPage      = 500
+	smallPage           = 1 << 20 // bytes
+)
 
 // eachBlock reads the next page while f looks at the one before.
 func (e etcd) eachBlock(ctx context.Context, f func(BlockUsage)) error {
@@ -246,6 +285,7 @@ func (e etcd) eachBlock(ctx context.Context, f func(BlockUsage)) error {
 
 type blocksPage struct {
 	kvs     []*mvccpb.KeyValue
+	rev     int64 // at which it was read
 	cluster uint64
 	err     error
 }
@@ -253,13 +293,20 @@ type blocksPage struct {
 // readPages reads all keys with a prefix, at a revision that it returns (0: now).
 func (e etcd) readPages(ctx context.Context, prefix string, rev int64, out chan<- blocksPage) int64 {
 	end := clientv3.GetPrefixRangeEnd(prefix)
+	limit, last := int64(firstPage), int64(lastPage)
+	if slices.Contains(model.ListPrefixes(model.KindBlock), prefix) {
+		last = lastBlocksPage
+	}
 	for from := prefix; ; {
 		resp, err := e.txn(ctx, []clientv3.Op{
-			clientv3.OpGet(from, clientv3.WithRange(end), clientv3.WithLimit(blockPage), clientv3.WithRev(rev)),
+			clientv3.OpGet(from, clientv3.WithRange(end), clientv3.WithLimit(limit), clientv3.WithRev(rev)),
 		})
-		var page blocksPage
-		if page.err = err; err == nil {
-			page.kvs, page.cluster = resp.Responses[0].GetResponseRange().GetKvs(), resp.Header.ClusterId
+		page := blocksPage{err: err}
+		if err == nil {
+			if rev == 0 {
+				rev = resp.Header.Revision
+			}
+			page = blocksPage{kvs: resp.Responses[0].GetResponseRange().GetKvs(), rev: rev, cluster: resp.Header.ClusterId}
 		}
 		select {
 		case out <- page:
@@ -269,12 +316,19 @@ func (e etcd) readPages(ctx context.Context, prefix string, rev int64, out chan<
 		if err != nil {
 			return rev
 		}
-		if rev == 0 {
-			rev = resp.Header.Revision
-		}
 		if !resp.Responses[0].GetResponseRange().GetMore() {
 			return rev
 		}
 		from = string(page.kvs[len(page.kvs)-1].Key) + "\x00"
+		if page.size() < smallPage {
+			limit = min(4*limit, last)
+		}
 	}
+}
+
+func (p blocksPage) size() (bytes int) {
+	for _, kv := range p.kvs {
+		bytes += len(kv.Key) + len(kv.Value)
+	}
+	return bytes
 }

@@ -155,7 +155,7 @@ func TestHoldingsAreThoseOfTheNodesBlocks(t *testing.T) {
 		t.Fatal(err)
 	}
 	want = append(want, fmt.Sprint(addTo(block.Addr(), 60), " borrowed"))
-	holdings, err := b.Holdings(w.ctx(), "a")
+	holdings, _, err := b.Holdings(w.ctx(), "a")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestHoldingsAreThoseOfTheNodesBlocks(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	if none, err := b.Holdings(w.ctx(), "c"); err != nil || len(none) > 0 {
+	if none, _, err := b.Holdings(w.ctx(), "c"); err != nil || len(none) > 0 {
 		t.Errorf("got %v, %v", none, err)
 	}
 }

@@ -1,10 +1,10 @@
 package ipam
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
+	"slices"
 
 	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/model"
@@ -40,6 +40,23 @@ type work struct {
 	// needsHere says that the environment must know which containers are here.
 	needsHere bool
 	chosen    map[netip.Prefix]bool // blocks that are claimed because nobody seems to have them
+	// result is what the caller is told when the operation is done.
+	result result
+}
+
+// result is what an operation came to.
+type result struct {
+	rev int64 // of the transaction
+	// addrs were given out, all to owner.
+	addrs []netip.Addr
+	owner Owner
+	// freed were taken back, each from the owner that it names; notAssigned are those that
+	// nobody had.
+	freed       []Holding
+	notAssigned []netip.Addr
+	// done says that the operation found things as it needs them, and more that it has to
+	// be repeated.
+	done, more bool
 }
 
 // finds are the results of searches in the store, by pool.
@@ -86,21 +103,65 @@ func (w *work) merge(child *work) {
 // size is the number of steps of the transaction.
 func (w *work) size() int { return len(w.writes) + len(w.checks) }
 
-// What an operation returns that cannot be finished with what is known.
-var (
-	errNeed  = errors.New("something must be read first")
-	errStale = errors.New("something must be read again first")
+// stop is why an operation cannot be finished with what is known; nil when it can.
+type stop struct {
+	why   why
+	short shortage // when it found too few addresses
+	err   error    // when it is refused
+}
+
+type why int
+
+const (
+	unread  why = iota // something must be read first: the work's needs
+	stale              // what it rests on must be read again first: the work's reads
+	tooFew             // addresses must be searched for
+	refused            // the caller is told the error
 )
 
-// shortage is returned by an operation that found too few addresses.
+// is says whether this is the reason; a nil stop has none.
+func (s *stop) is(y why) bool { return s != nil && s.why == y }
+
+func refuse(err error) *stop { return &stop{why: refused, err: err} }
+
+// unlessFresh puts off a refusal until it rests on what was just read.
+func (w *work) unlessFresh(err error) *stop {
+	if w.fresh {
+		return refuse(err)
+	}
+	return &stop{why: stale}
+}
+
+// surely is for an operation that has nothing to do, if that is so.
+func (w *work) surely() *stop {
+	if w.fresh {
+		return nil
+	}
+	return &stop{why: stale}
+}
+
+// afresh has an operation begin only when some keys were read for it.
+func (w *work) afresh(keys ...model.Key) *stop {
+	for _, k := range keys {
+		w.get(k)
+	}
+	return w.surely()
+}
+
+// shortage says what an operation found too few addresses of.
 type shortage struct {
+	ipv6    bool
 	pools   []pool
 	usable  usable
 	missing int
+	limited bool  // the node has as many blocks as it may have
 	err     error // what to tell the caller when nothing helps
 }
 
-func (s *shortage) Error() string { return s.err.Error() }
+// same says whether what is found for one shortage is what would be for another.
+func (s shortage) same(o shortage) bool {
+	return s.limited == o.limited && slices.Equal(s.pools, o.pools) && slices.Equal(s.usable.within, o.usable.within)
+}
 
 // get returns what is under a key; known is false when that must be read first, which
 // is noted.
@@ -119,10 +180,10 @@ func (w *work) get(k model.Key) (r model.Resource, isKnown bool) {
 }
 
 // block returns a block for reading, or nil when there is none.
-func (w *work) block(cidr netip.Prefix) (*model.Block, error) {
+func (w *work) block(cidr netip.Prefix) (*model.Block, *stop) {
 	r, ok := w.get(model.BlockKey{CIDR: cidr})
 	if !ok {
-		return nil, errNeed
+		return nil, &stop{why: unread}
 	}
 	switch r := r.(type) {
 	case nil:
@@ -130,7 +191,7 @@ func (w *work) block(cidr netip.Prefix) (*model.Block, error) {
 	case *model.Block:
 		return r, nil
 	default:
-		return nil, fmt.Errorf("block %s: %w; see calicoctl ipam check", cidr, ErrDamaged)
+		return nil, refuse(fmt.Errorf("block %s: %w; see calicoctl ipam check", cidr, ErrDamaged))
 	}
 }
 
@@ -154,14 +215,14 @@ func (w *work) settle(b *model.Block) {
 
 // handle returns a handle for reading. One that is not known is taken for new when
 // the caller is about to count up: if it is not, the transaction says so.
-func (w *work) handle(id string, mayBeNew bool) (*model.Handle, error) {
+func (w *work) handle(id string, mayBeNew bool) (*model.Handle, *stop) {
 	k := model.HandleKey{ID: id}
 	if _, ok := w.known[k]; !ok && mayBeNew && !w.written(k) {
 		return nil, nil
 	}
 	r, ok := w.get(k)
 	if !ok {
-		return nil, errNeed
+		return nil, &stop{why: unread}
 	}
 	h, _ := r.(*model.Handle)
 	return h, nil
@@ -178,13 +239,13 @@ func (w *work) written(k model.Key) bool {
 
 // count changes the number of addresses that a handle has in a block. A count never
 // falls below zero: what an older version lost count of is no reason to fail.
-func (w *work) count(id string, block netip.Prefix, by int) error {
+func (w *work) count(id string, block netip.Prefix, by int) *stop {
 	if id == "" || by == 0 {
 		return nil
 	}
-	h, err := w.handle(id, by > 0)
-	if err != nil {
-		return err
+	h, s := w.handle(id, by > 0)
+	if s != nil {
+		return s
 	}
 	if h == nil {
 		if by < 0 {
@@ -192,7 +253,7 @@ func (w *work) count(id string, block netip.Prefix, by int) error {
 		}
 		h = &model.Handle{}
 	}
-	h = &model.Handle{HandleID: h.HandleID, Block: maps.Clone(h.Block)}
+	h = &model.Handle{HandleID: h.HandleID, Block: maps.Clone(h.Block), Unknown: h.Unknown}
 	if h.Block == nil {
 		h.Block = map[string]int{}
 	}
@@ -229,26 +290,26 @@ func (w *work) owns(b *model.Block) bool { return b.Affinity != nil && nodeOf(b)
 // locate finds the block of an address. Blocks may be of another size than the pool
 // says, or in no pool any more, so all sizes are tried. It returns nil when there is
 // none.
-func (w *work) locate(a netip.Addr) (*model.Block, error) {
+func (w *work) locate(a netip.Addr) (*model.Block, *stop) {
 	p, inPool := w.env.poolOf(a)
 	if inPool {
-		b, err := w.block(p.blockOf(a))
-		if b != nil || err != nil {
-			return b, err
+		b, s := w.block(p.blockOf(a))
+		if b != nil || s != nil {
+			return b, s
 		}
 	}
 	var found *model.Block
-	var err error
+	var stopped *stop
 	for bits := narrowest(a); bits >= widest(a); bits-- {
-		b, e := w.block(netip.PrefixFrom(a, bits).Masked())
-		if e != nil {
-			err = e // go on: all that is needed is read at once
+		b, s := w.block(netip.PrefixFrom(a, bits).Masked())
+		if s != nil {
+			stopped = s // go on: all that is needed is read at once
 		} else if b != nil && found == nil {
 			found = b
 		}
 	}
-	if err != nil {
-		return nil, err
+	if stopped != nil {
+		return nil, stopped
 	}
 	return found, nil
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -13,8 +14,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/model"
-	"calico.internal/libcalico/version"
 )
 
 const (
@@ -27,42 +28,59 @@ const (
 	poll      = time.Second
 	readyPoll = 3 * time.Second
 
+	// renewEvery is how often the lease is renewed, a look more or less. Whoever wants to know
+	// whether a program lives waits for that ([Renewed]).
+	renewEvery = TTL/5 - poll
+
 	// renewTimeout bounds one try to renew the lease; readiness waits for it.
 	renewTimeout = 3 * time.Second
 )
 
-// Run keeps the program's liveness key until ctx ends, and then removes it. While etcd
-// is away it tries on. ready says whether the program does its work; that it does is
-// stored within a second, that it does no more within three. The error is that of a key
-// that cannot be.
-func Run(ctx context.Context, c *etcdstore.Client, node, program string, ready func() bool) error {
-	return run(ctx, c, node, program, ready, func() bool { return true })
+// Program is a program that shows that it lives.
+type Program struct {
+	// Node is the name of its node, and Name its own, such as felix.
+	Node, Name string
+	// Host is where it runs; zero when that is not known.
+	Host model.Identity
+	// Ready says whether it does its work; that it does is stored within a second, that it
+	// does no more within three.
+	Ready func() bool
+	// Ours says whether the store is that of this host's cluster, for a program that does not
+	// write to another's, whose nodes may have the same names, nor to an empty one, of which
+	// Ours may not know yet. Nil: it writes to any.
+	Ours func() bool
+	// Log is told when another host has the node's name; nil is nobody.
+	Log *slog.Logger
 }
 
-// RunIn is [Run] for a program that does not write to a store that is another cluster's,
-// whose nodes may have the same names: ours says whether it is not. Nor does it to an empty
-// one, of which ours may not know yet.
-func RunIn(ctx context.Context, c *etcdstore.Client, node, program string, ready, ours func() bool) error {
-	setUp, err := etcdstore.ExistsWrite(model.ReadyKey{})
-	if err != nil {
-		return err
-	}
-	return run(ctx, c, node, program, ready, ours, setUp)
-}
-
-func run(ctx context.Context, c *etcdstore.Client, node, program string, ready, ours func() bool, conditions ...etcdstore.Write) error {
+// Run keeps the program's liveness key until ctx ends, and then removes it. While etcd is
+// away it tries on, and while another host has the node's name, which shows by its key, it
+// waits. The error is that of a key that cannot be.
+func Run(ctx context.Context, c *etcdstore.Client, p Program) error {
 	r := &reporter{
-		client: c, ready: ready, ours: ours, conditions: conditions,
-		key:   model.LivenessKey{Node: node, Program: program},
-		value: model.Liveness{Version: version.Version, Started: time.Now().UTC().Truncate(time.Second)},
+		client: c, ready: p.Ready, ours: p.Ours, log: p.Log,
+		key:   model.LivenessKey{Node: p.Node, Program: p.Name},
+		value: model.Liveness{Version: c.Version(), Started: time.Now().UTC().Truncate(time.Second), Host: p.Host},
+	}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	if r.ours == nil {
+		r.ours = func() bool { return true }
+	} else {
+		setUp, err := etcdstore.ExistsWrite(model.ReadyKey{})
+		if err != nil {
+			return err
+		}
+		r.conditions = append(r.conditions, setUp)
 	}
 	if err := model.Validate(r.key, &r.value); err != nil {
-		return fmt.Errorf("liveness of %s: %w", program, err)
+		return fmt.Errorf("liveness of %s: %w", p.Name, err)
 	}
 	tick := time.NewTicker(poll)
 	defer tick.Stop()
 	for ctx.Err() == nil {
-		if ours() {
+		if r.ours() && r.free(ctx) {
 			r.hold(ctx, tick)
 		}
 		tick.Reset(poll)
@@ -77,9 +95,42 @@ func run(ctx context.Context, c *etcdstore.Client, node, program string, ready, 
 type reporter struct {
 	client      *etcdstore.Client
 	ready, ours func() bool
+	log         *slog.Logger
 	conditions  []etcdstore.Write
 	key         model.LivenessKey
 	value       model.Liveness
+	// revision is the key's, as it was last seen or written; 0 when it is not there.
+	revision int64
+	// taken says that another host's key was found, and that this was said.
+	taken bool
+}
+
+// free says whether the key may be written: nobody has it, or this host itself, or the node is
+// this host's by the word of its start-up.
+func (r *reporter) free(ctx context.Context) bool {
+	e, err := r.client.Get(ctx, r.key)
+	if err != nil && !errors.Is(err, etcdstore.ErrNotFound) && !errors.Is(err, etcdstore.ErrUnreadable) {
+		return false
+	}
+	r.revision = e.Revision
+	by, ok := e.Value.(*model.Liveness)
+	if !ok || !by.Host.Other(r.value.Host) || r.appointed(ctx) {
+		r.taken = false
+		return true
+	}
+	if !r.taken {
+		r.log.Error("another host has this node's name: give one of them another, and start it again",
+			logattr.Node, r.key.Node, "its_id", by.Host.ID, "its_boot", by.Host.Boot, "since", by.Started)
+	}
+	r.taken = true
+	return false
+}
+
+// appointed says whether the node is this host's.
+func (r *reporter) appointed(ctx context.Context) bool {
+	e, err := r.client.Get(ctx, model.NodeKey{Name: r.key.Node})
+	node, ok := e.Value.(*model.Node)
+	return err == nil && ok && node.Host.Same(r.value.Host)
 }
 
 // hold has a lease and the key on it until either is lost, the store is another one, or
@@ -107,16 +158,27 @@ func (r *reporter) hold(ctx context.Context, tick *time.Ticker) {
 		if !r.ours() {
 			return
 		}
-		if time.Since(renewed) < TTL/3 {
+		if time.Since(renewed) < renewEvery {
 			continue
 		}
 		switch err := r.renew(ctx, lease); {
+		case err == nil && !r.still(ctx):
+			return
 		case err == nil:
 			renewed = time.Now()
 		case errors.Is(err, rpctypes.ErrLeaseNotFound), time.Since(renewed) > TTL:
 			return
 		}
 	}
+}
+
+// still says whether the key is there as it was written, as far as etcd tells: it may have been
+// deleted or written over while the lease lives.
+func (r *reporter) still(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, renewTimeout)
+	defer cancel()
+	e, err := r.client.Get(ctx, r.key)
+	return e.Revision == r.revision || err != nil && !errors.Is(err, etcdstore.ErrNotFound) && !errors.Is(err, etcdstore.ErrUnreadable)
 }
 
 func pollOf(ready bool) time.Duration {
@@ -141,12 +203,19 @@ func (r *reporter) grant(ctx context.Context) (clientv3.LeaseID, error) {
 	return r.client.Lease(ctx, TTL)
 }
 
+// write writes the key, unless somebody else has written it meanwhile.
 func (r *reporter) write(ctx context.Context, lease clientv3.LeaseID) error {
-	w, err := etcdstore.PutWrite(r.key, &r.value)
+	w, err := etcdstore.CreateWrite(r.key, &r.value)
+	if r.revision != 0 {
+		w, err = etcdstore.UpdateWrite(r.key, &r.value, r.revision)
+	}
 	if err != nil {
 		return err
 	}
-	_, err = r.client.Commit(ctx, append(slices.Clone(r.conditions), w.WithLease(lease))...)
+	revision, err := r.client.Commit(ctx, append(slices.Clone(r.conditions), w.WithLease(lease))...)
+	if err == nil {
+		r.revision = revision
+	}
 	return err
 }
 

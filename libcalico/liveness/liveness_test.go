@@ -3,6 +3,7 @@ package liveness_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"sync/atomic"
 	"testing"
@@ -26,11 +27,14 @@ type program struct {
 	client *etcdstore.Client
 	ready  atomic.Bool
 	ours   atomic.Bool
+	log    lines
 	stop   func()
 	result chan error
 }
 
-func start(t *testing.T, s *etcdtest.Server) *program {
+func start(t *testing.T, s *etcdtest.Server) *program { return startOn(t, s, model.Identity{}) }
+
+func startOn(t *testing.T, s *etcdtest.Server, as model.Identity) *program {
 	t.Helper()
 	client, err := etcdstore.New(etcdstore.Config{Endpoints: s.Endpoints()})
 	if err != nil {
@@ -39,7 +43,11 @@ func start(t *testing.T, s *etcdtest.Server) *program {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &program{tb: t, client: client, stop: cancel, result: make(chan error, 1)}
 	p.ours.Store(true)
-	go func() { p.result <- liveness.RunIn(ctx, client, key.Node, key.Program, p.ready.Load, p.ours.Load) }()
+	go func() {
+		p.result <- liveness.Run(ctx, client, liveness.Program{
+			Node: key.Node, Name: key.Program, Host: as, Ready: p.ready.Load, Ours: p.ours.Load, Log: slog.New(slog.NewTextHandler(&p.log, nil)),
+		})
+	}()
 	t.Cleanup(func() {
 		cancel()
 		_ = client.Close()
@@ -145,7 +153,7 @@ func TestBadNameEndsAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = client.Close() }()
-	if err := liveness.Run(t.Context(), client, "a b", "felix", func() bool { return true }); err == nil {
+	if err := liveness.Run(t.Context(), client, liveness.Program{Node: "a b", Name: "felix", Ready: func() bool { return true }}); err == nil {
 		t.Error("a node name with a space was accepted")
 	}
 }

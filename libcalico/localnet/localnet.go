@@ -12,7 +12,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -108,12 +107,9 @@ func ours(name string) bool {
 	return strings.HasPrefix(name, "cali") || strings.HasPrefix(name, "veth") || strings.HasPrefix(name, "tunl")
 }
 
-// bridges matches the names that Docker gives to its bridges.
-var bridges = regexp.MustCompile(`^(docker.+|br-[0-9a-f]{12})$`)
-
 func what(name string, p netip.Prefix) string {
 	switch {
-	case bridges.MatchString(name):
+	case IsDockerBridge(name):
 		return "network of Docker's bridge " + name
 	case p.IsSingleIP():
 		return "address of " + name

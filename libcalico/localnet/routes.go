@@ -20,6 +20,8 @@ type Route struct {
 	// Elsewhere says that it leads to another host. One that does not is a block of this
 	// host, or the way to one of its containers.
 	Elsewhere bool
+	// Link is the host's end of the pair that it leads to; empty when it leads to none.
+	Link string
 }
 
 // Routes lists the routes that lead to containers: those that bgpd has put there, and those
@@ -97,7 +99,6 @@ func toContainers(m syscall.NetlinkMessage, pairs map[int]string) (r Route, ok b
 	if err != nil {
 		return r, false
 	}
-	toPair := false
 	for _, a := range attrs {
 		switch a.Attr.Type {
 		case syscall.RTA_DST:
@@ -105,9 +106,10 @@ func toContainers(m syscall.NetlinkMessage, pairs map[int]string) (r Route, ok b
 				r.Prefix = netip.PrefixFrom(addr, bits)
 			}
 		case syscall.RTA_OIF:
-			_, toPair = pairs[int(binary.NativeEndian.Uint32(a.Value))]
+			r.Link = pairs[int(binary.NativeEndian.Uint32(a.Value))]
 		}
 	}
+	toPair := r.Link != ""
 	r.Elsewhere = protocol == protocolBGP && kind == syscall.RTN_UNICAST && !toPair
 	return r, r.Prefix.IsValid() && (toPair && !r.Prefix.Addr().IsLinkLocalUnicast() || protocol == protocolBGP)
 }

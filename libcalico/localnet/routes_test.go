@@ -38,12 +38,12 @@ func TestRoutes(t *testing.T) {
 			t.Error(err)
 		}
 		for _, r := range routes {
-			got = append(got, fmt.Sprint(r.Prefix, " elsewhere ", r.Elsewhere))
+			got = append(got, fmt.Sprint(r.Prefix, " elsewhere ", r.Elsewhere, " ", r.Link))
 		}
 	})
 	want := []string{
-		"192.168.0.1/32 elsewhere false", "fd01::1/128 elsewhere false", "192.168.0.0/26 elsewhere false", "fd01::/122 elsewhere false",
-		"192.168.4.0/26 elsewhere true", "fd01::40/122 elsewhere true", "192.168.5.0/26 elsewhere true",
+		"192.168.0.1/32 elsewhere false cali0", "fd01::1/128 elsewhere false cali0", "192.168.0.0/26 elsewhere false ", "fd01::/122 elsewhere false ",
+		"192.168.4.0/26 elsewhere true ", "fd01::40/122 elsewhere true ", "192.168.5.0/26 elsewhere true ",
 	}
 	slices.Sort(got)
 	slices.Sort(want)

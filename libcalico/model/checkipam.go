@@ -1,6 +1,7 @@
 package model
 
 import (
+	"math"
 	"net/netip"
 	"strings"
 )
@@ -10,6 +11,7 @@ func checkIPAMConfig(f *faults, _ IPAMConfigKey, c *IPAMConfig) {
 	f.unless(c.StrictAffinity || c.AutoAllocateBlocks, "spec.autoAllocateBlocks", false,
 		"without it and without strictAffinity no address could be given out")
 	f.unless(c.MaxBlocksPerHost >= 0, "spec.maxBlocksPerHost", c.MaxBlocksPerHost, "must not be negative")
+	f.unless(c.MaxBlocksPerHost <= math.MaxInt32, "spec.maxBlocksPerHost", c.MaxBlocksPerHost, "must be at most 2147483647, as for Calico; 0 is no limit")
 }
 
 func checkBlockAffinity(f *faults, k BlockAffinityKey, a *BlockAffinity) {

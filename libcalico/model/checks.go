@@ -191,6 +191,10 @@ func checkNode(f *faults, k NodeKey, n *Node) {
 	f.meta(n.Meta)
 	f.name("metadata.name", k.Name)
 	f.labels(n.Labels)
+	f.identity(n.Host)
+	for _, program := range n.Programs {
+		f.name("programs", program)
+	}
 	f.nodeAddress("4", n.IPv4, n.IPv4Net, 4)
 	f.nodeAddress("6", n.IPv6, n.IPv6Net, 6)
 	if n.ASNumber != nil {
@@ -201,6 +205,19 @@ func checkNode(f *faults, k NodeKey, n *Node) {
 		f.unless(err == nil && a.Is4(), "spec.bgp.routeReflectorClusterID", id, "must be a dotted quad such as 244.0.0.1")
 	}
 }
+
+// identity checks what programs compare and print.
+func (f *faults) identity(i Identity) {
+	ok := func(text string) bool { return len(text) <= maxIdentity && strings.Trim(text, identityLetters) == "" }
+	const rule = "must be at most 64 letters, digits and dashes"
+	f.unless(ok(i.ID), "host.id", i.ID, rule)
+	f.unless(ok(i.Boot), "host.boot", i.Boot, rule)
+}
+
+const (
+	maxIdentity     = 64
+	identityLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-"
+)
 
 func (f *faults) nodeAddress(suffix string, a netip.Addr, subnet netip.Prefix, family int) {
 	field := "spec.bgp.ipv" + suffix + "Address"
@@ -322,6 +339,10 @@ func checkDockerNetwork(f *faults, k DockerNetworkKey, n *DockerNetwork) {
 	}
 }
 
+func checkLock(f *faults, _ LockKey, l *Lock) {
+	f.unless(l.By != "", "by", l.By, "is missing")
+}
+
 func checkHistory(f *faults, k HistoryKey, h *History) {
 	f.name("metadata.node", k.Node)
 	if h.Count < 0 {
@@ -329,7 +350,8 @@ func checkHistory(f *faults, k HistoryKey, h *History) {
 	}
 }
 
-func checkLiveness(f *faults, k LivenessKey, _ *Liveness) {
+func checkLiveness(f *faults, k LivenessKey, l *Liveness) {
+	f.identity(l.Host)
 	f.name("metadata.node", k.Node)
 	f.name("metadata.name", k.Program)
 }

@@ -54,7 +54,7 @@ func encodeJSON(v any) ([][]byte, error) {
 	if err := enc.Encode(filled.Interface()); err != nil {
 		return nil, err
 	}
-	return [][]byte{bytes.TrimSuffix(b.Bytes(), []byte("\n"))}, nil
+	return [][]byte{withUnknown(bytes.TrimSuffix(b.Bytes(), []byte("\n")), filled.Elem())}, nil
 }
 
 func fillEmpty(v reflect.Value) {
@@ -72,7 +72,7 @@ func fillEmpty(v reflect.Value) {
 }
 
 func decodeJSON(value []byte, v any) error {
-	if err := json.Unmarshal(value, v); err != nil {
+	if err := unmarshal(value, v); err != nil {
 		return err
 	}
 	tidy(reflect.ValueOf(v).Elem())

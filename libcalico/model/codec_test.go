@@ -142,6 +142,16 @@ var stored = []struct {
 		},
 	},
 	{
+		"a node that says which host it is, and what runs there",
+		model.NodeKey{Name: "node02"},
+		&model.Node{Host: model.Identity{ID: "0a1b", Boot: "b-1"}, Programs: []string{"bgpd", "felix"}},
+		map[string]string{
+			"/calico/v1/host/node02/metadata":       `{"host":{"id":"0a1b","boot":"b-1"},"programs":["bgpd","felix"]}`,
+			"/calico/bgp/v1/host/node02/ip_addr_v4": "",
+			"/calico/bgp/v1/host/node02/ip_addr_v6": "",
+		},
+	},
+	{
 		"a node without BGP",
 		model.NodeKey{Name: "node01"},
 		&model.Node{},
@@ -188,6 +198,23 @@ var stored = []struct {
 		model.AcceptedGUIDKey{},
 		&model.Setting{Of: model.KindAcceptedGUID, Value: "0123abcd"},
 		map[string]string{"/calico/v1/accepted_guid": "0123abcd"},
+	},
+	{
+		"a lock",
+		model.LockKey{},
+		&model.Lock{
+			ID: "4AXQ", By: "root@host1", Command: "calicoctl datastore import", PID: 42, Since: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC),
+			Boot: "b1", PIDNamespace: "pid:[4026531836]", Started: 7, Import: true,
+			Under: &model.Lock{By: "ann@host2"},
+		},
+		map[string]string{"/calico/v1/lock": `{"id":"4AXQ","by":"root@host1","command":"calicoctl datastore import","pid":42,"since":"2026-01-02T03:04:05Z",` +
+			`"boot":"b1","pidNamespace":"pid:[4026531836]","started":7,"import":true,"under":{"by":"ann@host2"}}`},
+	},
+	{
+		"the version that is needed to write",
+		model.MinVersionKey{},
+		&model.Setting{Of: model.KindMinVersion, Value: "v0.3.0"},
+		map[string]string{"/calico/v1/min_version": "v0.3.0"},
 	},
 	{
 		"the IPAM configuration",
@@ -264,6 +291,12 @@ var stored = []struct {
 		map[string]string{"/calico/status/v1/host/n/felix": `{"version":"v1","started":"2026-01-02T03:04:05Z","ready":true}`},
 	},
 	{
+		"liveness that says on which host",
+		model.LivenessKey{Node: "n", Program: "bgpd"},
+		&model.Liveness{Version: "v1", Started: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), Host: model.Identity{ID: "0a1b", Boot: "b-1"}},
+		map[string]string{"/calico/status/v1/host/n/bgpd": `{"version":"v1","started":"2026-01-02T03:04:05Z","ready":false,"host":{"id":"0a1b","boot":"b-1"}}`},
+	},
+	{
 		"felix's status",
 		model.FelixStatusKey{Node: "n"},
 		&model.FelixStatus{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), UptimeSecs: 1.5, FirstUpdate: true},
@@ -336,7 +369,7 @@ func TestDecodeWhatOthersWrote(t *testing.T) {
 			"unknown fields",
 			model.IPPoolKey{CIDR: prefix("10.0.0.0/8")},
 			map[string]string{"/calico/v1/ipam/v4/pool/10.0.0.0-8": `{"cidr":"10.0.0.0/8","ipip":"","ipip_mode":"","masquerade":false,"ipam":true,"disabled":true,"new":1}`},
-			&model.IPPool{CIDR: prefix("10.0.0.0/8"), IPAM: true, Disabled: true},
+			&model.IPPool{Meta: model.Meta{Unknown: `"new":1`}, CIDR: prefix("10.0.0.0/8"), IPAM: true, Disabled: true},
 		},
 		{
 			"a profile that has only tags",
@@ -380,7 +413,7 @@ func TestDecodeWhatOthersWrote(t *testing.T) {
 			"today's affinity",
 			model.BlockAffinityKey{Node: "n", CIDR: prefix("10.0.0.0/26")},
 			map[string]string{"/calico/ipam/v2/host/n/ipv4/block/10.0.0.0-26": `{"state":"confirmed","deleted":false}`},
-			&model.BlockAffinity{State: model.AffinityConfirmed},
+			&model.BlockAffinity{State: model.AffinityConfirmed, Unknown: `"deleted":false`},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -2,6 +2,7 @@ package model
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 )
 
@@ -52,6 +53,12 @@ func (ReadyKey) Kind() Kind { return KindReady }
 
 // Kind is the kind of the resource that the key names.
 func (AcceptedGUIDKey) Kind() Kind { return KindAcceptedGUID }
+
+// Kind is the kind of the resource that the key names.
+func (LockKey) Kind() Kind { return KindLock }
+
+// Kind is the kind of the resource that the key names.
+func (MinVersionKey) Kind() Kind { return KindMinVersion }
 
 // Kind is the kind of the resource that the key names.
 func (BlockKey) Kind() Kind { return KindBlock }
@@ -134,6 +141,12 @@ func (k ReadyKey) String() string { return text(k.Kind()) }
 
 // String is the key as messages show it.
 func (k AcceptedGUIDKey) String() string { return text(k.Kind()) }
+
+// String is the key as messages show it.
+func (k LockKey) String() string { return text(k.Kind()) }
+
+// String is the key as messages show it.
+func (k MinVersionKey) String() string { return text(k.Kind()) }
 
 // String is the key as messages show it.
 func (k BlockKey) String() string { return text(k.Kind(), "cidr", k.CIDR.String()) }
@@ -231,11 +244,14 @@ func (*BGPFilter) Kind() Kind { return KindBGPFilter }
 func (*Configuration) Kind() Kind { return KindConfiguration }
 
 // Kind is the kind of the key that the resource belongs to: KindBGPConfig,
-// KindFelixConfig or KindAcceptedGUID.
+// KindFelixConfig, KindAcceptedGUID or KindMinVersion.
 func (s *Setting) Kind() Kind { return s.Of }
 
 // Kind is the kind of the key that the resource belongs to.
 func (*Ready) Kind() Kind { return KindReady }
+
+// Kind is the kind of the key that the resource belongs to.
+func (*Lock) Kind() Kind { return KindLock }
 
 // Kind is the kind of the key that the resource belongs to.
 func (*Block) Kind() Kind { return KindBlock }
@@ -270,6 +286,27 @@ func Compare(a, b Key) int {
 		return c
 	}
 	return strings.Compare(firstPath(a), firstPath(b))
+}
+
+// SortByKey sorts items by their keys as [Compare] orders these. It makes the path of each
+// once, which tells where there are many.
+func SortByKey[T any](items []T, key func(T) Key) {
+	type ranked struct {
+		rank int
+		path string
+		item T
+	}
+	all := make([]ranked, len(items))
+	for i, item := range items {
+		k := key(item)
+		all[i] = ranked{rank(k.Kind()), firstPath(k), item}
+	}
+	slices.SortFunc(all, func(a, b ranked) int {
+		return cmp.Or(cmp.Compare(a.rank, b.rank), strings.Compare(a.path, b.path))
+	})
+	for i := range all {
+		items[i] = all[i].item
+	}
 }
 
 func firstPath(k Key) string {

@@ -27,6 +27,8 @@ const (
 	KindConfiguration    Kind = "configuration"
 	KindReady            Kind = "ready"
 	KindAcceptedGUID     Kind = "acceptedGUID"
+	KindLock             Kind = "lock"
+	KindMinVersion       Kind = "minVersion"
 	KindBlock            Kind = "ipamBlock"
 	KindBlockAffinity    Kind = "ipamBlockAffinity"
 	KindHandle           Kind = "ipamHandle"
@@ -160,9 +162,17 @@ type ReadyKey struct{}
 // ClusterGUID is the [FelixConfigKey] name of the id of the cluster that a store is of.
 const ClusterGUID = "ClusterGUID"
 
-// AcceptedGUIDKey holds the id of a cluster of which somebody has said that every host may
-// follow it, whichever it was part of before. Path: /calico/v1/accepted_guid.
+// AcceptedGUIDKey holds the id of a cluster of which somebody has said that hosts may follow
+// it that were part of another, and the id of that; without it every host may. Path: /calico/v1/accepted_guid.
 type AcceptedGUIDKey struct{}
+
+// LockKey says who has locked the store. It means something only while the Ready flag is
+// false. Path: /calico/v1/lock.
+type LockKey struct{}
+
+// MinVersionKey holds the version that a program must have to write to the store; see
+// etcdstore. Path: /calico/v1/min_version.
+type MinVersionKey struct{}
 
 // BlockKey names a block of addresses.
 // Path: /calico/ipam/v2/assignment/<ipv4|ipv6>/block/<address>-<bits>.

@@ -190,7 +190,10 @@ func named[K Key](key func(name string) K) func(int, []string) (K, bool) {
 	return func(_ int, ids []string) (K, bool) { return key(ids[0]), true }
 }
 
-const hostPrefix = PrefixV1 + "host/"
+const (
+	hostPrefix      = PrefixV1 + "host/"
+	felixHostPrefix = PrefixFelix + "host/"
+)
 
 // layouts is the one table of kinds. Its order is that of [Kinds]. Where a path has
 // two shapes the earlier kind wins.
@@ -213,10 +216,27 @@ var layouts = []*layout{
 		encode:   func(k AcceptedGUIDKey, s *Setting) ([][]byte, error) { return encodeSetting(k, s) },
 		decode:   func(k AcceptedGUIDKey, values [][]byte, s *Setting) error { return decodeSetting(k, values[0], s) },
 	}.layout(),
+	spec[LockKey, Lock, *Lock]{
+		kind:     KindLock,
+		prefixes: []string{PrefixV1 + "lock"},
+		patterns: []string{PrefixV1 + "lock"},
+		split:    one(func(LockKey) []string { return nil }),
+		join:     func(int, []string) (LockKey, bool) { return LockKey{}, true },
+		check:    checkLock,
+	}.layout(),
+	spec[MinVersionKey, Setting, *Setting]{
+		kind:     KindMinVersion,
+		prefixes: []string{PrefixV1 + "min_version"},
+		patterns: []string{PrefixV1 + "min_version"},
+		split:    one(func(MinVersionKey) []string { return nil }),
+		join:     func(int, []string) (MinVersionKey, bool) { return MinVersionKey{}, true },
+		encode:   func(k MinVersionKey, s *Setting) ([][]byte, error) { return encodeSetting(k, s) },
+		decode:   func(k MinVersionKey, values [][]byte, s *Setting) error { return decodeSetting(k, values[0], s) },
+	}.layout(),
 	spec[FelixConfigKey, Setting, *Setting]{
 		kind:     KindFelixConfig,
 		prefixes: []string{PrefixV1 + "config/", hostPrefix},
-		patterns: []string{PrefixV1 + "config/{}", hostPrefix + "{}/config/{}"},
+		patterns: []string{PrefixV1 + "config/{}", hostPrefix + "{node}/config/{}"},
 		split:    func(k FelixConfigKey) (int, []string) { return globalOrNode(k.Node, k.Name) },
 		join: func(alternative int, ids []string) (FelixConfigKey, bool) {
 			node, name := splitGlobalOrNode(alternative, ids)
@@ -229,7 +249,7 @@ var layouts = []*layout{
 	spec[TierKey, Tier, *Tier]{
 		kind:     KindTier,
 		prefixes: []string{PrefixV1 + "policy/tier/"},
-		patterns: []string{PrefixV1 + "policy/tier/{}/metadata"},
+		patterns: []string{PrefixV1 + "policy/tier/{tier}/metadata"},
 		split:    one(func(k TierKey) []string { return []string{k.Name} }),
 		join:     named(func(name string) TierKey { return TierKey{name} }),
 		check:    checkTier,
@@ -237,7 +257,7 @@ var layouts = []*layout{
 	spec[PolicyKey, Policy, *Policy]{
 		kind:     KindPolicy,
 		prefixes: []string{PrefixV1 + "policy/tier/"},
-		patterns: []string{PrefixV1 + "policy/tier/{}/policy/{}"},
+		patterns: []string{PrefixV1 + "policy/tier/{tier}/policy/{}"},
 		split: one(func(k PolicyKey) []string {
 			k = NewPolicyKey(k.Tier, k.Name)
 			return []string{k.Tier, k.Name}
@@ -304,7 +324,7 @@ var layouts = []*layout{
 	spec[BGPConfigKey, Setting, *Setting]{
 		kind:     KindBGPConfig,
 		prefixes: []string{PrefixBGP + "global/", bgpHostPrefix},
-		patterns: []string{PrefixBGP + "global/{}", bgpHostPrefix + "{}/{}"},
+		patterns: []string{PrefixBGP + "global/{}", bgpHostPrefix + "{node}/{}"},
 		split:    func(k BGPConfigKey) (int, []string) { return globalOrNode(k.Node, k.Name) },
 		join: func(alternative int, ids []string) (BGPConfigKey, bool) {
 			node, name := splitGlobalOrNode(alternative, ids)
@@ -319,7 +339,7 @@ var layouts = []*layout{
 		prefixes: []string{PrefixBGP},
 		patterns: []string{
 			PrefixBGP + "global/peer_v4/{}", PrefixBGP + "global/peer_v6/{}",
-			bgpHostPrefix + "{}/peer_v4/{}", bgpHostPrefix + "{}/peer_v6/{}",
+			bgpHostPrefix + "{node}/peer_v4/{}", bgpHostPrefix + "{node}/peer_v6/{}",
 		},
 		split: func(k BGPPeerKey) (int, []string) {
 			scope, ids := globalOrNode(k.Node, k.IP.String())
@@ -361,7 +381,7 @@ var layouts = []*layout{
 	spec[HostEndpointKey, HostEndpoint, *HostEndpoint]{
 		kind:     KindHostEndpoint,
 		prefixes: []string{hostPrefix},
-		patterns: []string{hostPrefix + "{}/endpoint/{}"},
+		patterns: []string{hostPrefix + "{node}/endpoint/{}"},
 		split:    one(func(k HostEndpointKey) []string { return []string{k.Node, k.Name} }),
 		join:     func(_ int, ids []string) (HostEndpointKey, bool) { return HostEndpointKey{ids[0], ids[1]}, true },
 		check:    checkHostEndpoint,
@@ -369,7 +389,7 @@ var layouts = []*layout{
 	spec[WorkloadEndpointKey, WorkloadEndpoint, *WorkloadEndpoint]{
 		kind:     KindWorkloadEndpoint,
 		prefixes: []string{hostPrefix},
-		patterns: []string{hostPrefix + "{}/workload/{}/{}/endpoint/{}"},
+		patterns: []string{hostPrefix + "{node}/workload/{orchestrator}/{workload}/endpoint/{}"},
 		split: one(func(k WorkloadEndpointKey) []string {
 			return []string{k.Node, k.Orchestrator, k.Workload, k.Name}
 		}),
@@ -389,7 +409,7 @@ var layouts = []*layout{
 	spec[BlockAffinityKey, BlockAffinity, *BlockAffinity]{
 		kind:     KindBlockAffinity,
 		prefixes: []string{PrefixIPAM + "host/"},
-		patterns: []string{PrefixIPAM + "host/{}/ipv4/block/{}", PrefixIPAM + "host/{}/ipv6/block/{}"},
+		patterns: []string{PrefixIPAM + "host/{node}/ipv4/block/{}", PrefixIPAM + "host/{node}/ipv6/block/{}"},
 		split: func(k BlockAffinityKey) (int, []string) {
 			return familyOf(k.CIDR.Addr()), []string{k.Node, cidrSegment(k.CIDR)}
 		},
@@ -432,7 +452,7 @@ var layouts = []*layout{
 	spec[HistoryKey, History, *History]{
 		kind:     KindHistory,
 		prefixes: []string{PrefixStatus + "host/"},
-		patterns: []string{PrefixStatus + "host/{}/history", PrefixStatus + "host/{}/written_back"},
+		patterns: []string{PrefixStatus + "host/{node}/history", PrefixStatus + "host/{node}/written_back"},
 		split: func(k HistoryKey) (int, []string) {
 			if k.WrittenBack {
 				return 1, []string{k.Node}
@@ -447,15 +467,15 @@ var layouts = []*layout{
 	spec[LivenessKey, Liveness, *Liveness]{
 		kind:     KindLiveness,
 		prefixes: []string{PrefixStatus + "host/"},
-		patterns: []string{PrefixStatus + "host/{}/{}"},
+		patterns: []string{PrefixStatus + "host/{node}/{}"},
 		split:    one(func(k LivenessKey) []string { return []string{k.Node, k.Program} }),
 		join:     func(_ int, ids []string) (LivenessKey, bool) { return LivenessKey{ids[0], ids[1]}, true },
 		check:    checkLiveness,
 	}.layout(),
 	spec[FelixStatusKey, FelixStatus, *FelixStatus]{
 		kind:     KindFelixStatus,
-		prefixes: []string{PrefixFelix + "host/"},
-		patterns: []string{PrefixFelix + "host/{}/status", PrefixFelix + "host/{}/last_reported_status"},
+		prefixes: []string{felixHostPrefix},
+		patterns: []string{felixHostPrefix + "{node}/status", felixHostPrefix + "{node}/last_reported_status"},
 		split: func(k FelixStatusKey) (int, []string) {
 			if k.Last {
 				return 1, []string{k.Node}
@@ -469,8 +489,8 @@ var layouts = []*layout{
 	}.layout(),
 	spec[EndpointStatusKey, EndpointStatus, *EndpointStatus]{
 		kind:     KindEndpointStatus,
-		prefixes: []string{PrefixFelix + "host/"},
-		patterns: []string{PrefixFelix + "host/{}/workload/{}/{}/endpoint/{}"},
+		prefixes: []string{felixHostPrefix},
+		patterns: []string{felixHostPrefix + "{node}/workload/{orchestrator}/{workload}/endpoint/{}"},
 		split: one(func(k EndpointStatusKey) []string {
 			return []string{k.Node, k.Orchestrator, k.Workload, k.Name}
 		}),

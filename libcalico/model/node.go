@@ -23,12 +23,12 @@ const (
 )
 
 var (
-	nodeV1Patterns = []string{hostPrefix + "{}/metadata", hostPrefix + "{}/bird_ip"}
+	nodeV1Patterns = []string{hostPrefix + "{node}/metadata", hostPrefix + "{node}/bird_ip"}
 
 	nodeBGPPatterns = []string{
-		bgpHostPrefix + "{}/ip_addr_v4", bgpHostPrefix + "{}/ip_addr_v6",
-		bgpHostPrefix + "{}/network_v4", bgpHostPrefix + "{}/network_v6",
-		bgpHostPrefix + "{}/as_num", bgpHostPrefix + "{}/rr_cluster_id",
+		bgpHostPrefix + "{node}/ip_addr_v4", bgpHostPrefix + "{node}/ip_addr_v6",
+		bgpHostPrefix + "{node}/network_v4", bgpHostPrefix + "{node}/network_v6",
+		bgpHostPrefix + "{node}/as_num", bgpHostPrefix + "{node}/rr_cluster_id",
 	}
 )
 
@@ -36,14 +36,16 @@ var (
 type nodeMetadataJSON struct {
 	Meta
 
-	Labels map[string]string `json:"labels,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Host     Identity          `json:"host,omitzero"`
+	Programs []string          `json:"programs,omitempty"`
 }
 
 // encodeNode writes the addresses also when they are empty: v2.6 did, and readers
 // take an empty address for "no BGP in this family".
 func encodeNode(_ NodeKey, n *Node) ([][]byte, error) {
 	values := make([][]byte, nodeParts)
-	metadata, err := encodeJSON(&nodeMetadataJSON{Meta: n.Meta, Labels: n.Labels})
+	metadata, err := encodeJSON(&nodeMetadataJSON{Meta: n.Meta, Labels: n.Labels, Host: n.Host, Programs: n.Programs})
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +76,7 @@ func decodeNode(_ NodeKey, values [][]byte, n *Node) error {
 		if err := decodeJSON(metadata, &m); err != nil {
 			return fmt.Errorf("metadata: %w", err)
 		}
-		n.Meta, n.Labels = m.Meta, m.Labels
+		n.Meta, n.Labels, n.Host, n.Programs = m.Meta, m.Labels, m.Host, m.Programs
 	}
 	n.RouteReflectorClusterID = rawText(values[nodeClusterID])
 	if as := rawText(values[nodeASNumber]); as != "" {

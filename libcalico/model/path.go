@@ -3,7 +3,6 @@ package model
 import (
 	"fmt"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 )
@@ -31,13 +30,7 @@ func Paths(k Key) []string {
 
 // ListPrefixes lists the shortest etcd prefixes under which all resources of a kind
 // stand (other kinds may stand there too; ParsePath tells them apart).
-func ListPrefixes(kind Kind) []string {
-	l := layoutOfKind(kind)
-	if l == nil {
-		return nil
-	}
-	return slices.Clone(l.prefixes)
-}
+func ListPrefixes(kind Kind) []string { return ScopedPrefixes(kind, Scope{}) }
 
 // ParsePath says which resource an etcd path holds, or a part of which. ok is false
 // for a path that is not of this tree; [PathFault] tells why when it looks like one.
@@ -78,18 +71,34 @@ func parsePath(path string) (k Key, kind Kind, ok bool) {
 	return nil, "", false
 }
 
-// pattern is a path with "{}" in place of each identifier, split at its slashes.
-type pattern []string
+// pattern is a path, split at its slashes, with a hole in place of each identifier.
+type pattern []segment
 
-const hole = "{}"
+// segment is a part of a pattern: a text, or a hole. A hole whose text is not empty is one
+// that a [Scope] knows by that name.
+type segment struct {
+	text string
+	hole bool
+}
 
-func newPattern(s string) pattern { return strings.Split(s, "/") }
+// newPattern reads a path with "{}" or "{name}" in place of each identifier.
+func newPattern(s string) pattern {
+	var p pattern
+	for text := range strings.SplitSeq(s, "/") {
+		name, hole := strings.CutPrefix(text, "{")
+		if hole {
+			text = strings.TrimSuffix(name, "}")
+		}
+		p = append(p, segment{text, hole})
+	}
+	return p
+}
 
 // fill puts the identifiers into the holes.
 func (p pattern) fill(ids []string) string {
 	size := len(p)
-	for _, segment := range p {
-		size += len(segment)
+	for _, s := range p {
+		size += len(s.text)
 	}
 	for _, id := range ids {
 		size += len(id)
@@ -97,28 +106,29 @@ func (p pattern) fill(ids []string) string {
 	var b strings.Builder
 	b.Grow(size)
 	next := 0
-	for i, segment := range p {
+	for i, s := range p {
 		if i > 0 {
 			b.WriteByte('/')
 		}
-		if segment == hole {
-			segment = escape(ids[next])
+		text := s.text
+		if s.hole {
+			text = escape(ids[next])
 			next++
 		}
-		b.WriteString(segment)
+		b.WriteString(text)
 	}
 	return b.String()
 }
 
 // match gives what stands in the holes.
 func (p pattern) match(segments []string) (ids []string, ok bool) {
-	for i, segment := range p {
+	for i, s := range p {
 		switch {
-		case segment == hole && segments[i] == "":
+		case s.hole && segments[i] == "":
 			return nil, false
-		case segment == hole:
+		case s.hole:
 			ids = append(ids, segments[i])
-		case segment != segments[i]:
+		case s.text != segments[i]:
 			return nil, false
 		}
 	}

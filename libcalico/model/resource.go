@@ -1,6 +1,7 @@
 package model
 
 import (
+	"encoding/json"
 	"net/netip"
 	"time"
 )
@@ -23,6 +24,10 @@ type Meta struct {
 	Annotations       map[string]string `json:"annotations,omitempty"`
 	// V3Labels are metadata labels of kinds whose v1 form has no labels.
 	V3Labels map[string]string `json:"v3_labels,omitempty"`
+	// V3Inert is fields of the v3 document, by their paths, that are shown and have no
+	// effect.
+	V3Inert map[string]json.RawMessage `json:"v3_inert,omitempty"`
+	Unknown Unknown                    `json:"-"`
 }
 
 // Metadata is the resource's [Meta]; every resource that embeds one has the method.
@@ -61,6 +66,7 @@ type WorkloadEndpoint struct {
 type NAT struct {
 	Internal netip.Addr `json:"int_ip"`
 	External netip.Addr `json:"ext_ip"`
+	Unknown  Unknown    `json:"-"`
 }
 
 // EndpointPort gives a port of an endpoint a name that rules can use.
@@ -68,6 +74,7 @@ type EndpointPort struct {
 	Name     string   `json:"name"`
 	Protocol Protocol `json:"protocol"`
 	Port     uint16   `json:"port"`
+	Unknown  Unknown  `json:"-"`
 }
 
 // HostEndpoint is an interface of a host that policies guard.
@@ -161,7 +168,12 @@ type IPPool struct {
 	DisableBGPExport bool   `json:"disable_bgp_export,omitempty"`
 	// Manual keeps the pool for requests that name it or an address of it.
 	Manual bool `json:"manual,omitempty"`
+	// Deleting is since when the pool is being deleted; zero when it is not.
+	Deleting time.Time `json:"deleting,omitzero"`
 }
+
+// Closed says that the pool gives out no new addresses: it is disabled, or being deleted.
+func (p *IPPool) Closed() bool { return p.Disabled || !p.Deleting.IsZero() }
 
 // IPReservation keeps addresses from being given out.
 type IPReservation struct {
@@ -194,7 +206,39 @@ type Node struct {
 	// RouteReflectorClusterID makes the node a route reflector (dotted quad) when set.
 	RouteReflectorClusterID string
 	Labels                  map[string]string
+	// Host is the host that has the name; zero when no start-up has said so yet.
+	Host Identity
+	// Programs are those that must run on the host, by their names in [LivenessKey]; empty
+	// when no start-up has said so yet.
+	Programs []string
 }
+
+// Identity is a host, and one start of it. Two hosts that were given the same name differ in
+// it: two different machines in the id, a machine and its clone at least in the start.
+type Identity struct {
+	// ID is random, made once and kept on the host's disk: 32 hexadecimal digits.
+	ID string `json:"id,omitempty"`
+	// Boot is the kernel's id of this start.
+	Boot    string  `json:"boot,omitempty"`
+	Unknown Unknown `json:"-"`
+}
+
+// IsZero says that nothing is known of the host.
+func (i Identity) IsZero() bool { return i == Identity{} }
+
+// Known says whether hosts can be told apart by it. What older programs wrote has none.
+func (i Identity) Known() bool { return i.ID != "" }
+
+// Same says whether both are known, and of the same start of the same host.
+func (i Identity) Same(other Identity) bool { return i.SameHost(other) && i.Boot == other.Boot }
+
+// SameHost says whether both are known, and have the same id: they are two starts of a host,
+// or a host and its clone.
+func (i Identity) SameHost(other Identity) bool { return i.Known() && i.ID == other.ID }
+
+// Other says whether both are known, and differ: one of them is another host, or was before
+// it started again.
+func (i Identity) Other(than Identity) bool { return i.Known() && than.Known() && !i.Same(than) }
 
 // BGPPeer is a BGP speaker that nodes talk to besides the mesh.
 type BGPPeer struct {
@@ -237,9 +281,10 @@ type BGPFilterRule struct {
 	MinLength *int `json:"min_length,omitempty"`
 	MaxLength *int `json:"max_length,omitempty"`
 	// Source is "RemotePeers" for routes learned by BGP, empty for all.
-	Source    string `json:"source,omitempty"`
-	Interface string `json:"interface,omitempty"`
-	Action    string `json:"action"`
+	Source    string  `json:"source,omitempty"`
+	Interface string  `json:"interface,omitempty"`
+	Action    string  `json:"action"`
+	Unknown   Unknown `json:"-"`
 }
 
 // Configuration is the value of [ConfigurationKey].
@@ -262,7 +307,7 @@ type IPAMConfig struct {
 
 	StrictAffinity     bool `json:"strict_affinity"`
 	AutoAllocateBlocks bool `json:"auto_allocate_blocks"`
-	// MaxBlocksPerHost limits the blocks of one node; 0 means no limit.
+	// MaxBlocksPerHost limits the blocks of one node, of each family; 0 means no limit.
 	MaxBlocksPerHost int `json:"max_blocks_per_host,omitempty"`
 }
 
@@ -276,13 +321,15 @@ const (
 
 // BlockAffinity is the value of [BlockAffinityKey].
 type BlockAffinity struct {
-	State string `json:"state,omitempty"`
+	State   string  `json:"state,omitempty"`
+	Unknown Unknown `json:"-"`
 }
 
 // Handle counts the addresses that one owner has, by block.
 type Handle struct {
 	HandleID string         `json:"id,omitempty"`
 	Block    map[string]int `json:"block"`
+	Unknown  Unknown        `json:"-"`
 }
 
 // Block is a range of addresses that is given out one by one.
@@ -297,12 +344,14 @@ type Block struct {
 	// Unallocated lists the free ordinals, the longest free first.
 	Unallocated []int             `json:"unallocated"`
 	Attributes  []BlockAttributes `json:"attributes"`
+	Unknown     Unknown           `json:"-"`
 }
 
 // BlockAttributes says who has an address.
 type BlockAttributes struct {
 	HandleID  *string           `json:"handle_id"`
 	Secondary map[string]string `json:"secondary"`
+	Unknown   Unknown           `json:"-"`
 }
 
 // DockerNetwork is what all hosts know of a Docker network.
@@ -325,7 +374,8 @@ type History struct {
 	// Count only ever grows: whoever reads a lower one than before has another history.
 	Count int64 `json:"count"`
 	// Restored counts how often the host has found that.
-	Restored int64 `json:"restored,omitempty"`
+	Restored int64   `json:"restored,omitempty"`
+	Unknown  Unknown `json:"-"`
 }
 
 // Liveness is the value of [LivenessKey].
@@ -333,6 +383,9 @@ type Liveness struct {
 	Version string    `json:"version"`
 	Started time.Time `json:"started"`
 	Ready   bool      `json:"ready"`
+	// Host is where the program runs; zero when an older one does not tell.
+	Host    Identity `json:"host,omitzero"`
+	Unknown Unknown  `json:"-"`
 }
 
 // FelixStatus is felix's report about its host.
@@ -340,6 +393,7 @@ type FelixStatus struct {
 	Time        time.Time `json:"time"`
 	UptimeSecs  float64   `json:"uptime"`
 	FirstUpdate bool      `json:"first_update"`
+	Unknown     Unknown   `json:"-"`
 }
 
 // The values of [EndpointStatus.Status].
@@ -351,5 +405,6 @@ const (
 
 // EndpointStatus is felix's report about one endpoint.
 type EndpointStatus struct {
-	Status string `json:"status"`
+	Status  string  `json:"status"`
+	Unknown Unknown `json:"-"`
 }

@@ -26,6 +26,7 @@ type Rule struct {
 	Destination Match
 	LogPrefix   string
 	Annotations map[string]string
+	Unknown     Unknown
 }
 
 // Match is what a rule asks of one end of a packet.

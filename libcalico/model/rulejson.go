@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/netip"
+	"reflect"
 	"strings"
 )
 
@@ -42,6 +43,8 @@ type ruleJSON struct {
 
 	LogPrefix   string            `json:"log_prefix,omitempty"`
 	Annotations map[string]string `json:"annotations,omitempty"`
+
+	Unknown Unknown `json:"-"`
 }
 
 // MarshalJSON writes the rule with v2.6's flat names.
@@ -58,18 +61,22 @@ func (r Rule) MarshalJSON() ([]byte, error) {
 		NotDstTag: r.Destination.NotTag, NotDstNets: r.Destination.NotNets,
 		NotDstSelector: r.Destination.NotSelector, NotDstPorts: r.Destination.NotPorts,
 
-		LogPrefix: r.LogPrefix, Annotations: r.Annotations,
+		LogPrefix: r.LogPrefix, Annotations: r.Annotations, Unknown: r.Unknown,
 	}
 	w.ICMPType, w.ICMPCode = r.ICMP.wire()
 	w.NotICMPType, w.NotICMPCode = r.NotICMP.wire()
-	return json.Marshal(w)
+	data, err := json.Marshal(w)
+	if err != nil {
+		return nil, err
+	}
+	return withUnknown(data, reflect.ValueOf(w)), nil
 }
 
 // UnmarshalJSON reads a rule as v2.6 or this package wrote it: a single net beside
 // or instead of a list, a missing action (allow), "pass" for "next-tier".
 func (r *Rule) UnmarshalJSON(data []byte) error {
 	var w ruleJSON
-	if err := json.Unmarshal(data, &w); err != nil {
+	if err := unmarshal(data, &w); err != nil {
 		return err
 	}
 	icmp, err := newICMP(w.ICMPType, w.ICMPCode)
@@ -93,7 +100,7 @@ func (r *Rule) UnmarshalJSON(data []byte) error {
 			NotTag: w.NotDstTag, NotNets: netList(w.NotDstNet, w.NotDstNets),
 			NotSelector: w.NotDstSelector, NotPorts: portList(w.NotDstPorts),
 		},
-		LogPrefix: w.LogPrefix,
+		LogPrefix: w.LogPrefix, Unknown: w.Unknown,
 	}
 	if len(w.Annotations) > 0 {
 		r.Annotations = w.Annotations

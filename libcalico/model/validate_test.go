@@ -279,6 +279,7 @@ func TestValidateResources(t *testing.T) {
 
 		{"IPAM: no way to give out an address", model.IPAMConfigKey{}, &model.IPAMConfig{}, []string{"spec.autoAllocateBlocks"}},
 		{"IPAM: negative limit", model.IPAMConfigKey{}, &model.IPAMConfig{StrictAffinity: true, MaxBlocksPerHost: -1}, []string{"spec.maxBlocksPerHost"}},
+		{"IPAM: limit beyond Calico's", model.IPAMConfigKey{}, &model.IPAMConfig{StrictAffinity: true, MaxBlocksPerHost: 1 << 31}, []string{"spec.maxBlocksPerHost"}},
 		{"affinity: unknown state", model.BlockAffinityKey{Node: "n", CIDR: prefix("10.0.0.0/26")}, &model.BlockAffinity{State: "maybe"}, []string{"state"}},
 		{"affinity: host bits", model.BlockAffinityKey{Node: "n", CIDR: prefix("10.0.0.1/26")}, &model.BlockAffinity{}, []string{"cidr"}},
 		{"handle: bad", model.HandleKey{ID: "a\nb"}, &model.Handle{HandleID: "c", Block: map[string]int{"d": -1}}, []string{"id", "id", "block", "block[d]"}},
@@ -295,6 +296,8 @@ func TestValidateResources(t *testing.T) {
 
 		{"network: bad node", model.DockerNetworkKey{Name: "net1"}, &model.DockerNetwork{IDs: map[string]string{"a b": "x"}}, []string{"spec.ids"}},
 		{"history: bad node", model.HistoryKey{Node: "a/b"}, &model.History{Count: -1}, []string{"metadata.node", "count"}},
+		{"liveness: bad host", model.LivenessKey{Node: "n", Program: "felix"}, &model.Liveness{Host: model.Identity{ID: "a b", Boot: strings.Repeat("b", 65)}}, []string{"host.id", "host.boot"}},
+		{"node: bad host and program", model.NodeKey{Name: "n"}, &model.Node{Host: model.Identity{ID: "a/b"}, Programs: []string{"felix", "a b"}}, []string{"host.id", "programs"}},
 		{"liveness: bad program", model.LivenessKey{Node: "n", Program: "a/b"}, &model.Liveness{}, []string{"metadata.name"}},
 		{"endpoint status: unknown", model.EndpointStatusKey{Node: "n"}, &model.EndpointStatus{Status: "fine"}, []string{"status"}},
 	} {

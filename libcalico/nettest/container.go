@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -30,7 +31,7 @@ type Container struct {
 // does before it asks the network driver.
 func (h *Host) NewContainer(name string) *Container {
 	h.t.Helper()
-	c := &Container{Space: newSpace(h.t, name), host: h}
+	c := &Container{Space: newSpace(h.t, name, h.flows), host: h}
 	c.do(h.t, "set up container "+name, func() error {
 		return errors.Join(
 			setSysctl("net/ipv6/conf/all/accept_dad", "0"),
@@ -91,17 +92,14 @@ func (c *Container) Attach(hostIface, peer string, addrs ...netip.Addr) {
 func (c *Container) finish(hostIface string, addrs []netip.Addr) {
 	c.t.Helper()
 	c.host.do(c.t, "set up "+hostIface, func() error { return setUp(hostIface) })
-	c.do(c.t, "configure "+hostIface, func() error {
+	c.do(c.t, "configure "+hostIface, func() error { return configure(addrs) })
+	if slices.ContainsFunc(addrs, netip.Addr.Is6) {
+		c.host.await(hostIface)
+		c.await(containerIface)
+	}
+	c.do(c.t, "make routes by "+hostIface, func() error {
 		link, err := netlink.LinkByName(containerIface)
 		if err != nil {
-			return err
-		}
-		for _, a := range addrs {
-			if err := addAddr(link, netip.PrefixFrom(a, a.BitLen())); err != nil {
-				return err
-			}
-		}
-		if err := netlink.LinkSetUp(link); err != nil {
 			return err
 		}
 		for _, a := range addrs {
@@ -111,6 +109,20 @@ func (c *Container) finish(hostIface string, addrs []netip.Addr) {
 		}
 		return nil
 	})
+}
+
+// configure gives the container's interface its addresses and sets it up.
+func configure(addrs []netip.Addr) error {
+	link, err := netlink.LinkByName(containerIface)
+	if err != nil {
+		return err
+	}
+	for _, a := range addrs {
+		if err := addAddr(link, netip.PrefixFrom(a, a.BitLen())); err != nil {
+			return err
+		}
+	}
+	return netlink.LinkSetUp(link)
 }
 
 // addRoutes adds the routes of one family, unless they are there.

@@ -15,7 +15,7 @@ import (
 // too; other goroutines do not. The test is skipped where that is not permitted.
 func Isolate(t testing.TB) {
 	t.Helper()
-	s := newSpace(t, t.Name())
+	s := newSpace(t, t.Name(), &flows{})
 	runtime.LockOSThread()
 	home, err := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {

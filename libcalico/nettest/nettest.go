@@ -58,7 +58,7 @@ type Host struct {
 // where that is not permitted or the kernel cannot do it.
 func New(t testing.TB, specs ...HostSpec) *Net {
 	t.Helper()
-	n := &Net{t: t, fabric: newSpace(t, "fabric"), hosts: map[string]*Host{}}
+	n := &Net{t: t, fabric: newSpace(t, "fabric", &flows{}), hosts: map[string]*Host{}}
 	n.fabric.do(t, "make the fabric", func() error {
 		bridge := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
 		bridge.Name = bridgeName
@@ -69,8 +69,12 @@ func New(t testing.TB, specs ...HostSpec) *Net {
 		}
 		return netlink.LinkSetUp(bridge)
 	})
+	var hosts []*Host
 	for _, spec := range specs {
-		n.AddHost(spec)
+		hosts = append(hosts, n.add(spec))
+	}
+	for _, h := range hosts {
+		h.await("eth0")
 	}
 	return n
 }
@@ -80,10 +84,17 @@ const bridgeName = "fabric"
 // AddHost adds a host and joins it to the fabric.
 func (n *Net) AddHost(spec HostSpec) *Host {
 	n.t.Helper()
+	h := n.add(spec)
+	h.await("eth0")
+	return h
+}
+
+func (n *Net) add(spec HostSpec) *Host {
+	n.t.Helper()
 	if n.hosts[spec.Name] != nil {
 		n.t.Fatalf("nettest: there are two hosts named %q", spec.Name)
 	}
-	h := &Host{Space: newSpace(n.t, spec.Name), Spec: spec, net: n}
+	h := &Host{Space: newSpace(n.t, spec.Name, n.fabric.flows), Spec: spec, net: n}
 	port := fmt.Sprintf("h%d", len(n.hosts))
 	n.fabric.do(n.t, "join host "+spec.Name, func() error { return n.plug(port, h) })
 	h.do(n.t, "set up host "+spec.Name, h.setUp)
@@ -135,6 +146,54 @@ func (h *Host) setUp() error {
 		if err := netlink.RouteAdd(&netlink.Route{LinkIndex: eth0.Attrs().Index, Gw: gw.AsSlice()}); err != nil {
 			return fmt.Errorf("default route by %s: %w", gw, err)
 		}
+	}
+	return nil
+}
+
+// await waits until the kernel has done what follows from a link's coming up, up to a second
+// later on a busy machine: it would pass for something that the test did.
+func (s *Space) await(name string) {
+	s.t.Helper()
+	Eventually(s.t, commandTimeout, func() (err error) {
+		s.Do(func() { err = linkReady(name) })
+		return err
+	})
+}
+
+// linkReady says what a link still lacks: its carrier, or that its IPv6 addresses, of which
+// the kernel gives it one, are in use.
+func linkReady(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	if link.Attrs().RawFlags&unix.IFF_RUNNING == 0 {
+		return fmt.Errorf("%s has no carrier", name)
+	}
+	addrs, err := netlink.AddrList(link, netlink.FAMILY_V6)
+	if err != nil {
+		return err
+	}
+	local := false
+	for _, a := range addrs {
+		if a.Flags&unix.IFA_F_TENTATIVE != 0 {
+			return fmt.Errorf("%s is not in use on %s yet", a.IP, name)
+		}
+		if a.IP.IsLinkLocalUnicast() {
+			local = true
+			continue
+		}
+		// Until a worker has made the route, packets to the address are lost, whatever its flags.
+		route, err := netlink.RouteGet(a.IP)
+		if err != nil {
+			return err
+		}
+		if len(route) == 0 || route[0].Type != unix.RTN_LOCAL {
+			return fmt.Errorf("packets to %s are not taken yet", a.IP)
+		}
+	}
+	if !local {
+		return fmt.Errorf("%s has no link-local address yet", name)
 	}
 	return nil
 }

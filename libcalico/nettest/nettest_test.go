@@ -3,6 +3,7 @@ package nettest_test
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -83,6 +84,42 @@ func TestProbesNoticeSilenceAndRefusal(t *testing.T) {
 			t.Errorf("%s to nobody: %v", name, err)
 		}
 	}
+}
+
+// TestEachProbeIsAFlowOfItsOwn has the kernel choose from few ports, somebody else have the next
+// one, and a container come after another, whose address it may have.
+func TestEachProbeIsAFlowOfItsOwn(t *testing.T) {
+	t.Parallel()
+	a, _ := twoHosts(t)
+	a.SetSysctl("net/ipv4/ip_local_port_range", "40000 40063")
+	seen := map[int]bool{}
+	send := func(from *nettest.Space, to netip.Addr) (port int) {
+		t.Helper()
+		conn, err := from.DialUDP(netip.AddrPortFrom(to, 8080))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = conn.Close()
+		port = conn.LocalAddr().(*net.UDPAddr).Port
+		if seen[port] {
+			t.Errorf("packet %d is sent from port %d, as one before it", len(seen), port)
+		}
+		seen[port] = true
+		return port
+	}
+	var last int
+	for range 100 {
+		last = send(a.Space, addrB)
+	}
+	var taken *net.UDPConn
+	var err error
+	a.Do(func() { taken, err = net.ListenUDP("udp", &net.UDPAddr{Port: last + 1}) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close() //nolint:errcheck // a socket of the test
+	send(a.Space, addrB)
+	send(a.NewContainer("next").Space, netip.MustParseAddr("127.0.0.1"))
 }
 
 func second(_ nettest.Reply, err error) error { return err }

@@ -31,7 +31,7 @@ func (s *Space) Ping(dst netip.Addr, timeout time.Duration) (Reply, error) {
 	s.t.Helper()
 	var reply Reply
 	var err error
-	s.Do(func() { reply, err = ping(dst, timeout) })
+	s.Do(func() { reply, err = ping(dst, uint16(s.flows.next()), timeout) })
 	if err != nil {
 		err = fmt.Errorf("ping %s from %s: %w", dst, s.Name, err)
 	}
@@ -46,8 +46,8 @@ const (
 	echoReply6   = 129
 )
 
-func ping(dst netip.Addr, timeout time.Duration) (Reply, error) {
-	p, err := openPing(dst)
+func ping(dst netip.Addr, id uint16, timeout time.Duration) (Reply, error) {
+	p, err := openPing(dst, id)
 	if err != nil {
 		return Reply{}, err
 	}
@@ -75,7 +75,7 @@ type pinger struct {
 	request []byte
 }
 
-func openPing(dst netip.Addr) (*pinger, error) {
+func openPing(dst netip.Addr, id uint16) (*pinger, error) {
 	p := &pinger{dst: dst}
 	family, proto := unix.AF_INET, unix.IPPROTO_ICMP
 	if dst.Is6() {
@@ -95,7 +95,8 @@ func openPing(dst netip.Addr) (*pinger, error) {
 		return nil, err
 	}
 	p.request = make([]byte, 64)
-	_, _ = rand.Read(p.request[4:])
+	binary.BigEndian.PutUint16(p.request[4:], id)
+	_, _ = rand.Read(p.request[6:])
 	if dst.Is6() {
 		p.request[0] = echoRequest6 // the kernel fills in the checksum
 	} else {
@@ -267,7 +268,7 @@ func (s *Space) probe(network string, dst netip.AddrPort, timeout time.Duration)
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
 		var conn net.Conn
-		if conn, err = (&net.Dialer{}).DialContext(ctx, network, dst.String()); err != nil {
+		if conn, err = s.flows.dial(ctx, network, dst); err != nil {
 			return
 		}
 		defer conn.Close() //nolint:errcheck // the probe is over

@@ -22,9 +22,10 @@ import (
 // Space is a network namespace.
 type Space struct {
 	// Name is what messages call it.
-	Name string
-	t    testing.TB
-	fd   int
+	Name  string
+	t     testing.TB
+	fd    int
+	flows *flows
 }
 
 // errMissing says that the kernel or the permissions of the process do not suffice.
@@ -41,8 +42,8 @@ func missing(what string, err error) error {
 	return fmt.Errorf("%s: %w", what, err)
 }
 
-// newSpace makes a namespace that lives until the test ends.
-func newSpace(t testing.TB, name string) *Space {
+// newSpace makes a namespace that lives until the test ends. Its probes are of the flows given.
+func newSpace(t testing.TB, name string, f *flows) *Space {
 	t.Helper()
 	fd, err := makeNamespace()
 	switch {
@@ -52,7 +53,7 @@ func newSpace(t testing.TB, name string) *Space {
 		t.Fatalf("nettest: make network namespace %s: %v", name, err)
 	}
 	t.Cleanup(func() { _ = unix.Close(fd) })
-	return &Space{Name: name, t: t, fd: fd}
+	return &Space{Name: name, t: t, fd: fd, flows: f}
 }
 
 // makeNamespace runs on a thread of its own, which ends with it, so that no
@@ -222,6 +223,12 @@ func (p *Process) Kill() {
 	_ = syscall.Kill(-p.Process.Pid, syscall.SIGKILL)
 	<-p.done
 }
+
+// Freeze stops the program until it gets SIGCONT.
+func (p *Process) Freeze() error { return child.Freeze(p.Process.Pid) }
+
+// Freeze stops a process until it gets SIGCONT.
+func Freeze(pid int) error { return child.Freeze(pid) }
 
 // Signal sends a signal to the program.
 func (p *Process) Signal(sig syscall.Signal) error {

@@ -20,10 +20,25 @@ const File = "/var/run/calico/nodename"
 // (a flag or the program's own variable), NODENAME, the file [File], the host's name
 // in lower case.
 func Resolve(explicit string, getenv func(string) string) (string, error) {
-	return resolve(explicit, getenv, File, os.Hostname)
+	n, err := Find(explicit, getenv)
+	return n.Node, err
 }
 
-func resolve(explicit string, getenv func(string) string, file string, hostname func() (string, error)) (string, error) {
+// Name is what this host is called.
+type Name struct {
+	// Node is its name in the datastore.
+	Node string
+	// Host is its own name, from which Node was made; empty when somebody has said what Node
+	// is to be.
+	Host string
+}
+
+// Find is [Resolve] for who must know where the name came from.
+func Find(explicit string, getenv func(string) string) (Name, error) {
+	return find(explicit, getenv, File, os.Hostname)
+}
+
+func find(explicit string, getenv func(string) string, file string, hostname func() (string, error)) (Name, error) {
 	if name := strings.TrimSpace(explicit); name != "" {
 		return check(name, "the node name that was given")
 	}
@@ -32,21 +47,24 @@ func resolve(explicit string, getenv func(string) string, file string, hostname 
 	}
 	content, err := os.ReadFile(file)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return "", fmt.Errorf("node name: %w", err)
+		return Name{}, fmt.Errorf("node name: %w", err)
 	}
 	if name := strings.TrimSpace(string(content)); name != "" {
 		return check(name, "the node name in "+file)
 	}
-	name, err := hostname()
+	host, err := hostname()
 	if err != nil {
-		return "", fmt.Errorf("node name: %w", err)
+		return Name{}, fmt.Errorf("node name: %w", err)
 	}
-	return check(strings.ToLower(strings.TrimSpace(name)), "the host's name")
+	host = strings.TrimSpace(host)
+	n, err := check(strings.ToLower(host), "the host's name")
+	n.Host = host
+	return n, err
 }
 
-func check(name, origin string) (string, error) {
+func check(name, origin string) (Name, error) {
 	for _, fault := range model.Faults(model.Validate(model.NodeKey{Name: name}, &model.Node{})) {
-		return "", fmt.Errorf("%s, %q, cannot be used: it %s; set NODENAME", origin, name, fault.Reason)
+		return Name{}, fmt.Errorf("%s, %q, cannot be used: it %s; set NODENAME", origin, name, fault.Reason)
 	}
-	return name, nil
+	return Name{Node: name}, nil
 }

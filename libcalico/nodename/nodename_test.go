@@ -38,12 +38,15 @@ func TestResolve(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			getenv := func(name string) string { return map[string]string{"NODENAME": tt.env, "HOSTNAME": "wrong"}[name] }
-			got, err := resolve(tt.explicit, getenv, tt.file, func() (string, error) { return tt.hostname, nil })
+			got, err := find(tt.explicit, getenv, tt.file, func() (string, error) { return tt.hostname, nil })
 			if tt.wantErr == "" && err != nil || tt.wantErr != "" && (err == nil || !strings.Contains(err.Error(), tt.wantErr)) {
 				t.Fatalf("error %v, want %q", err, tt.wantErr)
 			}
-			if got != tt.want {
-				t.Errorf("got %q, want %q", got, tt.want)
+			if got.Node != tt.want {
+				t.Errorf("got %+v, want %q", got, tt.want)
+			}
+			if derived := strings.HasPrefix(tt.name, "then the host") || strings.HasPrefix(tt.name, "an empty file"); err == nil && (got.Host == tt.hostname) != derived {
+				t.Errorf("it is the host's own name: %q, want that %t", got.Host, derived)
 			}
 		})
 	}
@@ -53,7 +56,7 @@ func TestHostWithoutAName(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("no name")
 	none := func(string) string { return "" }
-	_, err := resolve("", none, "/does/not/exist", func() (string, error) { return "", broken })
+	_, err := find("", none, "/does/not/exist", func() (string, error) { return "", broken })
 	if !errors.Is(err, broken) {
 		t.Errorf("got %v", err)
 	}

@@ -21,6 +21,15 @@ import (
 // to a namespace, and global() does not select it.
 const NamespaceLabel = "projectcalico.org/namespace"
 
+// NameLabel is the label that stands for an object's own name.
+const NameLabel = "projectcalico.org/name"
+
+// Reserved reports whether a label's name is one of those that Calico gives by itself: what
+// an object's own labels have under such a name says nothing. Whoever may label a container
+// could else take it out of what global() selects. Other names that begin so are labels
+// like all.
+func Reserved(name string) bool { return name == NamespaceLabel || name == NameLabel }
+
 // Labels gives the labels of an object, its inherited ones included.
 type Labels interface {
 	// Get returns the value of a label; ok is false when the object has no such label.

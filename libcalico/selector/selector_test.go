@@ -304,3 +304,14 @@ func parse(t testing.TB, in string) *selector.Selector {
 	}
 	return s
 }
+
+// TestReserved holds which labels are nobody's to give: that by which global() goes is one.
+func TestReserved(t *testing.T) {
+	for name, want := range map[string]bool{
+		selector.NamespaceLabel: true, "projectcalico.org/name": true, "projectcalico.org/role": false, "projectcalico.org/": false, "projectcalico.org": false, "role": false, "org.projectcalico/x": false,
+	} {
+		if got := selector.Reserved(name); got != want {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
+	}
+}

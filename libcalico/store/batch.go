@@ -57,4 +57,6 @@ type Quarantined struct {
 	// Unreadable names the fields of the value that could not be decoded.
 	Unreadable []string
 	Err        error
+	// Revision is the highest ModRevision of the resource's parts; 0 where it was not kept.
+	Revision int64
 }

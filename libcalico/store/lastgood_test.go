@@ -90,3 +90,26 @@ func TestOfAnUnusableValueIsToldWhatCanBeRead(t *testing.T) {
 		t.Errorf("of the endpoint: %+v, not %v", r, unreadable)
 	}
 }
+
+// TestWhatCanBeReadOfAnUnusableValueIsToldAnewWhenItChanges edits a value whose fault stays,
+// in a field that can be read: what stands in for it must follow. When an older version is
+// in force it changes nothing, and nothing is told.
+func TestWhatCanBeReadOfAnUnusableValueIsToldAnewWhenItChanges(t *testing.T) {
+	const path, fault = "/calico/v1/policy/tier/guard/policy/a", `"inbound_rules":[{"action":"allow","src_net":"here"}]}`
+	v := store.New(store.Options{KeepLastGood: true})
+	v.Apply(snapshot(5, put(path, `{"selector":"role == 'web'",`+fault, 3)))
+	for i, value := range []string{`{"selector":"role == 'db'",`, `{"selector":"role == 'db'","order":"x",`, `{"selector":7,"order":"x",`} {
+		rev := int64(6 + i)
+		if events := v.Apply(puts(rev, put(path, value+fault, rev))); len(events) != 1 || events[0].Value != nil || events[0].Err == nil || events[0].Revision != rev {
+			t.Errorf("%s: events are %+v", value, events)
+		}
+		if events := v.Apply(puts(rev, put(path, value+fault, rev))); len(events) != 0 {
+			t.Errorf("%s once more: events are %+v", value, events)
+		}
+	}
+	v.Apply(puts(20, put(path, goodPolicy, 20)))
+	v.Apply(puts(21, put(path, `{"selector":"role == 'web'",`+fault, 21)))
+	if events := v.Apply(puts(22, put(path, `{"selector":"role == 'db'",`+fault, 22))); len(events) != 0 {
+		t.Errorf("the last good version is in force: events are %+v", events)
+	}
+}

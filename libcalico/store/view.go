@@ -300,13 +300,14 @@ func (v *View) decode(keys []model.Key) []decoding {
 // that others can see has changed.
 func (v *View) refresh(k model.Key, d decoding, revision int64) (e Event, ok bool) {
 	o := v.objects[k]
+	unreadableBefore := v.bad[k]
 	delete(v.bad, k)
 	if len(o.parts) == 0 {
 		delete(v.objects, k)
 		return Event{Key: k, Revision: revision}, o.value != nil || o.err != nil
 	}
 	o.forgetValue(k)
-	before, errBefore := o.value, o.err
+	before, errBefore, decodedBefore := o.value, o.err, o.decoded
 	o.decoded, o.err = d.value, d.err
 	switch {
 	case o.err == nil:
@@ -317,7 +318,9 @@ func (v *View) refresh(k model.Key, d decoding, revision int64) (e Event, ok boo
 	if o.err != nil {
 		v.bad[k] = d.unreadable
 	}
-	if sameError(errBefore, o.err) && sameResource(before, o.value) {
+	// Where no older version is in force, what can be read counts.
+	sameRest := o.value != nil || sameResource(decodedBefore, o.decoded) && slices.Equal(unreadableBefore, d.unreadable)
+	if sameError(errBefore, o.err) && sameResource(before, o.value) && sameRest {
 		return Event{}, false
 	}
 	return Event{Key: k, Value: o.value, Revision: o.revision(), Err: o.err}, true

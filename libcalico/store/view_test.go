@@ -103,7 +103,8 @@ func TestApply(t *testing.T) {
 			{snapshot(5, put(rulesPath, `{"inbound_rules":[]}`, 3), put(tagsPath, `["a"]`, 3)), []string{"profile(name=net1)@3 rules 0 tags [a]"}},
 			{puts(6, put(tagsPath, `["a"]`, 6)), nil},
 			{puts(7, put(tagsPath, ` [ "a" ]`, 7)), nil},
-			{puts(8, put(rulesPath, `{"inbound_rules":null,"x":1}`, 8)), nil},
+			{puts(8, put(rulesPath, `{"inbound_rules":null}`, 8)), nil},
+			{puts(9, put(rulesPath, `{"inbound_rules":null,"x":1}`, 9)), []string{"profile(name=net1)@9 rules 0 tags [a]"}}, // a newer program's field
 		}},
 		{"a snapshot is a difference", store.Options{}, []step{
 			{

@@ -30,8 +30,24 @@ type Stored struct {
 	// HasReady says that the flag is there, and Ready what it says. One that cannot be
 	// read says that the store is not ready.
 	HasReady, Ready bool
-	// GUID is the cluster's, and Accepted the one that somebody has said is right.
+	// GUID is the cluster's, and Accepted what somebody has said is right ([Acceptance]).
 	GUID, Accepted string
+}
+
+// Acceptance says that hosts that know one cluster's GUID may follow the store of another; all
+// hosts may, when known is empty or the same. It stays stored and does not expire: since it
+// names both, no host of a third cluster that comes to the store by mistake follows it, and a
+// store whose GUID changes once more is held again.
+func Acceptance(guid, known string) string {
+	if known == "" || known == guid {
+		return guid
+	}
+	return guid + " " + known
+}
+
+// accepts reports whether a host that knows a GUID, or none, may follow the store.
+func (s Stored) accepts(known string) bool {
+	return s.Accepted == s.GUID || known != "" && s.Accepted == Acceptance(s.GUID, known) || known == "" && strings.HasPrefix(s.Accepted, s.GUID+" ")
 }
 
 // Apply takes over what a batch says about [Paths], and reports whether it says anything.
@@ -147,7 +163,7 @@ func (j *Judge) objection(s Stored) string {
 		return ""
 	case s.GUID == "":
 		return fmt.Sprintf("etcd at %s does not say which cluster it belongs to (there is no /calico/v1/config/ClusterGUID, this host's is %s): %s. Restore the data, %s", j.where, j.known, j.stays(), right)
-	case s.GUID == s.Accepted:
+	case s.accepts(j.known):
 		return ""
 	}
 	return fmt.Sprintf("etcd at %s belongs to another cluster (its GUID is %s, this host's is %s): %s. Connect this host to its own etcd, restore its data, %s --accept", j.where, s.GUID, cmp.Or(j.known, "none"), j.stays(), right)

@@ -27,7 +27,10 @@ var (
 	shut       = trust.Stored{HasReady: true, GUID: theirs}
 	accepted   = trust.Stored{HasReady: true, Ready: true, GUID: theirs, Accepted: theirs}
 	acceptShut = trust.Stored{HasReady: true, GUID: theirs, Accepted: theirs}
+	instead    = trust.Stored{HasReady: true, Ready: true, GUID: theirs, Accepted: trust.Acceptance(theirs, ours)}
 	otherwise  = trust.Stored{HasReady: true, Ready: true, GUID: theirs, Accepted: "cccc"}
+	second     = trust.Stored{HasReady: true, Ready: true, GUID: "cccc", Accepted: trust.Acceptance(theirs, ours)}
+	secondOf   = trust.Stored{HasReady: true, Ready: true, GUID: "cccc", Accepted: theirs}
 	noFlag     = trust.Stored{GUID: ours}
 )
 
@@ -57,6 +60,11 @@ func TestVerdicts(t *testing.T) {
 		{"another's as of now", "", []look{{open, trust.Trusted, ""}, {foreign, trust.Held, "another cluster"}, {shut, trust.Held, "another cluster"}, {open, trust.Trusted, ""}}},
 		{"another's, accepted", ours, []look{{foreign, trust.Held, ""}, {acceptShut, trust.Held, "is locked"}, {accepted, trust.Trusted, ""}}},
 		{"what was accepted is this host's from then on", ours, []look{{accepted, trust.Trusted, ""}, {foreign, trust.Trusted, ""}, {open, trust.Held, "its GUID is aaaa, this host's is bbbb"}}},
+		{"another's, accepted instead of ours", ours, []look{{foreign, trust.Held, ""}, {instead, trust.Trusted, ""}, {foreign, trust.Trusted, ""}}},
+		{"but not instead of a third one's", "cccc", []look{{instead, trust.Held, "its GUID is bbbb, this host's is cccc"}}},
+		{"a host without a GUID does not mind", "", []look{{nameless, trust.Trusted, ""}, {empty, trust.Held, ""}, {instead, trust.Trusted, ""}}},
+		{"a second foreign store is held again", ours, []look{{instead, trust.Trusted, ""}, {second, trust.Held, "its GUID is cccc, this host's is bbbb"}, {instead, trust.Trusted, ""}}},
+		{"also where any host may follow the first", ours, []look{{accepted, trust.Trusted, ""}, {secondOf, trust.Held, "its GUID is cccc, this host's is bbbb"}}},
 		{"a third one is accepted", ours, []look{{otherwise, trust.Held, "another cluster"}}},
 		{"a GUID is given to a cluster without one", "", []look{{nameless, trust.Trusted, ""}, {open, trust.Trusted, ""}, {foreign, trust.Held, ""}}},
 		{"a cluster without a GUID is emptied and set up anew", "", []look{{nameless, trust.Trusted, ""}, {empty, trust.Held, ""}, {foreign, trust.Held, "its GUID is bbbb, this host's is none"}, {accepted, trust.Trusted, ""}}},

@@ -91,7 +91,7 @@ func TestFelixStopped(t *testing.T) {
 	h.StartFelix()
 	a := h.Add("a", "net1")
 	a.InForce()
-	if err := h.Felix.Signal(syscall.SIGSTOP); err != nil {
+	if err := h.Felix.Freeze(); err != nil {
 		t.Fatal(err)
 	}
 	b := h.Add("b", "net1")

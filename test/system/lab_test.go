@@ -20,8 +20,12 @@ func TestLab(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { remove(t, l) })
-	if err := l.NewExperiment().Run(ctx); err != nil {
+	e := l.NewExperiment()
+	if err := e.Run(ctx); err != nil {
 		t.Fatal(err)
+	}
+	if err := e.Day(ctx); err != nil {
+		t.Error(err)
 	}
 	for _, tc := range []struct {
 		name string
@@ -30,6 +34,12 @@ func TestLab(t *testing.T) {
 		{"felix stopped: docker start fails and names felix, continued it works", felixStopped},
 		{"everything of calico killed: traffic flows on, denials hold", nodeKilled},
 		{"bad input is refused with a sentence and exit code 1", badInput},
+		{"a wrong node run leaves the node that is there", wrongRuns},
+		{"an upgrade loses no packet", upgraded},
+		{"a stopped node loses no packet", stoppedInOrder},
+		{"an upgrade from a former build, host by host, loses no packet", upgradedFromFormer},
+		{"a reboot and a power cut lose nothing of the others, and leave nothing", rebooted},
+		{"a purge leaves nothing", purged},
 	} {
 		if !t.Run(tc.name, func(t *testing.T) { tc.run(t, l) }) {
 			saveLogs(t, l)
@@ -40,7 +50,7 @@ func TestLab(t *testing.T) {
 	}
 }
 
-func newLab(t *testing.T) *lab.Lab {
+func newLab(t testing.TB) *lab.Lab {
 	t.Helper()
 	root, err := lab.FindRoot()
 	if err != nil {
@@ -75,7 +85,7 @@ func saveLogs(t *testing.T, l *lab.Lab) {
 }
 
 // on runs a shell line on a host; it must succeed.
-func on(t *testing.T, h lab.Host, format string, args ...any) string {
+func on(t testing.TB, h lab.Host, format string, args ...any) string {
 	t.Helper()
 	line := fmt.Sprintf(format, args...)
 	out, err := h.On(t.Context(), line)
@@ -101,7 +111,7 @@ func refused(t *testing.T, h lab.Host, line string, words ...string) {
 }
 
 // eventually repeats a check until it holds.
-func eventually(t *testing.T, limit time.Duration, what string, holds func() error) {
+func eventually(t testing.TB, limit time.Duration, what string, holds func() error) {
 	t.Helper()
 	deadline := time.Now().Add(limit)
 	tick := time.NewTicker(200 * time.Millisecond)

@@ -169,3 +169,35 @@ func BenchmarkRestart(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkRestartWithoutEtcd measures the same of a node that finds neither etcd nor its
+// document: from its start until all its sessions are up.
+func BenchmarkRestartWithoutEtcd(b *testing.B) {
+	for i, role := range []string{"listens", "dials"} {
+		b.Run(role, func(b *testing.B) {
+			l := newLab(b, 2)
+			for i, n := range l.nodes {
+				n.giveBlock(fmt.Sprintf("192.168.%d.0/26", i))
+			}
+			l.startAll()
+			victim, survivor := l.nodes[i], l.nodes[1-i]
+			victim.awaitMemory("192.168.")
+			l.setEtcd(false)
+			victim.loseDocument()
+			var took []time.Duration
+			for b.Loop() {
+				b.StopTimer()
+				victim.proc.Kill()
+				survivor.awaitPeers(0)
+				b.StartTimer()
+				start := time.Now()
+				victim.start()
+				survivor.awaitPeers(2)
+				took = append(took, time.Since(start))
+			}
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Milliseconds()), "ms/p50")
+			b.ReportMetric(float64(took[len(took)*99/100].Milliseconds()), "ms/p99")
+		})
+	}
+}

@@ -24,6 +24,9 @@ func (n *node) live() (ready, there bool) {
 	if len(resp.Kvs) == 0 {
 		return false, false
 	}
+	if !strings.Contains(string(resp.Kvs[0].Value), `"host":{"id":"`) {
+		n.lab.t.Errorf("it does not say on which host it is: %s", resp.Kvs[0].Value)
+	}
 	return strings.Contains(string(resp.Kvs[0].Value), `"ready":true`), true
 }
 
@@ -217,6 +220,16 @@ func TestHost_in_a_pool(t *testing.T) {
 	})
 	a.Run("ip", "link", "del", "br0")
 	b.awaitRoute("10.0.7.0/26", via("10.0.7.0/26", a.v4))
+
+	// A network that is wider than another host's block takes its route, which is said.
+	b.awaitRoute("192.168.0.0/26", via("192.168.0.0/26", a.v4))
+	b.Run("ip", "link", "add", "br0", "type", "bridge")
+	b.Run("ip", "link", "set", "br0", "up")
+	b.Run("ip", "addr", "add", "192.168.0.1/24", "dev", "br0")
+	b.awaitProblem("192.168.0.0/26, containers' addresses of node00, is not routed: it lies in the network 192.168.0.0/24 of this host")
+	b.awaitRoute("192.168.0.0/26", "")
+	b.Run("ip", "link", "del", "br0")
+	b.awaitRoute("192.168.0.0/26", via("192.168.0.0/26", a.v4))
 
 	// A router of the host inside a block, and the way to etcd.
 	a.giveBlock("10.0.8.0/26")

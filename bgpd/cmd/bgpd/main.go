@@ -18,6 +18,10 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"calico.internal/bgpd/internal/config"
 	"calico.internal/bgpd/internal/daemon"
 	"calico.internal/bgpd/internal/statusapi"
@@ -28,9 +32,6 @@ import (
 	"calico.internal/libcalico/nodename"
 	"calico.internal/libcalico/version"
 	bgpdv1 "calico.internal/proto/bgpd/v1"
-	"golang.org/x/sys/unix"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // The exit codes.
@@ -43,7 +44,7 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, logattr.Lossy(os.Stderr)))
 }
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
@@ -94,12 +95,18 @@ func runDaemon(ctx context.Context, opts options, getenv func(string) string, st
 	if err != nil {
 		log.Warn("this host does not know which cluster it belongs to", logattr.Err, err)
 	}
+	host, err := hostrecord.Identity(opts.stateDir, getenv)
+	if err != nil {
+		log.Warn("this host has no identity: another one of the same name is not noticed", logattr.Err, err)
+	}
 	return daemon.Run(ctx, daemon.Config{
 		File:        opts.config,
 		RunDir:      opts.runDir,
+		StateDir:    opts.stateDir,
 		Node:        node,
 		Etcd:        etcd,
 		ClusterGUID: record.ClusterGUID,
+		Host:        host,
 		Log:         log,
 		Level:       level,
 		Hangup:      hangup,

@@ -133,15 +133,52 @@ func (e *Engine) poolOf(p netip.Prefix) (config.Pool, bool) {
 	return found, found.CIDR.IsValid()
 }
 
-// borrowed reports whether p is a single address of a pool that needs a route of its
+// borrowed reports whether p is a single address of containers' that needs a route of its
 // own: it is in no block that this host advertises, and the container's route stands.
 func (e *Engine) borrowed(p netip.Prefix) bool {
-	_, inPool := e.poolOf(p)
-	if _, stands := e.hostRoutes[p]; !stands || !inPool || !p.IsSingleIP() || !e.exportable(p) {
+	if _, stands := e.hostRoutes[p]; !stands || !p.IsSingleIP() || !e.exportable(p) || !e.containers(p) {
 		return false
 	}
 	own, inside := e.insideOwn(p)
 	return !inside || !e.holds(own)
+}
+
+// containers reports whether an address is one of those that are given to containers: of a
+// pool, or of another node's block, which outlives a pool that was deleted by force. What is
+// advertised stays so when that node goes too: the container still runs.
+func (e *Engine) containers(p netip.Prefix) bool {
+	_, inPool := e.poolOf(p)
+	_, advertised := e.adverts[p]
+	return inPool || advertised || e.inNodesBlock(p)
+}
+
+// inNodesBlock reports whether an address lies in a block that another node has, as etcd
+// says, or as the node does by advertising it.
+func (e *Engine) inNodesBlock(address netip.Prefix) bool {
+	for bits := 1; bits < address.Bits(); bits++ {
+		block, err := address.Addr().Prefix(bits)
+		if err == nil && (slices.ContainsFunc(e.rib.prefixes[block], e.ofNode) || e.hasOwner(block)) {
+			return true
+		}
+	}
+	return false
+}
+
+// ofNode reports whether a path is another node's own: its next hop is one. As long as etcd
+// has not been heard, peers of the mesh tell.
+func (e *Engine) ofNode(en entry) bool {
+	name, isNode := e.node(en.path.NextHop)
+	return isNode && name != e.cfg.Node || en.path.NextHop == en.peer && e.rib.peers[en.peer].mesh
+}
+
+// hasOwner reports whether etcd knows another node that has a block.
+func (e *Engine) hasOwner(block netip.Prefix) bool {
+	for name, blocks := range e.blocks {
+		if _, has := blocks[block]; has && name != e.cfg.Node {
+			return true
+		}
+	}
+	return false
 }
 
 // desiredRoute is what the kernel should have for a prefix: nil, and why, when nothing.

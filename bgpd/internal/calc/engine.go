@@ -83,7 +83,16 @@ func (e *Engine) heard(p netip.Prefix) {
 	if r, ok := e.adopted[p]; ok && r.Type == Unicast {
 		delete(e.adopted, p)
 	}
+	e.touchLent(p)
 	e.touch(p)
+}
+
+// touchLent has adverts looked at again when a prefix comes or goes that may be a block of
+// another node's outside all pools: an address that it has lent to this host is told by it.
+func (e *Engine) touchLent(block netip.Prefix) {
+	if _, inPool := e.poolOf(block); !inPool && !block.IsSingleIP() {
+		e.advertsDirty = true
+	}
 }
 
 func (e *Engine) touch(p netip.Prefix) { e.dirty[p] = struct{}{} }
@@ -176,6 +185,7 @@ func (e *Engine) onAffinity(k model.BlockAffinityKey, a *model.BlockAffinity) {
 	}
 	e.recheck = true
 	e.touch(k.CIDR)
+	e.touchLent(k.CIDR)
 	if k.Node != e.cfg.Node {
 		return
 	}
@@ -206,6 +216,7 @@ func (e *Engine) onNode(k model.NodeKey, n *model.Node) {
 	}
 	e.recheck = true
 	e.guards, e.nodeOf = nil, nil
+	e.advertsDirty = true
 	for _, a := range slices.Concat(old, addrs) {
 		e.touchOwn(a)
 	}
@@ -257,6 +268,7 @@ func (e *Engine) SetOwnerKnown(node string, known bool) {
 	e.recheck = true
 	for p := range e.blocks[node] {
 		e.touch(p)
+		e.touchLent(p)
 	}
 	for _, p := range e.towardsEtcd() {
 		e.touch(p)
@@ -335,6 +347,24 @@ func (e *Engine) SetHostRoute(p netip.Prefix, present, container bool) {
 func (e *Engine) HasContainers(p netip.Prefix) bool {
 	for host, container := range e.hostRoutes {
 		if container && p.Contains(host.Addr()) {
+			return true
+		}
+	}
+	return false
+}
+
+// Disproves reports whether the kernel shows that a block which is remembered is this host's
+// no more, without etcd to ask: no container here has an address in it, and what stood there
+// when we started has the block elsewhere, or blackholes of other blocks only.
+func (e *Engine) Disproves(block netip.Prefix) bool {
+	if e.HasContainers(block) {
+		return false
+	}
+	if r, stands := e.adopted[block]; stands {
+		return r.Type != Blackhole
+	}
+	for p, r := range e.adopted {
+		if r.Type == Blackhole && p.Addr().Is4() == block.Addr().Is4() {
 			return true
 		}
 	}

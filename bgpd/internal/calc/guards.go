@@ -216,6 +216,7 @@ func (e *Engine) Problems() []string {
 			toEtcd = append(toEtcd, p)
 		}
 	}
+	out = append(out, e.displaced(toEtcd)...)
 	slices.SortFunc(toEtcd, netip.Prefix.Compare)
 	for _, p := range slices.Compact(toEtcd) {
 		if why := e.refuse(p); why != "" {
@@ -223,6 +224,47 @@ func (e *Engine) Problems() []string {
 		}
 	}
 	return out
+}
+
+// displaced names the containers' addresses elsewhere that this host does not reach because
+// something that it needs is there, but for those of which others tell.
+func (e *Engine) displaced(others []netip.Prefix) (out []string) {
+	prefixes := map[netip.Prefix]struct{}{}
+	for p := range e.rib.prefixes {
+		prefixes[p] = struct{}{}
+	}
+	for p, r := range e.adopted {
+		if r.Type == Unicast {
+			prefixes[p] = struct{}{}
+		}
+	}
+	for _, p := range slices.SortedFunc(maps.Keys(prefixes), netip.Prefix.Compare) {
+		_, inPool := e.poolOf(p)
+		_, inside := e.inNetwork(p)
+		why := e.refuse(p)
+		if !inPool || why == "" || !inside && len(e.covered(p)) == 0 || e.isOwn(p) || slices.Contains(others, p) {
+			continue
+		}
+		out = append(out, fmt.Sprintf("%s, containers' addresses%s, is not routed: %s; take that off this host, or give containers addresses of a pool that lies elsewhere", p, e.whose(p), why))
+	}
+	return out
+}
+
+// whose says who advertises a prefix.
+func (e *Engine) whose(p netip.Prefix) string {
+	var names []string
+	for _, en := range e.rib.prefixes[p] {
+		name, isNode := e.node(en.path.NextHop)
+		if !isNode {
+			name = en.path.NextHop.String()
+		}
+		names = append(names, name)
+	}
+	if len(names) == 0 {
+		return " of another node"
+	}
+	slices.Sort(names)
+	return " of " + strings.Join(slices.Compact(names), " and ")
 }
 
 // Notes says what the configuration asks for and nothing here does, and what is odd among

@@ -13,16 +13,18 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"calico.internal/bgpd/internal/calc"
 	"calico.internal/bgpd/internal/config"
 	"calico.internal/bgpd/internal/gobgp"
 	"calico.internal/bgpd/internal/kernel"
+	"calico.internal/bgpd/internal/memory"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/history"
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/reconcile"
-	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -68,8 +70,17 @@ type core struct {
 	// docErr says why the document on disk is another.
 	doc    config.Config
 	docErr error
+	// text is that of doc; docRecalled says that it is the remembered one.
+	text        []byte
+	docRecalled bool
 	// docAt is when the first configuration came.
 	docAt time.Time
+
+	// before is what this host remembers of an earlier start, nil when that is of no use.
+	// recalledAt is when it was taken up in the place of etcd; zero is never.
+	before     *memory.Record
+	recalledAt time.Time
+	keeper     *memory.Keeper
 
 	fib      *kernel.FIB
 	speaker  *gobgp.Families
@@ -97,6 +108,7 @@ type job struct {
 }
 
 func newCore(cfg Config, guard *etcdstore.Guard, account *history.Counter, tasks *errgroup.Group) *core {
+	before := recordBefore(cfg)
 	c := &core{
 		cfg:      cfg,
 		guard:    guard,
@@ -110,6 +122,8 @@ func newCore(cfg Config, guard *etcdstore.Guard, account *history.Counter, tasks
 		pipeline: &pipeline{},
 		said:     map[string]string{},
 		onReady:  func(bool) {},
+		before:   before,
+		keeper:   memory.NewKeeper(cfg.StateDir, before, cfg.Log),
 	}
 	for _, p := range prefixesOf(cfg.Node) {
 		c.sources = append(c.sources, newSource(p))
@@ -142,13 +156,16 @@ func (c *core) post(ctx context.Context, f func(context.Context), after bool) er
 // prepare takes in what happened, works out what is wanted, and gives it to the tables.
 func (c *core) prepare(ctx context.Context) {
 	c.work(ctx)
+	c.recallDocument()
 	if c.doc.Hash == "" {
+		c.wakeAt(c.recallAt())
 		return
 	}
 	if err := c.open(ctx); err != nil {
 		c.abort(err)
 		return
 	}
+	c.recall()
 	c.hear()
 	c.look()
 	c.followOwners(ctx)
@@ -204,7 +221,7 @@ func (c *core) done(err error) {
 // isReady: a configuration is in force, etcd is heard and followed, BGP runs where it
 // should, and the kernel is as wanted.
 func (c *core) isReady() bool {
-	return len(c.missing)+len(c.deaf) == 0 && c.doc.Hash != "" && c.inSync && c.etcdConnected() && c.held() == "" &&
+	return len(c.missing)+len(c.deaf) == 0 && c.doc.Hash != "" && !c.docRecalled && c.inSync && c.etcdConnected() && c.held() == "" &&
 		c.pipeline.open && c.pipeline.applied
 }
 
@@ -249,6 +266,7 @@ func (c *core) tryLoad() error {
 		return fmt.Errorf("read configuration: %w", err)
 	}
 	if config.HashOf(text) == c.doc.Hash {
+		c.docRecalled = false
 		return nil
 	}
 	doc, warnings, err := config.Parse(text)
@@ -269,7 +287,7 @@ func (c *core) tryLoad() error {
 			return err
 		}
 	}
-	c.adopt(doc)
+	c.adopt(doc, text)
 	return nil
 }
 
@@ -279,13 +297,14 @@ var errNoAddress = errors.New("the configuration would take all addresses of thi
 	"the last one stays in force; write the node back (calicoctl node run), or start bgpd anew to end BGP here")
 
 // adopt makes a document the one in force.
-func (c *core) adopt(doc config.Config) {
+func (c *core) adopt(doc config.Config, text []byte) {
 	if c.doc.Hash == "" {
 		c.docAt = time.Now()
 	} else if doc.Protocol != c.doc.Protocol {
 		c.cfg.Log.Warn("kernel.protocol changed; it takes effect at the next start", "protocol", doc.Protocol)
 	}
-	c.doc = doc
+	c.doc, c.text, c.docRecalled = doc, text, false
+	c.keeper.Changed()
 	c.resolveDue = true
 	c.engine.SetConfig(doc, time.Now())
 	c.setLevel()
@@ -421,12 +440,14 @@ func (c *core) resolve(ctx context.Context) {
 
 // setTimer wakes the loop when time alone changes something.
 func (c *core) setTimer() {
-	c.stopTimer()
 	at := c.engine.Deadline()
 	earliest := func(t time.Time) {
 		if at.IsZero() || t.Before(at) {
 			at = t
 		}
+	}
+	if t := c.recallAt(); !t.IsZero() {
+		earliest(t)
 	}
 	if c.keeps() {
 		earliest(c.resolvedAt.Add(keptLook))
@@ -440,6 +461,12 @@ func (c *core) setTimer() {
 	if len(c.deaf) > 0 {
 		earliest(time.Now().Add(listenRetry))
 	}
+	c.wakeAt(at)
+}
+
+// wakeAt asks for a pass at a time, instead of what was asked for before; zero is never.
+func (c *core) wakeAt(at time.Time) {
+	c.stopTimer()
 	if !at.IsZero() {
 		c.timer = time.AfterFunc(max(0, time.Until(at)), func() { reconcile.Kick(c.kick) })
 	}
@@ -451,10 +478,15 @@ func (c *core) stopTimer() {
 	}
 }
 
+// mustWait reports whether the first start of BGP waits a moment for etcd.
+func (c *core) mustWait() bool {
+	return !c.pipeline.open && !c.inSync && c.recalledAt.IsZero() && time.Since(c.docAt) < startGrace
+}
+
 // speak starts BGP, or starts it anew if this host is somebody else now, for each family
-// as far as it can. The first start waits a moment for etcd.
+// as far as it can.
 func (c *core) speak(ctx context.Context) error {
-	if !c.pipeline.open && !c.inSync && time.Since(c.docAt) < startGrace {
+	if c.mustWait() {
 		return nil
 	}
 	restarted, deaf := c.speaker.Start(ctx, globalOf(c.doc))
@@ -474,15 +506,25 @@ func (c *core) speak(ctx context.Context) error {
 	}
 	if !c.pipeline.open {
 		c.pipeline.open = true
-		switch {
-		case c.inSync:
-		case c.held() != "":
-			c.cfg.Log.Warn("etcd is not followed; going on with the blocks that the kernel has")
-		default:
-			c.cfg.Log.Warn("etcd does not answer; going on with the blocks that the kernel has")
-		}
+		c.sayWhatCounts()
 	}
 	return nil
+}
+
+// sayWhatCounts logs from what BGP starts where that is not etcd.
+func (c *core) sayWhatCounts() {
+	recalled := !c.recalledAt.IsZero()
+	switch held := c.held() != ""; {
+	case c.inSync:
+	case held && recalled:
+		c.cfg.Log.Warn("etcd is not followed; going on with what this host remembers")
+	case held:
+		c.cfg.Log.Warn("etcd is not followed; going on with the blocks that the kernel has")
+	case recalled:
+		c.cfg.Log.Warn("etcd does not answer; going on with what this host remembers")
+	default:
+		c.cfg.Log.Warn("etcd does not answer; going on with the blocks that the kernel has")
+	}
 }
 
 // linksOf names the links of a route, for people.

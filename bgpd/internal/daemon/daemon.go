@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"calico.internal/bgpd/internal/statusapi"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/history"
@@ -20,7 +22,6 @@ import (
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/reconcile"
 	"calico.internal/libcalico/version"
-	"golang.org/x/sync/errgroup"
 )
 
 // program is the name of the liveness key.
@@ -37,15 +38,18 @@ const (
 
 // Config is what a daemon needs.
 type Config struct {
-	// File is the configuration document; RunDir holds the sockets.
-	File, RunDir string
+	// File is the configuration document; RunDir holds the sockets, StateDir what this host
+	// remembers.
+	File, RunDir, StateDir string
 	// Node is this host's name in etcd.
 	Node string
 	Etcd etcdstore.Config
 	// ClusterGUID is the id of the cluster that this host belongs to, as it remembers; empty
 	// when it does not.
 	ClusterGUID string
-	Log         *slog.Logger
+	// Host is which host this is, as its liveness key says; zero when it does not know.
+	Host model.Identity
+	Log  *slog.Logger
 	// Level is the level of Log, which the document sets.
 	Level *slog.LevelVar
 	// Hangup asks to read File again, as operators of BIRD do by SIGHUP; nil is never.
@@ -67,13 +71,18 @@ func Run(ctx context.Context, cfg Config) error {
 	c.onReady = server.SetReady
 
 	tasks.Go(func() error { return server.Serve(ctx, filepath.Join(cfg.RunDir, statusapi.Socket)) })
-	tasks.Go(func() error { return liveness.RunIn(ctx, client, cfg.Node, program, c.ready.Load, guard.Follows) })
+	tasks.Go(func() error {
+		return liveness.Run(ctx, client, liveness.Program{
+			Node: cfg.Node, Name: program, Host: cfg.Host, Ready: c.ready.Load, Ours: guard.Follows, Log: cfg.Log,
+		})
+	})
 	for _, s := range c.sources {
 		tasks.Go(func() error { return s.follow(ctx, c, c.onBatch) })
 	}
 	tasks.Go(func() error { return followFile(ctx, cfg.File, cfg.Log, c.onFile) })
 	tasks.Go(func() error { return c.followHangup(ctx) })
 	tasks.Go(func() error { return c.followEtcd(ctx) })
+	tasks.Go(func() error { return c.keeper.Run(ctx, c.collect) })
 	tasks.Go(func() error { return c.run(ctx) })
 	cfg.Log.Info("started", logattr.Version, version.String(), logattr.Node, cfg.Node, logattr.File, cfg.File)
 	return tasks.Wait()
@@ -105,6 +114,7 @@ func (c *core) run(ctx context.Context) error {
 		Done:       c.done,
 	})
 	c.stopTimer()
+	c.keeper.Finish(c.collectLast)
 	if c.speaker != nil {
 		for _, socket := range c.gobgpSockets() {
 			_ = os.Remove(socket)

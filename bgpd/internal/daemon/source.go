@@ -16,6 +16,9 @@ type source struct {
 	view   *store.View
 	// lost is why etcd cannot be read; nil when it can.
 	lost error
+	// recalled says that the view showed what is remembered before etcd was heard, and
+	// wasHeld that etcd was not followed since the start.
+	recalled, wasHeld bool
 }
 
 func newSource(prefix string) *source {
@@ -46,10 +49,11 @@ func (c *core) onBatch(s *source, b store.Batch) {
 		c.cfg.Log.Warn("etcd cannot be read; what is known stays in force", logattr.Err, b.Err)
 	}
 	s.lost = b.Err
-	c.apply(s, b)
+	c.apply(s, s.judge(b))
 	if c.etcdInSync() && !c.inSync {
 		c.inSync = true
 		c.engine.SetInSync()
+		c.keeper.Changed()
 		c.cfg.Log.Info("in sync with etcd", logattr.Rev, s.view.Revision())
 	}
 }
@@ -65,6 +69,9 @@ func (c *core) apply(s *source, b store.Batch) {
 
 // tell tells the engine what changed.
 func (c *core) tell(events []store.Event) {
+	if len(events) > 0 {
+		c.keeper.Changed()
+	}
 	for _, ev := range events {
 		if ev.Err != nil && ev.Value == nil {
 			c.cfg.Log.Warn("value in etcd not usable; what was known stays in force", logattr.Key, ev.Key, logattr.Err, ev.Err)

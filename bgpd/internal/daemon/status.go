@@ -48,6 +48,7 @@ func (c *core) problems() []string {
 			out = append(out, why)
 		}
 	}
+	out = append(out, c.fromMemory()...)
 	if errors.Is(c.docErr, errNoAddress) {
 		out = append(out, c.docErr.Error())
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"calico.internal/calicoctl/internal/manifest/dialect"
 	"calico.internal/calicoctl/internal/resource"
 	"calico.internal/libcalico/model"
 )
@@ -21,16 +22,38 @@ type completion = func(*cobra.Command, []string, string) ([]string, cobra.ShellC
 func (env *Env) completeResources(ids *identifiers) completion {
 	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
 		if len(args) == 0 {
-			var kinds []string
-			for _, k := range env.registry.Kinds() {
-				if !slices.ContainsFunc(kinds, func(name string) bool { return strings.EqualFold(name, k.Name) }) {
-					kinds = append(kinds, k.Name)
-				}
-			}
-			return startingWith(kinds, typed), cobra.ShellCompDirectiveNoFileComp
+			return startingWith(env.kindNames(), typed), cobra.ShellCompDirectiveNoFileComp
 		}
 		return startingWith(env.liveNames(cmd, ids, args), typed), cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// completeKindLists is [Env.completeResources] with lists of kinds, with commas between
+// them, which have no names.
+func (env *Env) completeKindLists(ids *identifiers) completion {
+	one := env.completeResources(ids)
+	return func(cmd *cobra.Command, args []string, typed string) ([]string, cobra.ShellCompDirective) {
+		at := strings.LastIndex(typed, ",") + 1
+		if len(args) > 0 || at == 0 {
+			return one(cmd, args, typed)
+		}
+		words := startingWith(env.kindNames(), typed[at:])
+		for i, w := range words {
+			words[i] = typed[:at] + w
+		}
+		return words, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// kindNames is what kinds are called, each once.
+func (env *Env) kindNames() []string {
+	var kinds []string
+	for _, k := range env.registry.Kinds() {
+		if !slices.ContainsFunc(kinds, func(name string) bool { return strings.EqualFold(name, k.Name) }) {
+			kinds = append(kinds, k.Name)
+		}
+	}
+	return kinds
 }
 
 // liveNames is the names of the existing resources of a kind; none when the datastore
@@ -45,21 +68,40 @@ func (env *Env) liveNames(cmd *cobra.Command, ids *identifiers, args []string) [
 	cmd.SetContext(ctx)
 	var names []string
 	err = env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
-		entries, _, err := s.List(ctx, kind.Model, func(k model.Key) bool { return ids.matches(k) })
-		for _, e := range entries {
-			if !kind.OwnedBy(e.Key) {
-				continue
-			}
-			if n := shownName(kind, e.Key, e.Value); !slices.Contains(args[1:], n) {
-				names = append(names, n)
-			}
-		}
+		all, err := existingNames(ctx, s, kind, ids)
+		names = slices.DeleteFunc(all, func(n string) bool { return slices.Contains(args[1:], n) })
 		return err
 	})
 	if err != nil {
 		return nil
 	}
 	return names
+}
+
+// maxNames is with how many keys under which they may stand no names are completed: nobody
+// reads so many.
+const maxNames = 20000
+
+// existingNames is what commands call the resources of a kind that have some identifiers.
+func existingNames(ctx context.Context, s *resource.Store, kind *dialect.Kind, ids *identifiers) ([]string, error) {
+	var names []string
+	add := func(k model.Key, v model.Resource) {
+		if kind.OwnedBy(k) && ids.matches(k) {
+			names = append(names, shownName(kind, k, v))
+		}
+	}
+	if kind.NameOf != nil && kind.KeyOf == nil { // the values hold the names
+		entries, _, err := s.ListIn(ctx, kind.Model, ids.scoped(), nil)
+		for _, e := range entries {
+			add(e.Key, e.Value)
+		}
+		return names, err
+	}
+	keys, _, err := s.Keys(ctx, kind.Model, ids.scoped(), maxNames)
+	for _, k := range keys {
+		add(k, nil)
+	}
+	return names, err
 }
 
 func startingWith(words []string, typed string) []string {

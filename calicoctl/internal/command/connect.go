@@ -48,6 +48,7 @@ func (env *Env) inStore(ctx context.Context, f func(context.Context, *resource.S
 	defer client.Close() //nolint:errcheck // there is nothing left to lose
 	s := resource.New(client)
 	s.OnWarning(func(msg string) { fmt.Fprintf(env.Stderr, "Warning: %s\n", msg) })
+	s.OnProgress(func(done, all int) { fmt.Fprintf(env.Stderr, "Written %d of %d resources\n", done, all) })
 	s.OnMachine(env.machine())
 	return f(ctx, s)
 }

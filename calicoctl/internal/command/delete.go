@@ -19,14 +19,18 @@ the resources is read. A resource that does not exist is an error, and then none
 deleted, unless --skip-not-exists is given.
 
 What is in use is refused with who uses it, and then none is deleted: a node that is
-alive or has workload endpoints, a pool with addresses in use, a profile that endpoints
-name, a network set that rules select, a tier with policies in it. --force deletes it
-all the same.
+alive or has workload endpoints, a workload endpoint on a node that is alive, a pool
+with addresses in use, a profile that endpoints name, a network set that rules select,
+a tier with policies in it. --force deletes it all the same. What refers to others is
+deleted before them.
 
-Deleting a pool disables it and gives back the nodes' claims on its blocks; addresses
-in use stay in use. Deleting a node also deletes its workload endpoints, releases
-their addresses, gives back its blocks, and deletes its host endpoints, the BGP peers
-and settings of its own.
+A pool gives out no more addresses from the moment its deletion begins, and its empty
+blocks go; addresses in use stay in use, and their containers keep their routes. A
+deletion that was interrupted is gone on with by the next; "get" tells of it, and
+applying the pool again keeps it. Deleting a workload endpoint releases its addresses.
+Deleting a node also deletes its workload endpoints, releases all addresses that it has,
+gives back its blocks, takes it out of Docker's networks, and deletes its host
+endpoints, the BGP peers and settings of its own.
 
 Valid resource types are bgpPeer, hostEndpoint, ipPool, node, policy, profile and
 workloadEndpoint. Their names are case insensitive and may be plural. A pool is named by
@@ -70,7 +74,7 @@ func (d *deletion) run(cmd *cobra.Command, args []string) error {
 	}
 	return d.env.execute(cmd, verb{"delete", "deleted"}, d.how, objects, change{
 		plan: func(ctx context.Context, s *resource.Store) ([]resource.Change, error) {
-			return s.PlanDelete(ctx, objects, d.deletion)
+			return s.TryDelete(ctx, objects, d.deletion)
 		},
 		do: func(ctx context.Context, s *resource.Store) ([]resource.Outcome, error) {
 			return s.Delete(ctx, objects, d.deletion)

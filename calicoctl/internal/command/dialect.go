@@ -135,12 +135,18 @@ func (env *Env) printers(objects []manifest.Object, entries []etcdstore.Entry) [
 // byDialectName reads resources that the dialect has names of its own for.
 func (q *query) byDialectName(kind *dialect.Kind, names []name) fetch {
 	return func(ctx context.Context, s *resource.Store) ([]found, error) {
-		seen := make([]bool, len(names))
-		entries, bad, err := s.List(ctx, kind.Model, func(k model.Key) bool { return kind.OwnedBy(k) && q.ids.matches(k) })
+		entries, bad, err := q.read(ctx, s, kind, names)
 		if err != nil {
 			return nil, err
 		}
+		seen := make([]bool, len(names))
 		wanted := func(k model.Key, v model.Resource) bool {
+			switch {
+			case k.Kind() != kind.Model: // a raw setting that cannot be used
+				return len(names) == 0
+			case !kind.OwnedBy(k), !q.ids.matches(k):
+				return false
+			}
 			namespace, called := kind.NameOf(k, v)
 			if kind.Namespaced && q.ids.namespace != "" && q.ids.namespace != namespace {
 				return false
@@ -157,7 +163,7 @@ func (q *query) byDialectName(kind *dialect.Kind, names []name) fetch {
 		bad = slices.DeleteFunc(bad, func(b store.Quarantined) bool { return !wanted(b.Key, b.Value) })
 		readable, faults := q.unusable(bad, len(names) > 0)
 		entries = append(entries, readable...)
-		slices.SortFunc(entries, func(a, b etcdstore.Entry) int { return model.Compare(a.Key, b.Key) })
+		model.SortByKey(entries, func(e etcdstore.Entry) model.Key { return e.Key })
 		out := make([]found, len(entries))
 		for i, e := range entries {
 			out[i] = found{kind, e}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -28,10 +29,15 @@ func newDiff(env *Env) *cobra.Command {
 		Use:   "diff -f FILE",
 		Short: "Show what apply would change",
 		Long: "Compare the resources of files with those in the datastore, and show what \"apply\" would\n" +
-			"change as a unified diff. Nothing is written. The exit status is 0 when nothing would\n" +
-			"change, 1 when something would, and 2 when that could not be found out.\n\n" + manifestHelp,
-		Example: `  # See what a file would change, and apply it if that is anything.
-  calicoctl diff -f policy.yaml || calicoctl apply -f policy.yaml`,
+			"change as a unified diff. Nothing is written, and passwords are not shown. The exit status\n" +
+			"is 0 when nothing would change, 1 when something would, and 2 when that could not be\n" +
+			"found out.\n\n" + manifestHelp,
+		Example: `  # See what a file would change.
+  calicoctl diff -f policy.yaml
+
+  # Apply a file if it would change anything, but not if that could not be found out.
+  rc=0; calicoctl diff -f policy.yaml || rc=$?
+  case $rc in 0) ;; 1) calicoctl apply -f policy.yaml ;; *) exit $rc ;; esac`,
 		Args: atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
@@ -67,6 +73,8 @@ type difference struct {
 	Result resource.Did `json:"result"`
 	Old    any          `json:"old,omitempty"`
 	New    any          `json:"new,omitempty"`
+	// Note says what differs and is not shown.
+	Note string `json:"note,omitempty"`
 }
 
 func (env *Env) diff(cmd *cobra.Command, files inputs, out outputFlag) (differs bool, err error) {
@@ -88,6 +96,7 @@ func (env *Env) diff(cmd *cobra.Command, files inputs, out outputFlag) (differs 
 		if c.Did != resource.Unchanged {
 			differs = true
 			d.Old, d.New = documents(c)
+			d.Note = unseen(c, d.Old, d.New)
 		}
 		answer = append(answer, d)
 	}
@@ -124,8 +133,8 @@ func (env *Env) printDiff(changes []resource.Change, answer []difference) error 
 		}
 		fmt.Fprintf(w, "# %s would be %s\n", c.Shown(), c.Did)
 		text := diff.Diff(was, before, fmt.Sprintf("%s as in %s", c.Shown(), c.File), after)
-		if len(text) == 0 {
-			text = fmt.Appendf(nil, "# it differs in what apiVersion %s does not show\n", c.Kind.APIVersion)
+		if d.Note != "" {
+			fmt.Fprintf(w, "# %s\n", d.Note)
 		}
 		// The first line of what Diff writes names the two sides once more.
 		if _, rest, ok := bytes.Cut(text, []byte("\n")); ok && bytes.HasPrefix(text, []byte("diff ")) {
@@ -136,6 +145,28 @@ func (env *Env) printDiff(changes []resource.Change, answer []difference) error 
 		}
 	}
 	return w.Flush()
+}
+
+// unseen says what differs and is in neither of the documents of a change.
+func unseen(c resource.Change, before, after any) string {
+	if otherSecret(c) {
+		return c.Kind.SecretField + " differs, and is not shown"
+	}
+	was, err1 := json.Marshal(before)
+	is, err2 := json.Marshal(after)
+	if err1 == nil && err2 == nil && bytes.Equal(was, is) {
+		return "it differs in what apiVersion " + c.Kind.APIVersion + " does not show"
+	}
+	return ""
+}
+
+// otherSecret reports whether a change gives the object another secret.
+func otherSecret(c resource.Change) bool {
+	if c.Old == nil || c.Kind.Secret == nil {
+		return false
+	}
+	was, is := c.Kind.Secret(c.Old), c.Kind.Secret(c.Value)
+	return was != nil && is != nil && *was != *is
 }
 
 func yamlOf(doc any) ([]byte, error) {

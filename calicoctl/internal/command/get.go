@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"calico.internal/calicoctl/internal/manifest"
 	"calico.internal/calicoctl/internal/manifest/dialect"
+	"calico.internal/calicoctl/internal/manifest/scalar"
 	"calico.internal/calicoctl/internal/printer"
 	"calico.internal/calicoctl/internal/resource"
 	"calico.internal/libcalico/etcdstore"
@@ -22,14 +24,19 @@ import (
 func newGet(env *Env) *cobra.Command {
 	q := query{env: env}
 	cmd := &cobra.Command{
-		Use:   "get (KIND [NAME...] | -f FILE)",
+		Use:   "get (KIND [NAME...] | KIND,KIND... | -f FILE)",
 		Short: "Get resources by file, by standard input, or by kind and names",
 		Long: `Display resources: all of a kind, those with the given names, or those that a file
-names. Identifiers that are left out match everything.
+names. Identifiers that are left out match everything. Several kinds are given with commas
+between them, and without names: tables come one after the other, documents as one list.
 
 Valid resource types are bgpPeer, hostEndpoint, ipPool, node, policy, profile and
 workloadEndpoint. Their names are case insensitive and may be plural. A pool is named by
 its network, a BGP peer by its IP address.
+
+Passwords of BGP peers are not shown: v3 prints them as ` + "<hidden>" + `, a word that leaves the
+stored password as it is when the document is applied, and --show-secrets as they are; v1
+has no word for them and prints nothing.
 
 The kinds of projectcalico.org/v3 are known too. What both versions have is shown as v1
 unless --api-version, CALICOCTL_API_VERSION or spec.apiVersion in the configuration file
@@ -51,6 +58,9 @@ Output formats:
   # List the workload endpoints of a node.
   calicoctl get workloadEndpoint --node=node01
 
+  # Show all that makes up a network.
+  calicoctl get policies,profiles,ippools
+
   # Show the policies, and then every change of them.
   calicoctl get policy --watch
 
@@ -61,7 +71,7 @@ Output formats:
   calicoctl get nodes -o go-template='{{range .}}{{range .Items}}{{.Metadata.Name}} {{end}}{{end}}'`,
 		RunE:              q.run,
 		Args:              cobra.ArbitraryArgs,
-		ValidArgsFunction: env.completeResources(&q.ids),
+		ValidArgsFunction: env.completeKindLists(&q.ids),
 	}
 	q.files.flags(cmd, "get")
 	q.ids.flags(cmd)
@@ -71,6 +81,7 @@ Output formats:
 		"output `format`: yaml, json, ps, wide, custom-columns=..., go-template=..., go-template-file=...")
 	mustComplete(cmd, "output", printer.Formats())
 	cmd.Flags().BoolVarP(&q.watch, "watch", "w", false, "go on with every change, until interrupted: a row, a line of JSON or a YAML item each")
+	cmd.Flags().BoolVar(&q.secrets, "show-secrets", false, "print passwords themselves, in place of "+scalar.Hidden)
 	return cmd
 }
 
@@ -80,6 +91,8 @@ type query struct {
 	ids    identifiers
 	output string
 	watch  bool
+	// secrets shows secrets themselves.
+	secrets bool
 }
 
 // found is one resource with the kind that prints it.
@@ -142,18 +155,42 @@ func (q *query) plan(args []string, out printer.Printer) (fetch, error) {
 	case len(args) == 0:
 		return nil, usagef("name what to get by KIND, or by --filename")
 	}
-	kind, err := q.env.kindNamed(args[0])
+	kinds, err := q.env.kindsNamed(args[0])
 	if err != nil {
 		return nil, err
 	}
+	if len(kinds) > 1 && len(args) > 1 {
+		return nil, usagef("%q: names are for one KIND, and %s are %d", args[1], args[0], len(kinds))
+	}
+	fetches := make([]fetch, len(kinds))
+	for i, kind := range kinds {
+		if fetches[i], err = q.planKind(kind, args[1:], out); err != nil {
+			return nil, err
+		}
+	}
+	return func(ctx context.Context, s *resource.Store) ([]found, error) {
+		var all []found
+		for _, fetch := range fetches {
+			some, err := fetch(ctx, s)
+			if all = append(all, some...); err != nil {
+				return all, err // one of several kinds has no names that could be missing
+			}
+		}
+		return all, nil
+	}, nil
+}
+
+// planKind is plan for the resources of a kind that have some names, or all.
+func (q *query) planKind(kind *dialect.Kind, called []string, out printer.Printer) (fetch, error) {
 	if err := out.Check(kind); err != nil {
 		return nil, usagef("%s", err)
 	}
 	if err := q.ids.check(kind); err != nil {
 		return nil, err
 	}
-	names := make([]name, len(args)-1)
-	for i, arg := range args[1:] {
+	names := make([]name, len(called))
+	for i, arg := range called {
+		var err error
 		if names[i], err = parseNameOf(kind, arg); err != nil {
 			return nil, err
 		}
@@ -171,10 +208,23 @@ func (q *query) byKey(objects []manifest.Object) fetch {
 	}
 }
 
+// read reads the resources of a kind that may be meant: those with the names, or all when
+// there are none.
+func (q *query) read(ctx context.Context, s *resource.Store, kind *dialect.Kind, names []name) ([]etcdstore.Entry, []store.Quarantined, error) {
+	if keys, ok := q.ids.keys(kind, names); ok {
+		return s.Named(ctx, kind.Model, keys)
+	}
+	return s.ListIn(ctx, kind.Model, q.ids.scoped(), nil)
+}
+
 func (q *query) byName(kind *dialect.Kind, names []name) fetch {
 	return func(ctx context.Context, s *resource.Store) ([]found, error) {
+		entries, bad, err := q.read(ctx, s, kind, names)
+		if err != nil {
+			return nil, err
+		}
 		seen := make([]bool, len(names))
-		entries, bad, err := s.List(ctx, kind.Model, func(k model.Key) bool {
+		wanted := func(k model.Key) bool {
 			if !q.ids.matches(k) {
 				return false
 			}
@@ -185,16 +235,15 @@ func (q *query) byName(kind *dialect.Kind, names []name) fetch {
 				}
 			}
 			return match
-		})
-		if err != nil {
-			return nil, err
 		}
+		entries = slices.DeleteFunc(entries, func(e etcdstore.Entry) bool { return !wanted(e.Key) })
+		bad = slices.DeleteFunc(bad, func(b store.Quarantined) bool { return !wanted(b.Key) })
 		readable, faults := q.unusable(bad, len(names) > 0)
 		entries = append(entries, readable...)
-		slices.SortFunc(entries, func(a, b etcdstore.Entry) int { return model.Compare(a.Key, b.Key) })
+		model.SortByKey(entries, func(e etcdstore.Entry) model.Key { return e.Key })
 		out := make([]found, len(entries))
 		for i, e := range entries {
-			out[i] = found{kind, e}
+			out[i] = found{q.env.owner(kind, e.Key), e}
 		}
 		return out, errors.Join(append(faults, missing(kind, names, seen))...)
 	}
@@ -232,17 +281,17 @@ func missing(kind *dialect.Kind, names []name, seen []bool) error {
 func (q *query) print(ctx context.Context, s *resource.Store, out printer.Printer, resources []found, args []string) error {
 	var groups []printer.Group
 	if len(args) > 0 {
-		kind, err := q.env.kindNamed(args[0])
+		kinds, err := q.env.kindsNamed(args[0])
 		if err != nil {
 			return err
 		}
-		groups = append(groups, printer.Group{Kind: q.ids.withNamespace(kind), Single: len(args) == 2})
+		for _, kind := range kinds {
+			groups = append(groups, printer.Group{Kind: q.ids.withNamespace(kind), Single: len(args) == 2})
+		}
 	}
 	for _, f := range resources {
-		doc, lost := f.kind.Encode(f.entry.Key, f.entry.Value)
-		if d, ok := doc.(dialect.Revisioned); ok {
-			d.SetRevision(f.entry.Revision)
-		}
+		q.warnDeleting(f.entry.Key, f.entry.Value)
+		doc, lost := q.document(f.kind, f.entry)
 		if len(lost) > 0 && printer.ShowsAll(out) {
 			fmt.Fprintf(q.env.Stderr, "Warning: apiVersion %s cannot show all of %s; not shown: %s\n",
 				f.kind.APIVersion, f.entry.Key, strings.Join(lost, ", "))
@@ -266,6 +315,35 @@ func (q *query) print(ctx context.Context, s *resource.Store, out printer.Printe
 		return failedToExecute(err)
 	}
 	return w.Flush()
+}
+
+// document is a resource as a kind writes it.
+func (q *query) document(kind *dialect.Kind, e etcdstore.Entry) (doc any, lost []string) {
+	doc, lost = kind.Encode(e.Key, e.Value)
+	if d, ok := doc.(dialect.Revisioned); ok {
+		d.SetRevision(e.Revision)
+	}
+	if q.secrets && kind.Reveal != nil {
+		kind.Reveal(doc, e.Value)
+	}
+	return doc, lost
+}
+
+// owner is the kind that prints a resource: the given one, unless its dialect cannot name
+// the resource.
+func (env *Env) owner(kind *dialect.Kind, k model.Key) *dialect.Kind {
+	if other, ok := env.registry.ByKey(k); ok && !kind.OwnedBy(k) {
+		return other
+	}
+	return kind
+}
+
+// warnDeleting tells of a deletion that has begun and not ended.
+func (q *query) warnDeleting(k model.Key, v model.Resource) {
+	if p, ok := v.(*model.IPPool); ok && !p.Deleting.IsZero() {
+		fmt.Fprintf(q.env.Stderr, "Warning: %s is being deleted since %s and gives out no addresses; "+
+			"if nobody is at it any more, delete it again, or apply it to keep it\n", k, p.Deleting.Format(time.RFC3339))
+	}
 }
 
 // cluster reads what some formats show besides the resources.

@@ -81,10 +81,28 @@ func (env *Env) kindNamed(name string) (*dialect.Kind, error) {
 		return nil, err
 	}
 	k, ok := env.registry.ByAlias(name)
-	if !ok {
+	switch {
+	case !ok && strings.Contains(name, ","):
+		return nil, usagef("'%s' is a list of resource types, and here it is one at a time", name)
+	case !ok:
 		return nil, usagef("Resource type '%s' is not supported%s", name, tree.DidYouMean(name, env.registry.Aliases()))
 	}
 	return k, nil
+}
+
+// kindsNamed finds the kinds of a list with commas, each once.
+func (env *Env) kindsNamed(list string) ([]*dialect.Kind, error) {
+	var kinds []*dialect.Kind
+	for name := range strings.SplitSeq(list, ",") {
+		kind, err := env.kindNamed(strings.TrimSpace(name))
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(kinds, kind) {
+			kinds = append(kinds, kind)
+		}
+	}
+	return kinds, nil
 }
 
 // name is a name as a user gives it, in the form that keys have it.
@@ -145,6 +163,32 @@ func (id *identifiers) key(kind *dialect.Kind, n name) (model.Key, error) {
 	default:
 		return nil, usagef("Resource type '%s' is not supported", kind.Name)
 	}
+}
+
+// keys is the keys of the resources that names mean, each of which may be in any tier if it
+// is a policy's; ok is false when one has to be looked for.
+func (id *identifiers) keys(kind *dialect.Kind, names []name) (keys []model.Key, ok bool) {
+	for _, n := range names {
+		k, err := id.key(kind, n)
+		if err != nil {
+			return nil, false
+		}
+		if name, isName := k.(dialect.NameKey); isName {
+			if kind.KeyOf == nil {
+				return nil, false
+			}
+			if k, ok = kind.KeyOf(name.Namespace, name.Name); !ok {
+				return nil, false
+			}
+		}
+		keys = append(keys, k)
+	}
+	return keys, len(keys) > 0
+}
+
+// scoped is what the identifiers say of where resources stand.
+func (id *identifiers) scoped() model.Scope {
+	return model.Scope{Node: id.node, Orchestrator: id.orchestrator, Workload: id.workload}
 }
 
 // matches reports whether a key has the identifiers that were given; one that was not

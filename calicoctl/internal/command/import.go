@@ -1,7 +1,8 @@
 package command
 
 import (
-	"context"
+	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -40,11 +41,7 @@ data when it is started with --enable-v2; with --filename, an answer of that API
 				return usagef("name the old tree by either --from or --filename")
 			}
 			from.Password = env.Getenv(oldPassword)
-			dump, err := env.readV2(cmd.Context(), from, file)
-			if err != nil {
-				return executing(err)
-			}
-			return executing(env.transfer(cmd, t, dump))
+			return executing(env.importV2(cmd, t, from, file))
 		},
 	}
 	f := cmd.Flags()
@@ -58,16 +55,22 @@ data when it is started with --enable-v2; with --filename, an answer of that API
 	return cmd
 }
 
-func (env *Env) readV2(ctx context.Context, from transfer.V2, file string) (transfer.Dump, error) {
+func (env *Env) importV2(cmd *cobra.Command, t transferring, from transfer.V2, file string) error {
+	shown := from.URL
+	var f *os.File
+	var err error
 	if file == "" {
-		return transfer.ReadV2(ctx, from)
+		f, err = spool(func(w io.Writer) error { return from.Fetch(cmd.Context(), w) })
+	} else {
+		f, shown, err = env.openSource(file)
 	}
-	data, err := env.readFile(file)
 	if err != nil {
-		return transfer.Dump{}, err
+		return err
 	}
-	if file == "-" {
-		file = stdinName
+	defer f.Close() //nolint:errcheck // only read
+	source, err := transfer.V2File(shown, f)
+	if err != nil {
+		return err
 	}
-	return transfer.ReadV2File(file, data)
+	return env.transfer(cmd, t, source)
 }

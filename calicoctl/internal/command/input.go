@@ -21,6 +21,8 @@ const stdinName = "stdin"
 type inputs struct {
 	names     []string
 	recursive bool
+	// strict takes warnings for faults.
+	strict bool
 }
 
 func (in *inputs) flags(cmd *cobra.Command, verb string) {
@@ -28,6 +30,11 @@ func (in *inputs) flags(cmd *cobra.Command, verb string) {
 	f.StringArrayVarP(&in.names, "filename", "f", nil,
 		"`file` or directory with the resources to "+verb+"; - is standard input (may be repeated)")
 	f.BoolVarP(&in.recursive, "recursive", "R", false, "read the directories within directories too")
+}
+
+// strictFlag is for commands that read whole documents, not only whose they are.
+func (in *inputs) strictFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&in.strict, "strict", false, "refuse what is accepted with a warning: fields that are dropped, or have no effect")
 }
 
 // files lists the files, with those of the directories in their place.
@@ -68,6 +75,26 @@ func (in *inputs) directory(name string) ([]string, error) {
 // readObjects reads the resources of files. Either all of them are valid or the error
 // names everything that is wrong.
 func (env *Env) readObjects(in inputs, identify bool) ([]manifest.Object, error) {
+	set, err := env.readSet(in, identify)
+	if set != nil {
+		env.warnOf(set)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return set.Objects, nil
+}
+
+// warnOf prints the warnings of a set, one for each field.
+func (env *Env) warnOf(set *manifest.Set) {
+	for _, w := range set.Warnings.Condensed().Sorted() {
+		fmt.Fprintf(env.Stderr, "Warning: %s\n", w)
+	}
+}
+
+// readSet is readObjects for who reports the warnings, which the set has also when there
+// are faults.
+func (env *Env) readSet(in inputs, identify bool) (*manifest.Set, error) {
 	files, err := in.files()
 	if err != nil {
 		return nil, failedToExecute(err)
@@ -83,17 +110,20 @@ func (env *Env) readObjects(in inputs, identify bool) ([]manifest.Object, error)
 		}
 		set.Read(f, data)
 	}
+	if in.strict {
+		set.Faults, set.Warnings = append(set.Faults, set.Warnings...), nil
+	}
 	if n := len(set.Faults); n > 0 {
 		noun := "fault"
 		if n > 1 {
 			noun = "faults"
 		}
-		return nil, failedToExecute(fmt.Errorf("%d %s found, nothing was done\n%w", n, noun, set.Faults.Sorted()))
+		return &manifest.Set{Warnings: set.Warnings}, failedToExecute(fmt.Errorf("%d %s found, nothing was done\n%w", n, noun, set.Faults.Sorted()))
 	}
 	if len(set.Objects) == 0 {
 		return nil, errors.New("No resources specified in file") //nolint:staticcheck // ST1005: the original's message
 	}
-	return set.Objects, nil
+	return set, nil
 }
 
 func (env *Env) readFile(name string) ([]byte, error) {

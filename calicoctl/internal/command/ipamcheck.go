@@ -1,12 +1,16 @@
 package command
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
+	"net/netip"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -24,10 +28,22 @@ const exitBroken = 2
 
 // checkOptions are the flags of "ipam check".
 type checkOptions struct {
-	fix, showAll, showProblems bool
-	grace                      time.Duration
-	output                     string
-	host, node                 string
+	fix, force, showAll, showProblems bool
+	grace                             time.Duration
+	output                            string
+	engineOptions
+}
+
+// engineOptions are the flags that say which engine is asked, and whose it is.
+type engineOptions struct {
+	host, node, runDir string
+}
+
+func (o *engineOptions) flags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&o.host, "docker-host", "", "`address` of Docker's engine (default $DOCKER_HOST, then "+engine.DefaultHost+")")
+	flags.StringVar(&o.node, "node", "", "the `node` whose engine that is (default: this host)")
+	flags.StringVar(&o.runDir, "run-dir", runDirectory, "`directory` of the services' sockets")
 }
 
 // checkReport is what "ipam check -o json" prints.
@@ -42,6 +58,12 @@ type checkReport struct {
 	// Allocations are all addresses in use, with --show-all-ips.
 	Allocations []allocation `json:"allocations,omitempty"`
 }
+
+// The lists of a report, by which it is written.
+const (
+	problemsField    = "problems"
+	allocationsField = "allocations"
+)
 
 // reportName is in every report, so that a file that is none is told from one.
 const reportName = "calicoctl ipam check"
@@ -60,6 +82,8 @@ type finding struct {
 	Mended bool `json:"mended,omitempty"`
 	// Error says why it was not.
 	Error string `json:"error,omitempty"`
+
+	looks int // in a row that have found it
 }
 
 type allocation struct {
@@ -77,9 +101,14 @@ func newIPAMCheck(env *Env) *cobra.Command {
 		Long: "Compare all that the datastore says about addresses: blocks, their nodes, handles, endpoints\n" +
 			"and pools; and, if Docker's engine answers on this host, the containers that run here. Every\n" +
 			"inconsistency is listed.\n\n" +
-			"With --fix, look again after the grace time, and mend what both looks found and what is proven.\n" +
-			"An address that a container has is never released. What only the engine of another host can\n" +
-			"prove is listed with the node on which to run the command.\n\n" +
+			"With --fix, look again after the grace time, and mend what both looks found and what is proven:\n" +
+			"again and again until nothing proven is left, or what is left is said to be and why.\n" +
+			"An address that a container has is never released. The engine is believed only if it is proven\n" +
+			"to be this node's: it is the one that the plugin here serves, or it has a network or an endpoint\n" +
+			"that the datastore has of this node. What a pair of interfaces shows to be alive is alive, whatever\n" +
+			"the engine says; and if more than half of the node's endpoints would go, that needs --force too.\n" +
+			"What only the engine of another host can prove is listed with the node on which to run the command.\n" +
+			"A lock that is set meanwhile stops it.\n\n" +
 			"Exit status: 0 when nothing is wrong (any more), 1 when something is, 2 when the check failed.",
 		Example: `  # List all inconsistencies.
   calicoctl ipam check
@@ -94,6 +123,9 @@ func newIPAMCheck(env *Env) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.output != "" && o.output != "json" && !strings.ContainsAny(o.output, "./") {
 				return usagef("unknown output %q: expected json, or the name of a file such as report.json", o.output)
+			}
+			if o.force && !o.fix {
+				return usagef("--force is for --fix")
 			}
 			left := 0
 			err := env.withStore(cmd, func(ctx context.Context, s *resource.Store) (err error) {
@@ -112,12 +144,12 @@ func newIPAMCheck(env *Env) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&o.fix, "fix", false, "mend what is proven, after a second look")
+	flags.BoolVar(&o.force, "force", false, "with --fix: believe the engine also if more than half of the node's endpoints would go")
 	flags.DurationVar(&o.grace, "grace", 30*time.Second, "how long after the first look the second one comes")
 	flags.BoolVar(&o.showAll, "show-all-ips", false, "list all addresses in use too")
 	flags.BoolVar(&o.showProblems, "show-problem-ips", false, "list the addresses with problems (they always are)")
 	flags.StringVarP(&o.output, "output", "o", "", "json to print a report, or the name of a `file` to write it to")
-	flags.StringVar(&o.host, "docker-host", "", "`address` of Docker's engine (default $DOCKER_HOST, then "+engine.DefaultHost+")")
-	flags.StringVar(&o.node, "node", "", "the `node` whose engine that is (default: this host)")
+	o.engineOptions.flags(cmd)
 	return cmd
 }
 
@@ -128,6 +160,7 @@ func (env *Env) check(ctx context.Context, s *resource.Store, o checkOptions) (l
 			return 0, err
 		}
 	}
+	frugal(env)
 	c := &ipamCheck{env: env, ipam: s.IPAM(), checkOptions: o}
 	if o.output != "json" {
 		c.text = env.Stdout
@@ -135,19 +168,35 @@ func (env *Env) check(ctx context.Context, s *resource.Store, o checkOptions) (l
 		c.text = io.Discard
 	}
 	fmt.Fprintln(c.text, "Checking IPAM for inconsistencies...")
-	problems, err := c.look(ctx)
+	l, err := c.look(ctx)
 	if err != nil {
 		return 0, err
 	}
 	fmt.Fprintln(c.text, c.summary())
-	c.add(problems)
-	if o.fix {
-		if err := c.fix(ctx, problems); err != nil {
-			return 0, err
-		}
+	if !o.fix {
+		return c.publish(l.inventory, func(yield func(finding) bool) {
+			for p := range l.problems() {
+				if !yield(finding{Problem: p}) {
+					return
+				}
+			}
+		})
 	}
-	c.print()
-	return c.left(), c.write()
+	if l, err = c.fix(ctx, l); err != nil {
+		return 0, err
+	}
+	return c.publish(l.inventory, c.all(l))
+}
+
+// frugalGCPercent is by how much the heap grows between two collections while an inventory is
+// held, which is most of it: with Go's default, the program would take twice as much.
+const frugalGCPercent = 15
+
+// frugal trades time for memory; GOGC in the environment overrides it.
+func frugal(env *Env) {
+	if env.Getenv("GOGC") == "" {
+		debug.SetGCPercent(frugalGCPercent)
+	}
 }
 
 // ipamCheck is one run of the command.
@@ -158,52 +207,86 @@ type ipamCheck struct {
 	ipam   *ipam.Client
 	text   io.Writer
 	report checkReport
+	// findings are what --fix has found so far that is proven, and what became of it.
+	findings []finding
+	mended   int // in the rounds before
 }
+
+// looked is one look at everything.
+type looked struct {
+	inventory *ipam.Inventory
+	seen      ipam.Seen
+	at        time.Time
+}
+
+// problems are what is wrong, made one by one: there may be one for each address.
+func (l looked) problems() iter.Seq[ipam.Problem] { return ipam.Find(l.inventory, l.seen, l.at) }
 
 // look looks once at everything. The engine is asked last: what was in the datastore
 // before is in the engine by then.
-func (c *ipamCheck) look(ctx context.Context) ([]ipam.Problem, error) {
+func (c *ipamCheck) look(ctx context.Context) (looked, error) {
 	inventory, err := c.ipam.Inventory(ctx)
 	if err != nil {
-		return nil, err
+		return looked{}, err
 	}
 	now := time.Now()
-	view, note := c.ask(ctx)
+	seen, note := c.see(ctx, inventory)
 	c.report.Report, c.report.Time = reportName, now.UTC().Truncate(time.Second)
 	c.report.Cluster, c.report.Revision = fmt.Sprintf("%x", inventory.Cluster), inventory.Revision
 	c.report.Counts, c.report.Engine = inventory.Counts(), note
-	c.report.Allocations = nil
-	if c.showAll {
-		for _, h := range inventory.Holdings() {
-			c.report.Allocations = append(c.report.Allocations,
-				allocation{Address: h.Addr.String(), Block: h.Block.String(), Handle: h.Owner.Handle, Attrs: h.Owner.Attrs})
+	return looked{inventory, seen, now}, nil
+}
+
+// see finds out what containers have: by the kernel, which is looked at last, since what it
+// shows to be alive is, and by the engine.
+func (c *ipamCheck) see(ctx context.Context, i *ipam.Inventory) (seen ipam.Seen, note engineNote) {
+	view, at, err := c.ask(ctx)
+	if err == nil {
+		seen.Engine, note.Node, note.Containers = view, view.Node, len(view.Addresses)
+		if node, id := engine.Served(ctx, c.runDir); node == view.Node {
+			seen.Served = id
+		}
+		if err = i.Recognize(seen); err != nil {
+			err = fmt.Errorf("Docker's engine at %s is not believed: %w", at, err) //nolint:staticcheck // ST1005: a name
 		}
 	}
-	return ipam.Check(inventory, view, now), nil
+	if c.env.Sandboxes != nil {
+		var failed error
+		seen.Sandboxes, failed = c.env.Sandboxes()
+		err = errors.Join(err, failed)
+	}
+	if err != nil { // half of what there is to see proves no death
+		return ipam.Seen{Sandboxes: seen.Sandboxes}, engineNote{NotAsked: err.Error()}
+	}
+	seen.Sure = c.force
+	return seen, note
 }
 
 // ask asks the engine.
-func (c *ipamCheck) ask(ctx context.Context) (*ipam.Engine, engineNote) {
-	host := c.host
-	if host == "" {
-		host = c.env.Getenv("DOCKER_HOST")
-	}
-	if host == "" {
-		host = engine.DefaultHost
-	}
-	if !engine.Local(host) && c.node == "" {
-		return nil, engineNote{NotAsked: "the engine at " + host + " is not on this host: --node says on which node it is"}
+func (c *ipamCheck) ask(ctx context.Context) (e *ipam.Engine, at string, err error) {
+	at = cmp.Or(c.host, c.env.Getenv("DOCKER_HOST"), engine.DefaultHost)
+	if !engine.Local(at) && c.node == "" {
+		return nil, at, fmt.Errorf("the engine at %s is not on this host: --node says on which node it is", at)
 	}
 	node, err := nodename.Resolve(c.node, c.env.Getenv)
 	if err != nil {
-		return nil, engineNote{NotAsked: err.Error()}
+		return nil, at, err
 	}
-	view, err := engine.Ask(ctx, host)
+	view, err := engine.Ask(ctx, at)
 	if err != nil {
-		return nil, engineNote{NotAsked: err.Error()}
+		return nil, at, err
 	}
-	return &ipam.Engine{Node: node, Endpoints: view.Endpoints, Addresses: view.Addresses},
-		engineNote{Node: node, Containers: len(view.Addresses)}
+	e = &ipam.Engine{
+		Node: node, ID: view.ID, Networks: view.Networks,
+		Endpoints: map[string]ipam.Container{}, Addresses: map[netip.Addr]ipam.Container{},
+	}
+	for id, container := range view.Endpoints {
+		e.Endpoints[id] = ipam.Container(container)
+	}
+	for a, container := range view.Addresses {
+		e.Addresses[a] = ipam.Container(container)
+	}
+	return e, at, nil
 }
 
 func (c *ipamCheck) summary() string {
@@ -214,169 +297,6 @@ func (c *ipamCheck) summary() string {
 		return text + "\nContainers were not compared: " + e.NotAsked
 	}
 	return text + fmt.Sprintf("\nContainers on node %s have %d addresses.", c.report.Engine.Node, c.report.Engine.Containers)
-}
-
-// add notes problems that the report does not have yet.
-func (c *ipamCheck) add(problems []ipam.Problem) {
-	have := map[ipam.ID]bool{}
-	for _, f := range c.report.Problems {
-		have[f.ID] = true
-	}
-	for _, p := range problems {
-		if !have[p.ID] {
-			c.report.Problems = append(c.report.Problems, finding{Problem: p})
-		}
-	}
-}
-
-// maxRounds bounds how often is mended: what one remedy brings to light is mended in
-// the next round, with looks of its own.
-const maxRounds = 3
-
-func (c *ipamCheck) fix(ctx context.Context, first []ipam.Problem) error {
-	for range maxRounds {
-		if !anyRemedy(first) {
-			return nil
-		}
-		fmt.Fprintf(c.text, "Looking again in %s...\n", c.grace)
-		if err := pause(ctx, c.grace); err != nil {
-			return err
-		}
-		second, err := c.look(ctx)
-		if err != nil {
-			return err
-		}
-		c.keep(second)
-		mended, err := c.mend(ctx, ipam.Both(first, second))
-		if err != nil || mended == 0 {
-			return err
-		}
-		if first, err = c.look(ctx); err != nil {
-			return err
-		}
-		c.add(first)
-	}
-	return nil
-}
-
-func anyRemedy(problems []ipam.Problem) bool {
-	for _, p := range problems {
-		if p.Remedy != "" {
-			return true
-		}
-	}
-	return false
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// keep drops the problems that went away by themselves, or came only now.
-func (c *ipamCheck) keep(second []ipam.Problem) {
-	still := map[ipam.ID]ipam.Problem{}
-	for _, p := range second {
-		still[p.ID] = p
-	}
-	var kept []finding
-	for _, f := range c.report.Problems {
-		p, ok := still[f.ID]
-		switch {
-		case f.Mended:
-			kept = append(kept, f)
-		case ok:
-			kept = append(kept, finding{Problem: p, Error: f.Error})
-		}
-	}
-	c.report.Problems = kept
-}
-
-func (c *ipamCheck) mend(ctx context.Context, problems []ipam.Problem) (mended int, err error) {
-	for _, p := range problems {
-		done, err := c.ipam.Mend(ctx, p)
-		if ctx.Err() != nil {
-			return mended, ctx.Err()
-		}
-		for i := range c.report.Problems {
-			f := &c.report.Problems[i]
-			if f.ID != p.ID {
-				continue
-			}
-			if f.Mended, f.Error = done, ""; err != nil {
-				f.Error = err.Error()
-			}
-		}
-		if done {
-			mended++
-		}
-	}
-	return mended, nil
-}
-
-func (c *ipamCheck) left() int {
-	n := 0
-	for _, f := range c.report.Problems {
-		if !f.Mended {
-			n++
-		}
-	}
-	return n
-}
-
-// print prints the problems for people.
-func (c *ipamCheck) print() {
-	for _, a := range c.report.Allocations {
-		fmt.Fprintf(c.text, "%s in block %s: %s\n", a.Address, a.Block, ipam.Owner{Handle: a.Handle, Attrs: a.Attrs})
-	}
-	for _, f := range c.report.Problems {
-		fmt.Fprintf(c.text, "\n%s: %s\n", f.Kind, f.Text)
-		switch {
-		case f.Mended:
-			fmt.Fprintf(c.text, "  mended: %s\n", f.Remedy)
-		case f.Error != "":
-			fmt.Fprintf(c.text, "  not mended: %s\n", f.Error)
-		case f.Remedy != "":
-			fmt.Fprintf(c.text, "  --fix will: %s\n", f.Remedy)
-		case f.Advice != "":
-			fmt.Fprintf(c.text, "  %s\n", f.Advice)
-		}
-	}
-	found, left := len(c.report.Problems), c.left()
-	if found > 0 {
-		fmt.Fprintln(c.text)
-	}
-	fmt.Fprintf(c.text, "Check complete; found %d problems.", found)
-	if found != left {
-		fmt.Fprintf(c.text, " %d are mended, %d are left.", found-left, left)
-	}
-	fmt.Fprintln(c.text)
-}
-
-// write writes the report, to where it was asked for.
-func (c *ipamCheck) write() error {
-	if c.output == "" {
-		return nil
-	}
-	if c.report.Problems == nil {
-		c.report.Problems = []finding{}
-	}
-	text, err := json.MarshalIndent(c.report, "", "  ")
-	if err != nil {
-		return err
-	}
-	text = append(text, '\n')
-	if c.output == "json" {
-		_, err := c.env.Stdout.Write(text)
-		return err
-	}
-	return os.WriteFile(c.output, text, 0o600)
 }
 
 // readReport reads a report that "ipam check" has written.

@@ -11,6 +11,9 @@ import (
 	"calico.internal/libcalico/model"
 )
 
+// maxBlocks is the greatest limit of blocks that can be meant: all blocks of a /6 of IPv4.
+const maxBlocks = 1 << 20
+
 func newIPAMConfigure(env *Env) *cobra.Command {
 	var strict string
 	var limit int
@@ -20,7 +23,8 @@ func newIPAMConfigure(env *Env) *cobra.Command {
 		Short: "Configure how addresses are given out",
 		Long: "Set how addresses are given out. With strict affinity a node uses its own blocks only, and\n" +
 			"borrows no address from the blocks of others. A node claims no more blocks than\n" +
-			"--max-blocks-per-host; 0 means no limit. What is in use already stays so.",
+			"--max-blocks-per-host of each family, and then borrows, unless affinity is strict; 0 means\n" +
+			"no limit. What is in use already stays so.",
 		Example: `  # Let no node borrow addresses.
   calicoctl ipam configure --strictaffinity=true
 
@@ -38,8 +42,8 @@ func newIPAMConfigure(env *Env) *cobra.Command {
 				return usagef("nothing to configure: say --strictaffinity or --max-blocks-per-host")
 			case strict != "" && err != nil:
 				return usagef("--strictaffinity is %q: expected true or false", strict)
-			case limit < 0:
-				return usagef("--max-blocks-per-host is %d: expected 0 (no limit) or more", limit)
+			case limit < 0 || limit > maxBlocks:
+				return usagef("--max-blocks-per-host is %d: expected 0 (no limit) to %d", limit, maxBlocks)
 			}
 			return executing(env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
 				var now model.IPAMConfig

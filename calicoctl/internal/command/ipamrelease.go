@@ -2,8 +2,10 @@ package command
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -13,6 +15,7 @@ import (
 
 func newIPAMRelease(env *Env) *cobra.Command {
 	var ip string
+	var force bool
 	var reports []string
 	var o checkOptions
 	var out outputFlag
@@ -20,8 +23,8 @@ func newIPAMRelease(env *Env) *cobra.Command {
 		Use:   "release (--ip=ADDRESS | --from-report=FILE...)",
 		Short: "Release addresses that are marked as in use",
 		Long: "Release an address that nothing uses any more although it is marked as in use. An address\n" +
-			"that a container still has will be given out a second time, and then neither works: look\n" +
-			"at \"calicoctl ipam show --ip\" first.\n\n" +
+			"that a container still has will be given out a second time, and then neither works: one that\n" +
+			"an endpoint has, or a container of this host by its kernel, is refused unless --force is given.\n\n" +
 			"With --from-report, release the leaked addresses of a report that \"calicoctl ipam check -o\n" +
 			"FILE\" has written, also those of which it could not prove that no container has them. Of each,\n" +
 			"only what has leaked still, and to the same owner, is released.",
@@ -36,6 +39,8 @@ func newIPAMRelease(env *Env) *cobra.Command {
 				return err
 			}
 			switch {
+			case force && ip == "":
+				return usagef("--force is for --ip")
 			case ip == "" && len(reports) == 0:
 				return usagef("--ip is missing: it names the address to release")
 			case ip != "" && len(reports) > 0:
@@ -46,7 +51,7 @@ func newIPAMRelease(env *Env) *cobra.Command {
 					return err
 				}
 				return executing(env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
-					return env.release(ctx, s, addr, out)
+					return env.release(ctx, s, addr, ipam.Force(force), out)
 				}))
 			}
 			return executing(env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
@@ -57,9 +62,9 @@ func newIPAMRelease(env *Env) *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&ip, "ip", "", "the `address` to release")
 	flags.StringArrayVar(&reports, "from-report", nil, "a `file` that \"ipam check -o\" has written; may be repeated")
+	flags.BoolVar(&force, "force", false, "release the address also if an endpoint or a container has it")
 	out.flag(cmd)
-	flags.StringVar(&o.host, "docker-host", "", "`address` of Docker's engine, as for \"ipam check\"")
-	flags.StringVar(&o.node, "node", "", "the `node` whose engine that is (default: this host)")
+	o.engineOptions.flags(cmd)
 	return cmd
 }
 
@@ -70,16 +75,22 @@ type released struct {
 	Reported int `json:"reported,omitempty"`
 }
 
-func (env *Env) release(ctx context.Context, s *resource.Store, ip netip.Addr, out outputFlag) error {
-	if err := s.CheckUnlocked(ctx); err != nil {
-		return err
+func (env *Env) release(ctx context.Context, s *resource.Store, ip netip.Addr, force ipam.Force, out outputFlag) error {
+	err := s.CheckUnlocked(ctx)
+	if err == nil {
+		err = env.ofNoContainer(ip, force)
 	}
-	free, err := s.IPAM().Release(ctx, ip)
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.IPAM().ReleaseUnused(ctx, ip, force)
 	}
-	if len(free) > 0 {
+	switch {
+	case errors.Is(err, ipam.ErrNotAssigned):
 		return fmt.Errorf("IP address %s is not assigned", ip)
+	case errors.Is(err, ipam.ErrInUse):
+		return fmt.Errorf("%w: if it were released, a second container could get it, and then neither works; "+
+			"remove the container or its endpoint, or release it all the same with --force", err)
+	case err != nil:
+		return err
 	}
 	if out.json() {
 		return writeJSON(env.Stdout, released{Released: []netip.Addr{ip}})
@@ -88,13 +99,27 @@ func (env *Env) release(ctx context.Context, s *resource.Store, ip netip.Addr, o
 	return nil
 }
 
+// ofNoContainer refuses an address that a container of this host has by its kernel.
+func (env *Env) ofNoContainer(ip netip.Addr, force ipam.Force) error {
+	if env.Sandboxes == nil || force == ipam.Forced {
+		return nil
+	}
+	sandboxes, err := env.Sandboxes()
+	for _, s := range sandboxes {
+		if slices.Contains(s.Addrs, ip) {
+			return fmt.Errorf("%w by a container of this host: it is routed to %s", ipam.ErrInUse, s.Link)
+		}
+	}
+	return err
+}
+
 // releaseReported releases what reports found and another look finds still.
 func (env *Env) releaseReported(ctx context.Context, s *resource.Store, files []string, o checkOptions, out outputFlag) error {
 	if err := s.CheckUnlocked(ctx); err != nil {
 		return err
 	}
 	c := &ipamCheck{env: env, ipam: s.IPAM(), checkOptions: o}
-	now, err := c.look(ctx)
+	l, err := c.look(ctx)
 	if err != nil {
 		return err
 	}
@@ -113,11 +138,10 @@ func (env *Env) releaseReported(ctx context.Context, s *resource.Store, files []
 			}
 		}
 	}
-	leaked := ipam.Both(reported, now)
+	leaked := ipam.Both(reported, slices.Collect(l.problems()))
 	done := released{Released: []netip.Addr{}, Reported: len(reported)}
 	for _, p := range leaked {
-		p.Remedy = "release " + p.Addr.String() // the user has decided
-		mended, err := s.IPAM().Mend(ctx, p)
+		mended, err := s.IPAM().Mend(ctx, p, ipam.Forced) // the user has decided
 		if err != nil {
 			return err
 		}

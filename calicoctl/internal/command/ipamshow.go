@@ -81,7 +81,7 @@ func (env *Env) showing(o showOptions) (func(context.Context, *resource.Store) e
 	asJSON := o.output == "json"
 	switch {
 	case o.borrowed:
-		return func(ctx context.Context, s *resource.Store) error { return showBorrowed(ctx, env.Stdout, s, asJSON) }, nil
+		return func(ctx context.Context, s *resource.Store) error { return showBorrowed(ctx, env, s, asJSON) }, nil
 	case o.configuration:
 		return func(ctx context.Context, s *resource.Store) error {
 			return showConfiguration(ctx, env.Stdout, s, asJSON)
@@ -255,13 +255,15 @@ type borrowedIP struct {
 	Holder string `json:"allocatedTo"`
 }
 
-func showBorrowed(ctx context.Context, w io.Writer, s *resource.Store, asJSON bool) error {
+func showBorrowed(ctx context.Context, env *Env, s *resource.Store, asJSON bool) error {
+	frugal(env)
+	w := env.Stdout
 	inventory, err := s.IPAM().Inventory(ctx)
 	if err != nil {
 		return err
 	}
 	borrowed := []borrowedIP{}
-	for _, h := range inventory.Holdings() {
+	for h := range inventory.Holdings() {
 		node, owner := h.Owner.Attrs[ipam.AttrNode], inventory.OwnerOf(h.Block)
 		if node == "" || node == owner {
 			continue

@@ -108,11 +108,13 @@ func (env *Env) split(ctx context.Context, s *resource.Store, cidr netip.Prefix,
 		parts = append(parts, part{p.CIDR.String(), blocks, inUse})
 		rows = append(rows, []string{p.CIDR.String(), strconv.Itoa(blocks), strconv.Itoa(inUse)})
 	}
+	do := plan.Do
+	if dryRun {
+		do = plan.Try
+	}
 	if out.json() {
-		if !dryRun {
-			if err := plan.Do(ctx, s); err != nil {
-				return err
-			}
+		if err := do(ctx, s); err != nil {
+			return err
 		}
 		return writeJSON(env.Stdout, struct {
 			Pool   string `json:"pool"`
@@ -123,12 +125,12 @@ func (env *Env) split(ctx context.Context, s *resource.Store, cidr netip.Prefix,
 	if err := printer.WriteBox(env.Stdout, rows, 1); err != nil {
 		return err
 	}
+	if err := do(ctx, s); err != nil {
+		return err
+	}
 	if dryRun {
 		fmt.Fprintf(env.Stdout, "Pool %s would be split into these %d pools. Nothing was changed.\n", cidr, n)
 		return nil
-	}
-	if err := plan.Do(ctx, s); err != nil {
-		return err
 	}
 	fmt.Fprintf(env.Stdout, "Successfully split pool %s into these %d pools\n", cidr, n)
 	return nil

@@ -3,11 +3,13 @@ package command
 import (
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"calico.internal/calicoctl/internal/manifest"
+	"calico.internal/calicoctl/internal/manifest/settings"
 	"calico.internal/calicoctl/internal/resource"
 	"calico.internal/libcalico/model"
 )
@@ -75,7 +77,7 @@ func (l *labelling) run(cmd *cobra.Command, args []string) error {
 		return usagef("labelling needs the resource that it is for: use --dry-run=server")
 	}
 	if l.how.json() {
-		return l.env.modify(cmd, labelVerb, l.how, o, false, l.edit(o, changes, nil))
+		return l.env.modify(cmd, labelVerb, l.how, o, nil, l.edit(o, changes, nil))
 	}
 	return l.text(cmd, o, changes)
 }
@@ -86,7 +88,7 @@ func (l *labelling) text(cmd *cobra.Command, o manifest.Object, changes []labelC
 		var lines []string
 		_, err := s.Modify(ctx, o, false, l.how.dry(), l.edit(o, changes, &lines))
 		if err != nil {
-			return l.env.failure(labelVerb, []manifest.Object{o}, 0, err)
+			return l.env.failure(labelVerb, []manifest.Object{o}, nil, err)
 		}
 		for _, line := range lines {
 			fmt.Fprintln(l.env.Stdout, line+l.how.note())
@@ -111,11 +113,11 @@ func (l *labelling) parse(args []string) ([]labelChange, error) {
 }
 
 // edit changes the labels of a copy; lines, if not nil, gets what was done.
-func (l *labelling) edit(o manifest.Object, changes []labelChange, lines *[]string) func(model.Key, model.Resource) (model.Resource, error) {
-	return func(k model.Key, old model.Resource) (model.Resource, error) {
-		r, err := sameResource(k, old)
+func (l *labelling) edit(o manifest.Object, changes []labelChange, lines *[]string) func(manifest.Object, model.Resource) (manifest.Object, error) {
+	return func(found manifest.Object, old model.Resource) (manifest.Object, error) {
+		r, err := labelledAnew(found.Key, old)
 		if err != nil {
-			return nil, err
+			return found, err
 		}
 		var said []string
 		labels := labelsOf(r)
@@ -123,7 +125,7 @@ func (l *labelling) edit(o manifest.Object, changes []labelChange, lines *[]stri
 			labels = &meta.V3Labels
 		}
 		if labels == nil {
-			return nil, fmt.Errorf("%s has no labels", o.Key)
+			return found, fmt.Errorf("%s has no labels", o.Key)
 		}
 		if *labels == nil {
 			*labels = map[string]string{}
@@ -131,15 +133,37 @@ func (l *labelling) edit(o manifest.Object, changes []labelChange, lines *[]stri
 		for _, c := range changes {
 			line, err := l.change(*labels, o, c)
 			if err != nil {
-				return nil, err
+				return found, err
 			}
 			said = append(said, line)
 		}
 		if lines != nil {
 			*lines = said
 		}
-		return r, model.Validate(k, r)
+		found.Value = r
+		return found, validLabelled(found.Key, r)
 	}
+}
+
+// validLabelled says what is wrong with a labelled resource. The labels of settings stand in
+// their metadata; the values are as they were.
+func validLabelled(k model.Key, r model.Resource) error {
+	if key, ok := k.(settings.Key); ok {
+		if meta, ok := key.Metadata(); ok {
+			return model.Validate(meta, &model.Configuration{Meta: *model.MetadataOf(r)})
+		}
+	}
+	return model.Validate(k, r)
+}
+
+// labelledAnew is a copy of a resource whose labels can be changed.
+func labelledAnew(k model.Key, r model.Resource) (model.Resource, error) {
+	if s, ok := r.(*settings.Settings); ok {
+		own := *s
+		own.V3Labels = maps.Clone(s.V3Labels)
+		return &own, nil
+	}
+	return sameResource(k, r)
 }
 
 func (l *labelling) change(labels map[string]string, o manifest.Object, c labelChange) (line string, err error) {

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"calico.internal/calicoctl/internal/printer"
 	"calico.internal/calicoctl/internal/resource"
 	"calico.internal/libcalico/model"
 )
@@ -28,28 +30,28 @@ type nodeStatus struct {
 	IPv4     string                     `json:"ipv4,omitempty"`
 	IPv6     string                     `json:"ipv6,omitempty"`
 	Programs map[string]*model.Liveness `json:"programs"`
+	// Wanted are the programs that should run there; empty when its start-up does not tell.
+	Wanted []string `json:"wanted,omitempty"`
+	// Missing are those of them that do not report.
+	Missing []string `json:"missing,omitempty"`
 	// LastReport is when felix last reported.
 	LastReport time.Time `json:"lastReport,omitzero"`
 }
 
-// statusOfAll shows how all nodes are. It ends with 1 when one is not ready.
-func (env *Env) statusOfAll(cmd *cobra.Command, asJSON bool) error {
-	return executing(env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
+// statusOfAll writes how all nodes are, and says whether all of them are ready.
+func (env *Env) statusOfAll(cmd *cobra.Command, w io.Writer, asJSON bool) (healthy bool, err error) {
+	err = env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
 		nodes, err := readNodes(ctx, s)
 		if err != nil {
 			return err
 		}
+		healthy = !slices.ContainsFunc(nodes, func(n *nodeStatus) bool { return n.State != nodeIsReady })
 		if asJSON {
-			err = writeJSON(env.Stdout, nodes)
-		} else {
-			err = env.table(nodeRows(nodes))
+			return writeJSON(w, nodes)
 		}
-		healthy := !slices.ContainsFunc(nodes, func(n *nodeStatus) bool { return n.State != nodeIsReady })
-		if err == nil && !healthy {
-			return &statusError{code: exitFailed}
-		}
-		return err
-	}))
+		return printer.WriteTable(w, nodeRows(nodes))
+	})
+	return healthy, err
 }
 
 func readNodes(ctx context.Context, s *resource.Store) ([]*nodeStatus, error) {
@@ -82,7 +84,8 @@ func readNodes(ctx context.Context, s *resource.Store) ([]*nodeStatus, error) {
 	for _, name := range slices.Sorted(maps.Keys(nodes)) {
 		n := nodes[name]
 		if n.State != nodeIsLeftovers {
-			n.State = stateOf(n.Programs)
+			n.Missing = unreported(n.Wanted, n.Programs)
+			n.State = stateOf(n.Missing, n.Programs)
 		}
 		out = append(out, n)
 	}
@@ -94,7 +97,7 @@ func (n *nodeStatus) register(r model.Resource) {
 	if !ok {
 		return
 	}
-	n.State = nodeIsDown
+	n.State, n.Wanted = nodeIsDown, node.Programs
 	if node.IPv4.IsValid() {
 		n.IPv4 = node.IPv4.String()
 	}
@@ -103,9 +106,22 @@ func (n *nodeStatus) register(r model.Resource) {
 	}
 }
 
-// stateOf sums up the programs of a node. One that runs none is down; felix is always
-// needed, of the others those that are there.
-func stateOf(programs map[string]*model.Liveness) string {
+// unreported are the programs of a node that should report, and do not: it has ended, hangs, or
+// does not reach etcd. Of a node whose start-up does not tell which run there, it is felix at most.
+func unreported(wanted []string, programs map[string]*model.Liveness) (out []string) {
+	if len(wanted) == 0 {
+		wanted = []string{"felix"}
+	}
+	for _, name := range wanted {
+		if programs[name] == nil {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// stateOf sums up the programs of a node. One of which none reports is down.
+func stateOf(missing []string, programs map[string]*model.Liveness) string {
 	if len(programs) == 0 {
 		return nodeIsDown
 	}
@@ -114,7 +130,7 @@ func stateOf(programs map[string]*model.Liveness) string {
 			return nodeIsDegraded
 		}
 	}
-	if programs["felix"] == nil {
+	if len(missing) > 0 {
 		return nodeIsDegraded
 	}
 	return nodeIsReady
@@ -129,7 +145,7 @@ func nodeRows(nodes []*nodeStatus) [][]string {
 	for _, n := range nodes {
 		row := []string{n.Name, n.State, n.IPv4, n.IPv6}
 		for _, p := range nodePrograms {
-			row = append(row, programCell(n.Programs[p]))
+			row = append(row, programCell(n.Programs[p], slices.Contains(n.Missing, p)))
 		}
 		version, since := "", ""
 		if felix := n.Programs["felix"]; felix != nil {
@@ -140,8 +156,10 @@ func nodeRows(nodes []*nodeStatus) [][]string {
 	return rows
 }
 
-func programCell(p *model.Liveness) string {
+func programCell(p *model.Liveness, missing bool) string {
 	switch {
+	case p == nil && missing:
+		return "down"
 	case p == nil:
 		return "-"
 	case p.Ready:

@@ -1,11 +1,11 @@
 package command
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 	"time"
@@ -15,47 +15,128 @@ import (
 	"calico.internal/calicoctl/internal/clientconfig"
 	"calico.internal/calicoctl/internal/node/checksystem"
 	"calico.internal/calicoctl/internal/node/diags"
-	"calico.internal/calicoctl/internal/node/status"
+	"calico.internal/calicoctl/internal/node/launch"
 	"calico.internal/calicoctl/internal/resource"
 	"calico.internal/calicoctl/internal/transfer"
+	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/hostrecord"
 	"calico.internal/libcalico/nodename"
 )
 
 func newNodeCheckSystem(env *Env) *cobra.Command {
 	var out outputFlag
-	var config string
+	var config, runDir string
 	cmd := &cobra.Command{
 		Use:   "checksystem",
-		Short: "Check whether this host's kernel has what Calico needs",
-		Long: `Check whether this host's kernel has what Calico needs, loaded, built in, or as a module
-that can be loaded, and whether the host's settings let containers work. Ends with 1 when
-something that is needed is missing.`,
+		Short: "Check whether this host has what Calico needs",
+		Long: `Check whether this host has what Calico needs. In a network namespace of its own, which
+ends with the command, it tries what felix and the plugin do: rules, sets, connections,
+interfaces, settings. It reads the host's own settings, and asks Docker's engine and etcd. Each
+line says what was tried and what to do. It needs root; without, it says what the kernel's
+files tell. With --kernel-config it only reads that file.
+
+Ends with 0 when there are no faults (warnings may be), and with 1 when there are.`,
 		Example: `  # Check this host.
   calicoctl node checksystem
 
   # Check a kernel by the file with its configuration.
   calicoctl node checksystem --kernel-config=/boot/config-6.1.0-9-amd64`,
 		Args: atMost(0),
-		RunE: func(_ *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := out.check(); err != nil {
 				return err
 			}
-			var text []byte
-			if config != "" {
-				var err error
-				if text, err = os.ReadFile(config); err != nil {
-					return executing(err)
-				}
+			if config == "" {
+				return env.printSystem(checksystem.Find(cmd.Context(), env.host(runDir)), out)
 			}
-			return env.printSystem(checksystem.Check(os.DirFS("/"), text), out)
+			text, err := os.ReadFile(config)
+			if err != nil {
+				return executing(err)
+			}
+			return env.printKernel(checksystem.Check(os.DirFS("/"), text), out)
 		},
 	}
 	cmd.Flags().StringVarP(&config, "kernel-config", "f", "", "`file` with the kernel's configuration, which then alone decides")
+	cmd.Flags().StringVar(&runDir, "run-dir", runDirectory, "`directory` of the programs' sockets")
 	out.flag(cmd)
 	return cmd
 }
 
-func (env *Env) printSystem(r checksystem.Report, out outputFlag) error {
+// datastoreLimit bounds all questions to etcd of "node checksystem".
+const datastoreLimit = 2500 * time.Millisecond
+
+// host is this host, with its configured datastore.
+func (env *Env) host(runDir string) checksystem.Host {
+	return checksystem.Host{
+		Root: os.DirFS("/"), Sys: "/proc/sys", RunDir: runDir, BGPPort: launch.BGPPortHolder,
+		Datastore: func(ctx context.Context) []checksystem.Finding {
+			cfg, err := env.Config()
+			if err != nil {
+				return checksystem.NoDatastore(err)
+			}
+			ctx, cancel := context.WithTimeout(ctx, datastoreLimit)
+			defer cancel()
+			etcd, err := cfg.Resolve(ctx)
+			if err != nil {
+				return checksystem.NoDatastore(err)
+			}
+			node, err := nodename.Resolve("", env.Getenv)
+			if err != nil {
+				return checksystem.NoDatastore(err)
+			}
+			return checksystem.Datastore(ctx, etcd, node, func(ctx context.Context) (*etcdstore.Client, error) { return Connect(ctx, cfg) })
+		},
+	}
+}
+
+const (
+	notMet = "System does not meet minimum system requirements to run Calico"
+	isMet  = "System meets minimum system requirements to run Calico!"
+)
+
+func (env *Env) printSystem(s checksystem.System, out outputFlag) error {
+	if out.json() {
+		if err := writeJSON(env.Stdout, s); err != nil {
+			return err
+		}
+	} else if err := env.printFindings(s); err != nil {
+		return err
+	}
+	if s.OK {
+		return nil
+	}
+	var names []string
+	for _, f := range s.In(checksystem.Fault) {
+		names = append(names, f.Check)
+	}
+	return executing(fmt.Errorf("%s: %s", notMet, strings.Join(names, ", ")))
+}
+
+// printFindings writes a line for each thing, and what to do below it where there is something.
+func (env *Env) printFindings(s checksystem.System) error {
+	rows := [][]string{{"CHECK", "STATE", "TRIED", "FOUND"}}
+	for _, f := range s.Checks {
+		found := f.Found
+		if f.Cure != "" { // where it is said in full
+			found = "see below"
+		}
+		rows = append(rows, []string{f.Check, f.State, f.Tried, found})
+	}
+	if err := env.table(rows); err != nil {
+		return err
+	}
+	for _, f := range s.Checks {
+		if f.Cure != "" {
+			fmt.Fprintf(env.Stdout, "%s: %s: %s\n   CURE: %s\n", strings.ToUpper(f.State), f.Check, f.Found, f.Cure)
+		}
+	}
+	if s.OK {
+		fmt.Fprintln(env.Stdout, isMet)
+	}
+	return nil
+}
+
+func (env *Env) printKernel(r checksystem.Report, out outputFlag) error {
 	if out.json() {
 		if err := writeJSON(env.Stdout, r); err != nil {
 			return err
@@ -84,10 +165,10 @@ func (env *Env) printSystem(r checksystem.Report, out outputFlag) error {
 		for _, it := range r.In(checksystem.Missing, true) {
 			names = append(names, it.Name)
 		}
-		return executing(fmt.Errorf("System does not meet minimum system requirements to run Calico: %s missing", strings.Join(names, ", "))) //nolint:staticcheck // ST1005: as the original's message
+		return executing(fmt.Errorf("%s: %s missing", notMet, strings.Join(names, ", ")))
 	}
 	if !out.json() {
-		fmt.Fprintln(env.Stdout, "System meets minimum system requirements to run Calico!")
+		fmt.Fprintln(env.Stdout, isMet)
 	}
 	return nil
 }
@@ -99,9 +180,10 @@ func newNodeDiags(env *Env) *cobra.Command {
 		Use:   "diags",
 		Short: "Collect what is needed to find out what is wrong with this host",
 		Long: `Collect what is needed to find out what is wrong with this host in one file: its addresses,
-routes and rules, the state and logs of Calico and of Docker's engine, and what the
-datastore holds. Secrets (passwords, tokens, private keys) are taken out. Nothing is sent
-anywhere; what could not be collected is listed.`,
+routes and rules, what its programs say over their sockets, the state and logs of Calico and of
+Docker's engine, and what the datastore holds. Secrets (passwords, tokens, private keys) are
+taken out. Nothing is sent anywhere. What should be there and could not be collected is listed;
+manifest.json in the file says of everything how large it is and how long it took.`,
 		Example: `  calicoctl node diags --output-dir=/tmp`,
 		Args:    atMost(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -147,48 +229,46 @@ func (env *Env) diags(ctx context.Context, dir, logDir, runDir string) (diags.Re
 	if config == "" {
 		config = clientconfig.DefaultPath
 	}
+	stateDir := hostrecord.Dir(env.Getenv)
+	record, _, err := hostrecord.Read(stateDir)
+	if err != nil {
+		fmt.Fprintf(env.Stderr, "Warning: which programs should run here is not known: %v\n", err)
+	}
 	now := time.Now()
 	return diags.Collect(ctx, diags.Config{
 		Dir: cmp.Or(dir, os.TempDir()), Name: "calico-diags-" + node + "-" + now.UTC().Format("20060102-150405"),
-		LogDir: logDir, Redactor: redactor, Now: now,
+		LogDir: logDir, StateDir: stateDir, Wanted: record.Programs, Redactor: redactor, Now: now,
 		Files: []string{
-			config, "/etc/calico/confd/config/bgpd.toml", "/etc/docker/daemon.json", "/proc/meminfo",
-			"/proc/self/mountinfo", "/proc/modules", "/etc/os-release",
+			config, "/etc/docker/daemon.json", "/etc/resolv.conf", "/proc/meminfo", "/proc/loadavg",
+			"/proc/self/mountinfo", "/proc/modules", "/proc/net/netfilter/nf_log", "/etc/os-release",
 		},
-		Sources: []diags.Source{
-			{Name: "datastore.json", Read: func(ctx context.Context) ([]byte, error) { return env.exported(ctx, redactor) }},
+		Sources: append([]diags.Source{
+			{Name: "datastore.json", Stream: func(ctx context.Context, w io.Writer) error { return env.exportRedacted(ctx, redactor, w) }},
 			{Name: "status.json", Read: func(ctx context.Context) ([]byte, error) { return statusJSON(ctx, runDir) }},
 			{Name: "nodes.json", Read: env.nodesJSON},
-			{Name: "system.json", Read: func(context.Context) ([]byte, error) { return jsonOf(checksystem.Check(os.DirFS("/"), nil)) }},
-		},
+			{Name: "system.json", Read: func(ctx context.Context) ([]byte, error) {
+				return jsonOf(checksystem.Find(ctx, env.host(runDir)))
+			}},
+		}, diags.Programs(runDir, record.Programs)...),
 	})
 }
 
-// exported is the contents of the datastore, whose secrets are known from then on.
-func (env *Env) exported(ctx context.Context, redactor *diags.Redactor) ([]byte, error) {
-	var text bytes.Buffer
-	err := env.inStore(ctx, func(ctx context.Context, s *resource.Store) error {
-		_, err := transfer.Export(ctx, s.Etcd(), &text, time.Now())
+// exportRedacted writes the contents of the datastore without secrets, which are known from
+// then on. It is read twice: a secret is taken out wherever it stands, also before its name.
+func (env *Env) exportRedacted(ctx context.Context, redactor *diags.Redactor, w io.Writer) error {
+	return env.inStore(ctx, func(ctx context.Context, s *resource.Store) error {
+		e := transfer.Exporting{Store: s.Etcd(), Now: time.Now()}
+		revision, err := e.Each(ctx, func(_ string, value []byte) error {
+			redactor.KnowValues(string(value))
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		e.Revision, e.Edit = revision, redactor.RedactValue
+		_, err = e.Write(ctx, w)
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	dump, err := transfer.ReadFile("export", text.Bytes())
-	if err == nil {
-		for _, value := range dump.Values {
-			redactor.KnowValues(string(value))
-		}
-	}
-	return text.Bytes(), nil
-}
-
-func statusJSON(ctx context.Context, runDir string) ([]byte, error) {
-	s, err := status.Read(ctx, runDir)
-	if err != nil {
-		return nil, err
-	}
-	return jsonOf(s)
 }
 
 func (env *Env) nodesJSON(ctx context.Context) (data []byte, err error) {

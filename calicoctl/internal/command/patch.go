@@ -54,6 +54,7 @@ at the same time, the patch is made again on top of that.`,
 	p.ids.flags(cmd)
 	p.env.dialectFlag(cmd)
 	p.how.flags(cmd)
+	p.force.flag(cmd, patchVerb)
 	return cmd
 }
 
@@ -61,7 +62,10 @@ type patching struct {
 	env               *Env
 	ids               identifiers
 	how               changing
+	force             forcing
 	patch, file, kind string
+	// warned is set when the warnings about the result were given.
+	warned bool
 }
 
 func (p *patching) run(cmd *cobra.Command, args []string) error {
@@ -83,10 +87,8 @@ func (p *patching) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	o := objects[0]
-	return p.env.modify(cmd, patchVerb, p.how, o, true, func(k model.Key, old model.Resource) (model.Resource, error) {
-		o.Key = k
-		return p.env.patched(o, old, edit)
+	return p.env.modify(cmd, patchVerb, p.how, objects[0], &p.force, func(o manifest.Object, old model.Resource) (manifest.Object, error) {
+		return p.patched(o, old, edit)
 	})
 }
 
@@ -118,45 +120,57 @@ func (p *patching) parse() (editor, error) {
 	return nil, usagef("unknown kind of patch %q: expected merge or json", p.kind)
 }
 
-// patched is what a patch makes of a resource.
-func (env *Env) patched(o manifest.Object, old model.Resource, edit editor) (model.Resource, error) {
+// patched is what a patch makes of a resource. A revision in it is the one that the patch
+// was made for.
+func (p *patching) patched(o manifest.Object, old model.Resource, edit editor) (manifest.Object, error) {
 	doc, _ := o.Kind.Encode(o.Key, old)
 	var text bytes.Buffer
 	if err := writeJSON(&text, doc); err != nil {
-		return nil, err
+		return o, err
 	}
 	changed, err := edit(text.Bytes())
 	if err != nil {
-		return nil, err
+		return o, err
 	}
-	set := manifest.NewSet(env.registry, false)
+	set := manifest.NewSet(p.env.registry, false)
 	set.Read("patch.json", changed)
 	switch {
 	case len(set.Faults) > 0:
-		return nil, fmt.Errorf("the result of the patch is not valid:\n%w", withoutPlace(set.Faults))
+		return o, fmt.Errorf("the result of the patch is not valid:\n%w", withoutPlace(set.Faults))
 	case len(set.Objects) != 1:
-		return nil, errors.New("the result of the patch is not one resource")
+		return o, errors.New("the result of the patch is not one resource")
 	case set.Objects[0].Key != o.Key:
-		return nil, fmt.Errorf("a patch cannot make %s out of %s: what identifies a resource stays", set.Objects[0].Key, o.Key)
+		return o, fmt.Errorf("a patch cannot make %s out of %s: what identifies a resource stays", set.Objects[0].Key, o.Key)
 	}
-	return set.Objects[0].Value, nil
+	if !p.warned { // and not again when the patch is made again
+		set.Warnings, p.warned = withoutPlace(set.Warnings), true
+		p.env.warnOf(set)
+	}
+	o.Value, o.Revision, o.IfNew = set.Objects[0].Value, set.Objects[0].Revision, withoutPlace(set.Objects[0].IfNew)
+	return o, nil
 }
 
 // withoutPlace is faults of a document that the user never saw.
 func withoutPlace(faults tree.Faults) tree.Faults {
 	out := make(tree.Faults, len(faults))
 	for i, f := range faults.Sorted() {
-		out[i] = &tree.Fault{File: "patch", Path: f.Path, Msg: f.Msg}
+		placeless := *f
+		placeless.File, placeless.Pos = "patch", tree.Pos{}
+		out[i] = &placeless
 	}
 	return out
 }
 
-// modify changes one resource in place and reports what became of it.
-func (env *Env) modify(cmd *cobra.Command, v verb, how changing, o manifest.Object, carry bool,
-	edit func(model.Key, model.Resource) (model.Resource, error),
+// modify changes one resource in place and reports what became of it. force is nil when
+// the edit keeps what the object's dialect cannot say.
+func (env *Env) modify(cmd *cobra.Command, v verb, how changing, o manifest.Object, force *forcing,
+	edit func(manifest.Object, model.Resource) (manifest.Object, error),
 ) error {
 	return env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
-		changed, err := s.Modify(ctx, o, carry, how.dry(), edit)
+		if force != nil {
+			force.on(s)
+		}
+		changed, err := s.Modify(ctx, o, force != nil, how.dry(), edit)
 		var done []resource.Outcome
 		if err == nil {
 			done = []resource.Outcome{changed.Outcome}

@@ -29,6 +29,8 @@ type Env struct {
 	Getenv         func(string) string
 	// Taken lists what the machine's network has taken; nil lists nothing.
 	Taken func() ([]localnet.Place, error)
+	// Sandboxes lists the machine's containers by its kernel; nil lists none.
+	Sandboxes func() ([]localnet.Sandbox, error)
 
 	registry   *manifest.Registry
 	configPath string
@@ -42,7 +44,7 @@ type Env struct {
 
 // OSEnv is the world of the process.
 func OSEnv() *Env {
-	return &Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Taken: localnet.List}
+	return &Env{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Getenv: os.Getenv, Taken: localnet.List, Sandboxes: localnet.Sandboxes}
 }
 
 // Builder makes a command that belongs to an environment.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"calico.internal/calicoctl/internal/manifest"
 	"calico.internal/calicoctl/internal/manifest/tree"
 )
 
@@ -30,6 +31,7 @@ func newValidate(env *Env) *cobra.Command {
 		},
 	}
 	files.flags(cmd, "check")
+	files.strictFlag(cmd)
 	out.flag(cmd)
 	return cmd
 }
@@ -39,6 +41,7 @@ type validation struct {
 	Valid     bool         `json:"valid"`
 	Resources []objectName `json:"resources"`
 	Faults    []faultJSON  `json:"faults"`
+	Warnings  []faultJSON  `json:"warnings"`
 }
 
 type faultJSON struct {
@@ -49,9 +52,24 @@ type faultJSON struct {
 	Message string `json:"message"`
 }
 
+func faultsJSON(faults tree.Faults) []faultJSON {
+	out := []faultJSON{}
+	for _, f := range faults {
+		out = append(out, faultJSON{f.File, f.Pos.Line, f.Pos.Column, f.Path, f.Msg})
+	}
+	return out
+}
+
 func (env *Env) validate(files inputs, out outputFlag) error {
-	objects, err := env.readObjects(files, false)
+	set, err := env.readSet(files, false)
+	if set == nil {
+		set = &manifest.Set{}
+	}
+	objects := set.Objects
 	env.warnUnserved(objects)
+	if !out.json() {
+		env.warnOf(set)
+	}
 	var faults tree.Faults
 	if !out.json() || err != nil && !errors.As(err, &faults) {
 		if err == nil {
@@ -59,12 +77,9 @@ func (env *Env) validate(files inputs, out outputFlag) error {
 		}
 		return err
 	}
-	answer := validation{Valid: err == nil, Resources: []objectName{}, Faults: []faultJSON{}}
+	answer := validation{Valid: err == nil, Resources: []objectName{}, Faults: faultsJSON(faults), Warnings: faultsJSON(set.Warnings)}
 	for _, o := range objects {
 		answer.Resources = append(answer.Resources, objectNameOf(o))
-	}
-	for _, f := range faults {
-		answer.Faults = append(answer.Faults, faultJSON{f.File, f.Pos.Line, f.Pos.Column, f.Path, f.Msg})
 	}
 	if err := writeJSON(env.Stdout, answer); err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -29,8 +30,10 @@ is an error. The condition is one of
 
   create            the resource exists
   delete            the resource does not exist
-  FIELD=VALUE       the resource has the value, as in spec.order=20 or metadata.labels[role]=db
+  FIELD=VALUE       the resource has the value, as in spec.order=20 or metadata.labels[role]=db;
+                    numbers are compared as numbers, and a field left out is false, 0 or empty
   FIELD             the resource has the field
+  jsonpath={.FIELD}=VALUE, jsonpath={.FIELD}   the same, as kubectl writes it
   condition=ready   a node: all its programs report that they are ready
   condition=up      a workload endpoint: felix reports that its policy is in force`,
 		Example: `  # Wait until a node is up.
@@ -85,12 +88,12 @@ func (w *waiting) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	holds, kinds, err := w.parse(objects)
+	holds, reports, err := w.parse(objects)
 	if err != nil {
 		return err
 	}
 	return w.env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
-		return w.await(ctx, s, objects, holds, kinds)
+		return w.await(ctx, s, objects, holds, reports)
 	})
 }
 
@@ -103,7 +106,7 @@ type met struct {
 	State string `json:"state,omitempty"`
 }
 
-func (w *waiting) await(ctx context.Context, s *resource.Store, objects []manifest.Object, holds check, kinds []model.Kind) error {
+func (w *waiting) await(ctx context.Context, s *resource.Store, objects []manifest.Object, holds check, reports []model.Kind) error {
 	if w.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, w.timeout)
@@ -113,7 +116,7 @@ func (w *waiting) await(ctx context.Context, s *resource.Store, objects []manife
 	for i, o := range objects {
 		answer[i] = met{objectName: objectNameOf(o), For: w.condition}
 	}
-	err := s.Await(ctx, kinds, func(view *resource.Seen) (bool, error) {
+	err := s.Await(ctx, objects, reports, func(view *resource.Seen) (bool, error) {
 		all := true
 		for i, o := range objects {
 			if answer[i].Met {
@@ -153,14 +156,8 @@ func (w *waiting) verdict(objects []manifest.Object, answer []met) error {
 	return errors.Join(faults...)
 }
 
-// parse reads the condition, and says which kinds must be looked at for it.
+// parse reads the condition, and says reports of which kind must be looked at for it.
 func (w *waiting) parse(objects []manifest.Object) (check, []model.Kind, error) {
-	var kinds []model.Kind
-	for _, o := range objects {
-		if !slices.Contains(kinds, o.Key.Kind()) {
-			kinds = append(kinds, o.Key.Kind())
-		}
-	}
 	of := func(kind model.Kind) error {
 		for _, o := range objects {
 			if o.Key.Kind() != kind {
@@ -171,22 +168,39 @@ func (w *waiting) parse(objects []manifest.Object) (check, []model.Kind, error) 
 	}
 	switch {
 	case w.condition == "create":
-		return exists(true), kinds, nil
+		return exists(true), nil, nil
 	case w.condition == "delete":
-		return exists(false), kinds, nil
+		return exists(false), nil, nil
 	case strings.EqualFold(w.condition, "condition=ready"):
-		return nodeReady, append(kinds, model.KindLiveness), of(model.KindNode)
+		return nodeReady, []model.Kind{model.KindLiveness}, of(model.KindNode)
 	case strings.EqualFold(w.condition, "condition=up"):
-		return endpointUp, append(kinds, model.KindEndpointStatus), of(model.KindWorkloadEndpoint)
+		return endpointUp, []model.Kind{model.KindEndpointStatus}, of(model.KindWorkloadEndpoint)
 	case strings.HasPrefix(w.condition, "condition="):
 		return nil, nil, usagef("unknown condition %q: expected ready or up", strings.TrimPrefix(w.condition, "condition="))
 	}
-	path, value, hasValue := strings.Cut(w.condition, "=")
+	path, value, hasValue, err := w.field()
+	if err != nil {
+		return nil, nil, err
+	}
 	steps, err := parsePath(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	return hasField(path, steps, value, hasValue), kinds, nil
+	return hasField(path, steps, value, hasValue), nil, nil
+}
+
+// field reads a condition about a field, which may be written as kubectl has it.
+func (w *waiting) field() (path, value string, hasValue bool, err error) {
+	rest, isJSONPath := strings.CutPrefix(w.condition, "jsonpath=")
+	if !isJSONPath {
+		path, value, hasValue = strings.Cut(w.condition, "=")
+		return path, value, hasValue, nil
+	}
+	inside, after, closed := strings.Cut(strings.TrimPrefix(rest, "{"), "}")
+	if !strings.HasPrefix(rest, "{") || !closed || after != "" && !strings.HasPrefix(after, "=") {
+		return "", "", false, usagef("%q is not a condition such as jsonpath={.spec.order}=20", w.condition)
+	}
+	return inside, strings.TrimPrefix(after, "="), after != "", nil
 }
 
 func exists(want bool) check {
@@ -201,8 +215,13 @@ func exists(want bool) check {
 }
 
 func nodeReady(view *resource.Seen, o manifest.Object) (bool, string) {
-	_, _, there := view.Find(o)
+	_, r, there := view.Find(o)
 	programs := livenessOf(view, objectNameOf(o).Name)
+	var wanted []string
+	if node, ok := r.(*model.Node); ok {
+		wanted = node.Programs
+	}
+	gone := unreported(wanted, programs)
 	var not []string
 	for _, program := range slices.Sorted(maps.Keys(programs)) {
 		if !programs[program].Ready {
@@ -212,8 +231,10 @@ func nodeReady(view *resource.Seen, o manifest.Object) (bool, string) {
 	switch {
 	case !there:
 		return false, "it does not exist"
-	case programs["felix"] == nil:
-		return false, "felix does not report"
+	case len(gone) == 1:
+		return false, gone[0] + " does not report"
+	case len(gone) > 1:
+		return false, strings.Join(gone, ", ") + " do not report"
 	case len(not) > 0:
 		return false, "not ready: " + strings.Join(not, ", ")
 	}
@@ -221,7 +242,7 @@ func nodeReady(view *resource.Seen, o manifest.Object) (bool, string) {
 }
 
 // nodePrograms are the programs that a node may run.
-var nodePrograms = []string{"felix", "bgpd", "confd", "libnetwork"}
+var nodePrograms = []string{"felix", "bgpd", "confd", "libnetwork", "calico-node"}
 
 // livenessOf is what the programs of a node report.
 func livenessOf(view *resource.Seen, node string) map[string]*model.Liveness {
@@ -256,14 +277,58 @@ func hasField(path string, steps []string, value string, hasValue bool) check {
 			return false, "it does not exist"
 		}
 		got, ok := fieldOf(o.Kind, k, r, steps)
+		if !ok && hasValue {
+			got, ok = leftOut(o.Kind.Document, steps)
+		}
 		switch {
 		case !ok:
 			return false, "it has no " + path
 		case !hasValue:
 			return true, "it has " + path
 		}
-		return got == value, fmt.Sprintf("%s is %s", path, got)
+		return sameValue(got, value), fmt.Sprintf("%s is %s", path, got)
 	}
+}
+
+// sameValue compares values by what they are: 1.0 is 1.
+func sameValue(a, b string) bool {
+	x, err1 := strconv.ParseFloat(a, 64)
+	y, err2 := strconv.ParseFloat(b, 64)
+	return a == b || err1 == nil && err2 == nil && x == y
+}
+
+// leftOut is the value of a field that documents of a type leave out while it has that: false,
+// 0 or an empty text. ok is false for others, of which nobody here knows what holds instead.
+func leftOut(t reflect.Type, steps []string) (value string, ok bool) {
+	for _, step := range steps {
+		if t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		if t.Kind() != reflect.Struct {
+			return "", false
+		}
+		field, found := fieldNamed(t, step)
+		if !found {
+			return "", false
+		}
+		t = field.Type
+	}
+	switch t.Kind() {
+	case reflect.Bool, reflect.Int, reflect.Float64, reflect.String:
+		return fmt.Sprint(reflect.Zero(t).Interface()), true
+	default:
+		return "", false
+	}
+}
+
+// fieldNamed is the field of a struct that has a name in documents.
+func fieldNamed(t reflect.Type, name string) (reflect.StructField, bool) {
+	for field := range t.Fields() {
+		if called, _, _ := strings.Cut(field.Tag.Get("json"), ","); called == name {
+			return field, true
+		}
+	}
+	return reflect.StructField{}, false
 }
 
 // parsePath splits a path such as spec.ingress[0].action or metadata.labels[a.b].

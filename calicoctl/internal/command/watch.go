@@ -5,12 +5,14 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"calico.internal/calicoctl/internal/manifest/dialect"
 	"calico.internal/calicoctl/internal/printer"
 	"calico.internal/calicoctl/internal/resource"
+	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/model"
 )
 
@@ -22,6 +24,8 @@ func (q *query) watchChanges(cmd *cobra.Command, args []string) error {
 		return usagef("--watch takes a KIND and NAMEs, not --filename")
 	case len(args) == 0:
 		return usagef("name what to watch by KIND")
+	case strings.Contains(args[0], ","):
+		return usagef("--watch follows one KIND, and %s are several: watch each by a command of its own", args[0])
 	}
 	kind, err := q.env.kindNamed(args[0])
 	if err != nil {
@@ -42,14 +46,19 @@ func (q *query) watchChanges(cmd *cobra.Command, args []string) error {
 		return usagef("%s", err)
 	}
 	match := func(k model.Key) bool {
-		return q.ids.matches(k) && kind.OwnedBy(k) && (len(names) == 0 || kind.NameOf != nil || slices.ContainsFunc(names, func(n name) bool { return n.called(k) }))
+		owned := kind.OwnedBy(k) || kind.NameOf == nil // what the dialect cannot name, another prints
+		return q.ids.matches(k) && owned && (len(names) == 0 || kind.NameOf != nil || slices.ContainsFunc(names, func(n name) bool { return n.called(k) }))
 	}
 	return q.env.withStore(cmd, func(ctx context.Context, s *resource.Store) error {
 		c, err := cluster(ctx, s, []printer.Group{{Kind: kind}})
 		if err != nil {
 			return failedToGet(err)
 		}
-		return s.Watch(ctx, kind.Model, match, func(events []resource.Event, lost error) error {
+		what := resource.Watched{Kind: kind.Model, Scope: q.ids.scoped(), Names: args[1:]}
+		if keys, ok := q.ids.keys(kind, names); ok {
+			what.Keys = keys
+		}
+		return s.Watch(ctx, what, match, func(events []resource.Event, lost error) error {
 			if lost != nil {
 				fmt.Fprintf(q.env.Stderr, "Warning: %v; watching goes on when it is back\n", lost)
 				return nil
@@ -73,11 +82,12 @@ func (q *query) shown(kind *dialect.Kind, names []name, events []resource.Event)
 			fmt.Fprintf(q.env.Stderr, "Warning: %s: %v; it is not in force as it stands\n", e.Key, e.Err)
 		}
 		if e.Value != nil {
-			doc, _ := kind.Encode(e.Key, e.Value)
-			if d, ok := doc.(dialect.Revisioned); ok {
-				d.SetRevision(e.Revision)
+			if e.Type != resource.EventDeleted {
+				q.warnDeleting(e.Key, e.Value)
 			}
-			out = append(out, printer.Event{Type: e.Type, Doc: doc})
+			by := q.env.owner(kind, e.Key)
+			doc, _ := q.document(by, etcdstore.Entry{Key: e.Key, Value: e.Value, Revision: e.Revision})
+			out = append(out, printer.Event{Type: e.Type, Doc: doc, Kind: by})
 		}
 	}
 	return out

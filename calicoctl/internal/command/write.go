@@ -5,6 +5,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -29,13 +31,13 @@ workloadEndpoint of apiVersion v1, and the kinds of projectcalico.org/v3.`
 func newWriter(env *Env, v verb, cmd *cobra.Command, mode func() resource.Mode) *cobra.Command {
 	var files inputs
 	var how changing
-	atomic, force := false, false
+	atomic := false
+	var force forcing
 	cmd.Args = atMost(0)
 	files.flags(cmd, v.present)
+	files.strictFlag(cmd)
 	how.flags(cmd)
-	if v != replaceVerb {
-		cmd.Flags().BoolVar(&force, "force", false, "create pools also over networks of hosts, and warn of them")
-	}
+	force.flag(cmd, v)
 	if v == applyVerb {
 		cmd.Flags().BoolVar(&atomic, "atomic", false, "write everything in one transaction, or nothing; what is too much for one is refused")
 	}
@@ -50,25 +52,46 @@ func newWriter(env *Env, v verb, cmd *cobra.Command, mode func() resource.Mode) 
 		if err != nil {
 			return err
 		}
-		allow := func(s *resource.Store) *resource.Store {
-			if force {
-				s.AllowTaken()
-			}
-			return s
-		}
 		return env.execute(cmd, v, how, objects, change{
 			plan: func(ctx context.Context, s *resource.Store) ([]resource.Change, error) {
-				return allow(s).Plan(ctx, mode(), objects)
+				return force.on(s).Try(ctx, mode(), objects, atomic)
 			},
 			do: func(ctx context.Context, s *resource.Store) ([]resource.Outcome, error) {
 				if atomic {
-					return allow(s).WriteAtomically(ctx, mode(), objects)
+					return force.on(s).WriteAtomically(ctx, mode(), objects)
 				}
-				return allow(s).Write(ctx, mode(), objects)
+				return force.on(s).Write(ctx, mode(), objects)
 			},
 		})
 	}
 	return cmd
+}
+
+// forcing is the flag by which a write does what is refused otherwise.
+type forcing bool
+
+func (f *forcing) flag(cmd *cobra.Command, v verb) {
+	const (
+		pools = "create pools also over networks of hosts"
+		loss  = "lose what is not shown of rules and has no place left"
+	)
+	help := pools + ", and warn of them"
+	switch v {
+	case applyVerb:
+		help = pools + ", and " + loss + "; warn of both"
+	case replaceVerb, patchVerb:
+		help = loss + ", and warn of it"
+	}
+	cmd.Flags().BoolVar((*bool)(f), "force", false, help)
+}
+
+// on is a store that does what is forced.
+func (f forcing) on(s *resource.Store) *resource.Store {
+	if f {
+		s.AllowTaken()
+		s.AllowLoss()
+	}
+	return s
 }
 
 // change is how a command changes resources, and how it finds out what it would do.
@@ -115,7 +138,7 @@ func (env *Env) warnUnserved(objects []manifest.Object) {
 func (env *Env) reportChange(v verb, how changing, objects []manifest.Object, done []resource.Outcome, err error) error {
 	failed := err
 	if err != nil {
-		failed = env.failure(v, objects, len(done), err)
+		failed = env.failure(v, objects, done, err)
 	}
 	if how.json() {
 		result := changeResult{Action: v.present, Resources: []objectResult{}, Total: len(objects)}
@@ -142,16 +165,48 @@ func (env *Env) reportChange(v verb, how changing, objects []manifest.Object, do
 	return cmp.Or(failed, out.Flush())
 }
 
-// failure tells how far a change of several resources got.
-func (env *Env) failure(v verb, objects []manifest.Object, done int, err error) error {
+// failure tells how far a change of several resources got, and what is not done.
+func (env *Env) failure(v verb, objects []manifest.Object, done []resource.Outcome, err error) error {
+	count, first := 0, true
+	left := make(map[int]bool, len(objects))
+	for i := range objects {
+		left[i] = true
+	}
+	for i, o := range done {
+		delete(left, o.At)
+		first = first && o.At == i && o.Did != resource.Skipped
+		if o.Did != resource.Skipped {
+			count++
+		}
+	}
 	switch {
 	case len(objects) == 1:
 		return fmt.Errorf("Failed to %s %sresource: %w", v.present, kindNote(objects), err) //nolint:staticcheck // ST1005: the original's message
-	case done == 0:
+	case count == 0:
 		return fmt.Errorf("Failed to %s any %sresources: %w", v.present, kindNote(objects), err) //nolint:staticcheck // ST1005: the original's message
 	}
-	return fmt.Errorf("Partial success: %s the first %d out of %d %sresources:\nHit error: %w", //nolint:staticcheck // ST1005: the original's message
-		v.past, done, len(objects), kindNote(objects), err)
+	which := strconv.Itoa(count)
+	if first {
+		which = "the first " + which
+	}
+	return fmt.Errorf("Partial success: %s %s out of %d %sresources, not %s:\nHit error: %w", //nolint:staticcheck // ST1005: the original's message
+		v.past, which, len(objects), kindNote(objects), fewNames(objects, left), err)
+}
+
+// fewNames names the first of some objects, and how many more there are.
+func fewNames(objects []manifest.Object, some map[int]bool) string {
+	const few = 3
+	var names []string
+	for i, o := range objects {
+		if some[i] && len(names) < few {
+			names = append(names, o.Shown().String())
+		}
+	}
+	text := strings.Join(names, ", ")
+	if more := len(some) - len(names); more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // kindNote is the kind of the objects in quotes with a space, if all are of one kind.

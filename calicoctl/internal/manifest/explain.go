@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"calico.internal/calicoctl/internal/manifest/dialect"
+	"calico.internal/calicoctl/internal/manifest/scalar"
 	"calico.internal/calicoctl/internal/manifest/tree"
 )
 
@@ -49,7 +50,7 @@ func element(t reflect.Type) reflect.Type {
 // objectFields lists the fields that a document's object can have.
 func objectFields(t reflect.Type) []reflect.StructField {
 	t = element(t)
-	if t.Kind() != reflect.Struct || isText(t) || refusal(t) != "" {
+	if t.Kind() != reflect.Struct || isText(t) || unsettable(t) != "" || isIdle(t) {
 		return nil
 	}
 	var out []reflect.StructField
@@ -87,18 +88,34 @@ func jsonName(f reflect.StructField) string {
 }
 
 func describe(f reflect.StructField) Field {
-	if reason := refusal(f.Type); reason != "" {
+	if reason := unsettable(f.Type); reason != "" {
 		return Field{Name: jsonName(f), Type: "-", Note: reason}
+	}
+	if isIdle(element(f.Type)) {
+		return Field{Name: jsonName(f), Type: idleType(element(f.Type)), Note: scalar.Idle}
 	}
 	return Field{Name: jsonName(f), Type: typeName(f.Type), Note: expectation(element(f.Type))}
 }
 
-// refusal is why a field cannot be set.
-func refusal(t reflect.Type) string {
-	if r, ok := reflect.Zero(t).Interface().(tree.Refuser); ok {
-		return r.Refuse()
+// unsettable is why a field cannot be set.
+func unsettable(t reflect.Type) string {
+	switch mark := reflect.Zero(t).Interface().(type) {
+	case tree.Refuser:
+		return mark.Refuse()
+	case tree.Dropper:
+		return mark.Drop()
 	}
 	return ""
+}
+
+// isIdle says whether a field acts on nothing.
+func isIdle(t reflect.Type) bool { return t.Implements(reflect.TypeFor[tree.Idler]()) }
+
+func idleType(t reflect.Type) string {
+	if t == reflect.TypeFor[scalar.Inert]() {
+		return "any"
+	}
+	return typeName(t)
 }
 
 func isText(t reflect.Type) bool {

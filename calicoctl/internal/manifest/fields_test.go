@@ -16,6 +16,7 @@ import (
 
 // What becomes of a field that manifests can set: a program acts on it, or it says
 // nothing about traffic by its nature, or it is refused until something acts on it.
+// What is refused always, kept by the server, or marked as inert, says so by its type.
 const (
 	felix    = "acts: felix"
 	bgpd     = "acts: bgpd"
@@ -74,7 +75,7 @@ var fields = map[string]string{
 	"NetworkPolicy spec.tier": felix, "NetworkPolicy spec.order": felix, "NetworkPolicy spec.selector": felix, "NetworkPolicy spec.types[]": felix,
 	"GlobalNetworkSet spec.nets[]": felix, "NetworkSet spec.nets[]": felix,
 	"IPAMConfiguration spec.strictAffinity": ipam, "IPAMConfiguration spec.autoAllocateBlocks": ipam, "IPAMConfiguration spec.maxBlocksPerHost": ipam,
-	"IPPool spec.cidr": ipam, "IPPool spec.ipipMode": unserved, "IPPool spec.vxlanMode": only, "IPPool spec.natOutgoing": felix,
+	"IPPool spec.cidr": ipam, "IPPool spec.ipipMode": unserved, "IPPool spec.vxlanMode": unserved, "IPPool spec.natOutgoing": felix,
 	"IPPool spec.disabled": ipam, "IPPool spec.disableBGPExport": bgpd, "IPPool spec.blockSize": ipam, "IPPool spec.nodeSelector": ipam,
 	"IPPool spec.allowedUses[]": only, "IPPool spec.assignmentMode": ipam,
 	"IPReservation spec.reservedCIDRs[]": ipam,
@@ -100,10 +101,8 @@ var fields = map[string]string{
 	"FelixConfiguration spec.iptablesMarkMask":                     felix,
 	"FelixConfiguration spec.disableConntrackInvalidCheck":         felix,
 	"FelixConfiguration spec.iptablesRefreshInterval":              felix,
-	"FelixConfiguration spec.iptablesPostWriteCheckInterval":       felix,
 	"FelixConfiguration spec.ipsetsRefreshInterval":                felix,
 	"FelixConfiguration spec.routeRefreshInterval":                 felix,
-	"FelixConfiguration spec.netlinkTimeout":                       felix,
 	"FelixConfiguration spec.maxIpsetSize":                         felix,
 	"FelixConfiguration spec.deviceRouteProtocol":                  felix,
 	"FelixConfiguration spec.removeExternalRoutes":                 felix,
@@ -164,7 +163,7 @@ func fieldName(apiVersion, kind, path string) string {
 		return "rule " + inRule.ReplaceAllString(path, "")
 	case kind == "BGPFilter" && inFilter.MatchString(path):
 		return kind + " spec.rules[]." + inFilter.ReplaceAllString(path, "")
-	case apiVersion == v3.APIVersion && strings.HasPrefix(path, "metadata."):
+	case apiVersion == v3.APIVersion && (path == "status" || strings.HasPrefix(path, "metadata.")):
 		return "v3 " + path
 	}
 	return kind + " " + path
@@ -175,12 +174,12 @@ func fieldsOf(t reflect.Type, path string) []string {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
+	if marked(t) == "" && reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
 		return []string{path}
 	}
 	var out []string
 	switch {
-	case t.Implements(reflect.TypeFor[tree.Refuser]()):
+	case marked(t) != "":
 	case t.Kind() == reflect.Struct:
 		for _, f := range reflect.VisibleFields(t) {
 			if name, _, _ := strings.Cut(f.Tag.Get("json"), ","); name != "" && name != "-" {
@@ -195,12 +194,128 @@ func fieldsOf(t reflect.Type, path string) []string {
 	return out
 }
 
+// marked is what a type says of its field.
+func marked(t reflect.Type) string {
+	var marks []string
+	for mark, of := range map[string]reflect.Type{
+		"refused": reflect.TypeFor[tree.Refuser](), "kept by the server": reflect.TypeFor[tree.Dropper](), "inert": reflect.TypeFor[tree.Idler](),
+	} {
+		if t.Implements(of) {
+			marks = append(marks, mark)
+		}
+	}
+	slices.Sort(marks)
+	return strings.Join(marks, " and ")
+}
+
+// marks says for every field that is not in the table what its type says. It stands here,
+// so that a change of a type is a change of this list too.
+var marks = map[string]string{
+	"v3 status": "kept by the server",
+
+	"v3 metadata.generateName": "refused",
+	"v3 metadata.generation":   "kept by the server", "v3 metadata.ownerReferences": "kept by the server",
+	"v3 metadata.finalizers": "kept by the server", "v3 metadata.managedFields": "kept by the server",
+	"v3 metadata.selfLink": "kept by the server", "v3 metadata.deletionTimestamp": "kept by the server",
+	"v3 metadata.deletionGracePeriodSeconds": "kept by the server",
+
+	// What restricts or forbids, and would be missing if it were stored only.
+	"rule http": "refused", "rule source.namespaceSelector": "refused", "rule destination.namespaceSelector": "refused",
+	"rule source.serviceAccounts": "refused", "rule destination.serviceAccounts": "refused",
+	"rule source.services": "refused", "rule destination.services": "refused",
+	"GlobalNetworkPolicy spec.serviceAccountSelector": "refused", "NetworkPolicy spec.serviceAccountSelector": "refused",
+	"GlobalNetworkPolicy spec.namespaceSelector": "refused", "IPPool spec.namespaceSelector": "refused",
+	"BGPFilter spec.rules[].operations": "refused",
+	"BGPPeer spec.peerSelector":         "refused", "BGPPeer spec.localASNumber": "refused", "BGPPeer spec.keepOriginalNextHop": "refused",
+	"BGPPeer spec.nextHopMode": "refused", "BGPPeer spec.sourceAddress": "refused", "BGPPeer spec.maxRestartTime": "refused",
+	"BGPPeer spec.keepaliveTime": "refused", "BGPPeer spec.numAllowedLocalASNumbers": "refused", "BGPPeer spec.ttlSecurity": "refused",
+	"BGPPeer spec.reachableBy": "refused", "BGPPeer spec.localWorkloadSelector": "refused", "BGPPeer spec.reversePeering": "refused",
+	"BGPConfiguration spec.listenPort": "refused", "BGPConfiguration spec.bindMode": "refused", "BGPConfiguration spec.communities": "refused",
+	"BGPConfiguration spec.prefixAdvertisements": "refused", "BGPConfiguration spec.nodeMeshMaxRestartTime": "refused",
+	"BGPConfiguration spec.ignoredInterfaces": "refused", "BGPConfiguration spec.ipv4NormalRoutePriority": "refused",
+	"BGPConfiguration spec.ipv6NormalRoutePriority": "refused", "BGPConfiguration spec.programClusterRoutes": "refused",
+	"BGPConfiguration spec.nodeMeshPassword": "refused", "BGPConfiguration spec.serviceClusterIPs": "refused",
+	"BGPConfiguration spec.serviceExternalIPs": "refused", "BGPConfiguration spec.serviceLoadBalancerIPs": "refused",
+	"BGPConfiguration spec.localWorkloadPeeringIPV4": "refused", "BGPConfiguration spec.localWorkloadPeeringIPV6": "refused",
+	"FelixConfiguration spec.iptablesBackend": "refused", "FelixConfiguration spec.ipipMTU": "refused", "FelixConfiguration spec.bpfEnabled": "refused",
+	"FelixConfiguration spec.vxlanEnabled": "refused", "FelixConfiguration spec.wireguardEnabled": "refused",
+	"FelixConfiguration spec.natPortRange": "refused", "FelixConfiguration spec.floatingIPs": "refused",
+	"IPAMConfiguration spec.ipCooldownSeconds": "refused", "IPAMConfiguration spec.kubeVirtVMAddressPersistence": "refused",
+	"WorkloadEndpoint spec.pod": "refused", "WorkloadEndpoint spec.serviceAccountName": "refused",
+	"WorkloadEndpoint spec.allowSpoofedSourcePrefixes": "refused", "WorkloadEndpoint spec.qosControls": "refused",
+
+	"GlobalNetworkPolicy spec.performanceHints": "inert", "NetworkPolicy spec.performanceHints": "inert",
+	"Node spec.orchRefs": "inert", "Node spec.addresses": "inert", "Node spec.interfaces": "inert", "Node spec.wireguard": "inert",
+	"Node spec.ipv4VXLANTunnelAddr": "inert", "Node spec.ipv6VXLANTunnelAddr": "inert",
+	"Node spec.vxlanTunnelMACAddr": "inert", "Node spec.vxlanTunnelMACAddrV6": "inert", "Node spec.bgp.ipv4IPIPTunnelAddr": "inert",
+	"FelixConfiguration spec.logFilePath": "inert", "FelixConfiguration spec.logSeverityFile": "inert", "FelixConfiguration spec.logSeveritySys": "inert",
+	"FelixConfiguration spec.iptablesPostWriteCheckInterval": "inert", "FelixConfiguration spec.iptablesLockFilePath": "inert",
+	"FelixConfiguration spec.iptablesLockProbeInterval": "inert", "FelixConfiguration spec.iptablesLockTimeout": "inert",
+	"FelixConfiguration spec.netlinkTimeout": "inert", "FelixConfiguration spec.usageReportingEnabled": "inert",
+	"FelixConfiguration spec.usageReportingInitialDelay": "inert", "FelixConfiguration spec.usageReportingInterval": "inert",
+	"FelixConfiguration spec.debugMemoryProfilePath": "inert", "FelixConfiguration spec.debugDisableLogDropping": "inert",
+	"FelixConfiguration spec.prometheusGoMetricsEnabled": "inert", "FelixConfiguration spec.prometheusProcessMetricsEnabled": "inert",
+	"FelixConfiguration spec.prometheusWireGuardMetricsEnabled": "inert",
+}
+
+// TestMarkedFields goes over all fields whose type says what becomes of them.
+func TestMarkedFields(t *testing.T) {
+	met := map[string]bool{}
+	for _, k := range NewRegistry().Kinds() {
+		if k.ReadOnly != "" {
+			continue
+		}
+		for path, mark := range markedFieldsOf(k.Document, "") {
+			name := fieldName(k.APIVersion, k.Name, path)
+			met[name] = true
+			switch {
+			case marks[name] != mark:
+				t.Errorf("%s %s %s is %s (as %q)", k.APIVersion, k.Name, path, mark, name)
+			case fields[name] != "":
+				t.Errorf("%s: %s, and %s", name, mark, fields[name])
+			}
+		}
+	}
+	for name := range maps.Keys(marks) {
+		if !met[name] {
+			t.Errorf("%q: there is no such field", name)
+		}
+	}
+}
+
+func markedFieldsOf(t reflect.Type, path string) map[string]string {
+	for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	out := map[string]string{}
+	if mark := marked(t); mark != "" {
+		out[path] = mark
+		return out
+	}
+	if t.Kind() != reflect.Struct || reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) {
+		return out
+	}
+	for _, f := range reflect.VisibleFields(t) {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		if name == "" || name == "-" {
+			continue
+		}
+		at := strings.TrimPrefix(path+"."+name, ".")
+		if f.Type.Kind() == reflect.Slice {
+			at += "[]"
+		}
+		maps.Copy(out, markedFieldsOf(f.Type, at))
+	}
+	return out
+}
+
 // TestUnserved makes sure that each field that is listed as refused is.
 func TestUnserved(t *testing.T) {
 	docs := map[string]string{
 		"ipPool spec.ipip.enabled":                "{apiVersion: v1, kind: ipPool, metadata: {cidr: 10.0.0.0/16}, spec: {ipip: {enabled: true}}}",
 		"ipPool spec.ipip.mode":                   "{apiVersion: v1, kind: ipPool, metadata: {cidr: 10.0.0.0/16}, spec: {ipip: {enabled: true, mode: cross-subnet}}}",
 		"IPPool spec.ipipMode":                    "{apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {name: p}, spec: {cidr: 10.0.0.0/16, ipipMode: CrossSubnet}}",
+		"IPPool spec.vxlanMode":                   "{apiVersion: projectcalico.org/v3, kind: IPPool, metadata: {name: p}, spec: {cidr: 10.0.0.0/16, vxlanMode: Always}}",
 		"BGPPeer spec.filters[]":                  "{apiVersion: projectcalico.org/v3, kind: BGPPeer, metadata: {name: p}, spec: {peerIP: 192.0.2.1, asNumber: 1, filters: [f]}}",
 		"Node spec.bgp.routeReflectorClusterID":   "{apiVersion: projectcalico.org/v3, kind: Node, metadata: {name: n}, spec: {bgp: {ipv4Address: 192.0.2.1, routeReflectorClusterID: 244.0.0.1}}}",
 		"FelixConfiguration spec.ipipEnabled":     "{apiVersion: projectcalico.org/v3, kind: FelixConfiguration, metadata: {name: default}, spec: {ipipEnabled: true}}",

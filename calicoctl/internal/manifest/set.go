@@ -14,6 +14,8 @@ type Set struct {
 	Objects []Object
 	// Faults is everything that is wrong in the files.
 	Faults tree.Faults
+	// Warnings are about what is accepted, and dropped or of no effect.
+	Warnings tree.Faults
 
 	registry *Registry
 	// identify is set when only the objects' keys matter.
@@ -29,20 +31,41 @@ func NewSet(g *Registry, identify bool) *Set {
 
 // Read adds the objects and faults of a file.
 func (s *Set) Read(file string, data []byte) {
-	for doc := range tree.Documents(file, data) {
-		values, faults := doc.Parse()
-		s.Faults = append(s.Faults, faults...)
-		if len(faults) > 0 {
+	for doc := range parsed(file, data) {
+		s.Faults = append(s.Faults, doc.faults...)
+		if len(doc.faults) > 0 {
 			continue
 		}
-		for i, v := range values {
+		for i, v := range doc.values {
 			path := ""
-			if len(values) > 1 {
+			if len(doc.values) > 1 {
 				path = tree.Index("", i)
 			}
 			s.value(file, v, path)
 		}
 	}
+}
+
+// parse is what a document holds.
+type parse struct {
+	values []*tree.Node
+	faults tree.Faults
+}
+
+// parsedAhead is the number of documents that are parsed before they are taken.
+const parsedAhead = 16
+
+// parsed parses the documents of a file one after the other, while those before are worked on.
+func parsed(file string, data []byte) <-chan parse {
+	out := make(chan parse, parsedAhead)
+	go func() {
+		defer close(out)
+		for doc := range tree.Documents(file, data) {
+			values, faults := doc.Parse()
+			out <- parse{values, faults}
+		}
+	}()
+	return out
 }
 
 // value reads an object, a list of them, or an object that is a list.
@@ -97,6 +120,9 @@ func (s *Set) object(r *tree.Report, file string) {
 		return
 	}
 	o.IfNew = r.IfNew()
+	if !s.identify {
+		s.Warnings = append(s.Warnings, r.Warnings()...)
+	}
 	s.Objects = append(s.Objects, o)
 }
 

@@ -15,6 +15,7 @@ type Unserved string
 // What is unserved.
 const (
 	UnservedIPIP        Unserved = "IP-in-IP is not served yet: pools are routed directly; leave it off"
+	unservedVXLAN       Unserved = "VXLAN is not served: pools are routed directly; leave it off"
 	unservedFilter      Unserved = "spec: bgpd does not apply filters yet: all routes would be exchanged as without it"
 	unservedPeerFilters Unserved = "spec.filters: bgpd does not apply filters yet: all routes would be exchanged as without them; leave them out"
 	unservedReflector   Unserved = "spec.bgp.routeReflectorClusterID: bgpd is no route reflector yet: the node would stay a member of the mesh like any other; leave it out"
@@ -31,6 +32,7 @@ func UnservedBy(v model.Resource) []Unserved {
 	switch v := v.(type) {
 	case *model.IPPool:
 		add(v.IPIPDevice != "", UnservedIPIP)
+		add(v.VXLANMode != "", unservedVXLAN)
 	case *settings.Settings:
 		add(v.Of == settings.KindFelix && strings.EqualFold(v.Values["IpInIpEnabled"], "true"), UnservedIPIP)
 	case *model.BGPPeer:

@@ -16,6 +16,8 @@ type Event struct {
 	// Type is what happened, in one word.
 	Type string
 	Doc  any
+	// Kind is the kind of the document.
+	Kind *dialect.Kind
 }
 
 // Stream prints documents as they change, one after the other: as rows of one table,
@@ -64,7 +66,7 @@ func (s *Stream) one(e Event, c dialect.Cluster) error {
 	case "yaml":
 		return manifest.WriteYAML(s.w, []any{item})
 	}
-	return s.p.Print(s.w, []Group{{Kind: s.kind, Docs: []any{e.Doc}}}, c)
+	return s.p.Print(s.w, []Group{{Kind: e.Kind, Docs: []any{e.Doc}}}, c)
 }
 
 // gap is the space between columns.
@@ -86,7 +88,7 @@ func (s *Stream) rows(t table, events []Event, c dialect.Cluster) error {
 	for _, e := range events {
 		row := []string{e.Type}
 		for _, col := range columns {
-			row = append(row, col.Show(e.Doc, c))
+			row = append(row, s.cell(col, e, c))
 		}
 		rows = append(rows, row)
 	}
@@ -99,6 +101,19 @@ func (s *Stream) rows(t table, events []Event, c dialect.Cluster) error {
 		}
 	}
 	return nil
+}
+
+// cell is what a document has in a column of the stream's kind; one of another kind has
+// the column under the same heading, or none.
+func (s *Stream) cell(col dialect.Column, e Event, c dialect.Cluster) string {
+	if e.Kind.APIVersion == s.kind.APIVersion {
+		return col.Show(e.Doc, c)
+	}
+	own, err := pick(e.Kind, []string{col.Heading})
+	if err != nil {
+		return ""
+	}
+	return own[0].Show(e.Doc, c)
 }
 
 // measure makes the columns wide enough for rows. What comes later and is wider

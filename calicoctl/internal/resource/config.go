@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"calico.internal/calicoctl/internal/manifest"
+	"calico.internal/calicoctl/internal/manifest/settings"
 	"calico.internal/calicoctl/internal/manifest/tree"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/model"
@@ -31,6 +33,22 @@ func (c Component) key(node, name string) model.Key {
 	return model.FelixConfigKey{Node: node, Name: name}
 }
 
+// names is what the settings of a component are called that this version knows.
+func (c Component) names() []string {
+	if c == BGP {
+		return settings.Known(settings.KindBGP)
+	}
+	return slices.Concat(settings.Known(settings.KindFelix), settings.Known(settings.KindCluster))
+}
+
+// warnUnregistered warns of the name of a node that is not there, which may come later; empty
+// is none.
+func (s *Store) warnUnregistered(ctx context.Context, node string) {
+	if node != "" && errors.Is(s.nodeExists(ctx, node), etcdstore.ErrNotFound) {
+		s.warnOnce(fmt.Sprintf("no node %s is registered: the setting has no effect until one is", node))
+	}
+}
+
 // Raw reads a raw setting, of a node or (node empty) of all; nil when it is not set.
 func (s *Store) Raw(ctx context.Context, c Component, node, name string) (*string, error) {
 	e, err := s.etcd.Get(ctx, c.key(node, name))
@@ -47,14 +65,18 @@ func (s *Store) Raw(ctx context.Context, c Component, node, name string) (*strin
 	return &setting.Value, nil
 }
 
-// SetRaw writes a raw setting as it is.
+// SetRaw writes a raw setting as it is. It warns of names that nothing here knows.
 func (s *Store) SetRaw(ctx context.Context, c Component, node, name, value string) error {
-	return s.put(ctx, raw{c, node, name, &value})
+	if known := c.names(); !slices.Contains(known, name) {
+		s.warnOnce(fmt.Sprintf("%s is no setting of %s that this version knows%s", name, c, tree.DidYouMean(name, known)))
+	}
+	s.warnUnregistered(ctx, node)
+	return s.put(ctx, raw{component: c, node: node, name: name, value: &value})
 }
 
 // UnsetRaw removes a raw setting.
 func (s *Store) UnsetRaw(ctx context.Context, c Component, node, name string) error {
-	return s.put(ctx, raw{c, node, name, nil})
+	return s.put(ctx, raw{component: c, node: node, name: name})
 }
 
 // errGUID refuses what would make all nodes hold what is in force.
@@ -66,13 +88,27 @@ type raw struct {
 	component  Component
 	node, name string
 	value      *string
+	// keep keeps what the stored value has, as JSON, and this one has no field for. What is to be
+	// removed then gets the default in its place.
+	keep     bool
+	standard string
 }
 
 // put writes settings in one transaction. What nothing acts on is refused, unless it is
 // stored so already.
-func (s *Store) put(ctx context.Context, settings ...raw) error {
+func (s *Store) put(ctx context.Context, all ...raw) error {
+	var others contest
+	for {
+		lost := s.putOnce(ctx, all)
+		if err := others.lost(ctx, lost); err != nil || lost == nil {
+			return err
+		}
+	}
+}
+
+func (s *Store) putOnce(ctx context.Context, all []raw) error {
 	var writes []etcdstore.Write
-	for _, r := range settings {
+	for _, r := range all {
 		key := r.component.key(r.node, r.name)
 		if key == guidKey {
 			return errGUID
@@ -80,19 +116,57 @@ func (s *Store) put(ctx context.Context, settings ...raw) error {
 		if err := s.unservedSetting(ctx, r); err != nil {
 			return err
 		}
-		var w etcdstore.Write
-		var err error
-		if r.value == nil {
-			w, err = etcdstore.DeleteWrite(key, 0)
-		} else {
-			w, err = etcdstore.PutWrite(key, &model.Setting{Of: key.Kind(), Value: *r.value})
-		}
+		w, err := s.rawWrite(ctx, key, r)
 		if err != nil {
 			return err
 		}
 		writes = append(writes, w)
 	}
 	return s.write(ctx, writes...)
+}
+
+// rawWrite is the write of a raw setting. One that keeps a part of what is stored depends on
+// that.
+func (s *Store) rawWrite(ctx context.Context, key model.Key, r raw) (etcdstore.Write, error) {
+	switch {
+	case r.value == nil && r.keep:
+		return s.rawRemoval(ctx, key, r.standard)
+	case r.value == nil:
+		return etcdstore.DeleteWrite(key, 0)
+	}
+	next := &model.Setting{Of: key.Kind(), Value: *r.value}
+	if !r.keep {
+		return etcdstore.PutWrite(key, next)
+	}
+	e, err := s.etcd.Get(ctx, key)
+	switch old, _ := e.Value.(*model.Setting); {
+	case errors.Is(err, etcdstore.ErrNotFound):
+		return etcdstore.CreateWrite(key, next)
+	case err != nil && !errors.Is(err, etcdstore.ErrUnreadable):
+		return etcdstore.Write{}, err
+	case old == nil: // nothing of it can be kept
+		return etcdstore.PutWrite(key, next)
+	default:
+		next.Value = settings.KeepUnknown(old.Value, next.Value)
+		return etcdstore.UpdateWrite(key, next, e.Revision)
+	}
+}
+
+// rawRemoval removes a raw setting, but for what a newer program has written there, which stays
+// beside the default.
+func (s *Store) rawRemoval(ctx context.Context, key model.Key, standard string) (etcdstore.Write, error) {
+	e, err := s.etcd.Get(ctx, key)
+	old, _ := e.Value.(*model.Setting)
+	switch {
+	case err != nil && !errors.Is(err, etcdstore.ErrNotFound) && !errors.Is(err, etcdstore.ErrUnreadable):
+		return etcdstore.Write{}, err
+	case err != nil || old == nil:
+		return etcdstore.DeleteWrite(key, 0)
+	}
+	if kept := settings.KeepUnknown(old.Value, standard); kept != standard {
+		return etcdstore.UpdateWrite(key, &model.Setting{Of: key.Kind(), Value: kept}, e.Revision)
+	}
+	return etcdstore.DeleteWrite(key, e.Revision)
 }
 
 func (s *Store) unservedSetting(ctx context.Context, r raw) error {
@@ -160,7 +234,8 @@ func Settings() []Setting {
 			keys:  []settingKey{{BGP, "node_mesh"}},
 			parse: onOff(`{"enabled":true}`, `{"enabled":false}`),
 			show: func(raw string) string {
-				return onIf(strings.Contains(strings.ReplaceAll(raw, " ", ""), `"enabled":true`))
+				enabled, err := settings.ParseMesh(raw)
+				return onIf(enabled && err == nil)
 			},
 		},
 		{
@@ -220,18 +295,23 @@ func (st Setting) Parse(value string) ([]string, error) { return st.parse(string
 
 // Set stores a setting's raw values, as Parse made them.
 func (s *Store) Set(ctx context.Context, st Setting, node string, values []string) error {
+	s.warnUnregistered(ctx, node)
 	writes := make([]raw, len(st.keys))
 	for i, k := range st.keys {
-		writes[i] = raw{k.component, node, k.name, &values[i]}
+		writes[i] = raw{component: k.component, node: node, name: k.name, value: &values[i], keep: true}
 	}
 	return s.put(ctx, writes...)
 }
 
 // Unset removes a setting, so that the default, or for a node the global value, holds.
 func (s *Store) Unset(ctx context.Context, st Setting, node string) error {
+	standard, err := st.Parse(st.Default)
+	if err != nil {
+		return err
+	}
 	var writes []raw
-	for _, k := range st.keys {
-		writes = append(writes, raw{k.component, node, k.name, nil})
+	for i, k := range st.keys {
+		writes = append(writes, raw{component: k.component, node: node, name: k.name, keep: true, standard: standard[i]})
 	}
 	return s.put(ctx, writes...)
 }

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"calico.internal/calicoctl/internal/manifest"
 	"calico.internal/libcalico/etcdstore"
@@ -22,11 +21,6 @@ type use struct {
 	// deletion all the same.
 	by, cure, effect string
 }
-
-// maxStill is how many keys etcd is asked to look at within the transaction that
-// deletes, which holds up everybody's writes for that long. Beyond it a deletion rests
-// on a list that was read just before.
-const maxStill = 5000
 
 // users finds who uses objects that are to be deleted.
 type users struct {
@@ -188,12 +182,23 @@ func (u *users) ofEndpoints(ctx context.Context, keys []model.Key) error {
 		said, ok := status.Value.(*model.EndpointStatus)
 		if down := ok && said.Status != model.EndpointUp; len(lives.entries) > 0 && !down && u.found[k].value != nil {
 			u.uses[k] = use{
-				by: "is on a node that is alive", cure: "remove its container instead",
+				by: "is on a node that is alive" + containerOf(u.found[k].value), cure: "remove its container instead",
 				effect: "its container is cut off, if it still runs",
 			}
 		}
 	}
 	return nil
+}
+
+// containerName is the annotation in which the plugin says which container has an endpoint.
+const containerName = "org.projectcalico.docker.container-name"
+
+// containerOf names the container of an endpoint, where that is known.
+func containerOf(v model.Resource) string {
+	if meta := model.MetadataOf(v); meta != nil && meta.Annotations[containerName] != "" {
+		return " (container " + meta.Annotations[containerName] + ")"
+	}
+	return ""
 }
 
 func livenessPrefix(node string) string {
@@ -207,7 +212,7 @@ func workloadPrefix(node string) string {
 }
 
 // ofPools finds pools with addresses in use. That none comes into use is up to
-// [Store.deletePool]: it disables the pool first.
+// [Store.deletePool]: it marks the pool first.
 func (u *users) ofPools(ctx context.Context, keys []model.Key) error {
 	for _, k := range keys {
 		cidr := k.(model.IPPoolKey).CIDR
@@ -216,18 +221,22 @@ func (u *users) ofPools(ctx context.Context, keys []model.Key) error {
 			return err
 		}
 		if n > 0 {
-			u.uses[k] = useOfPool(n)
+			u.uses[k] = useOfPool(n, u.found[k].value)
 		}
 	}
 	return nil
 }
 
-func useOfPool(addresses int) use {
-	return use{
+func useOfPool(addresses int, pool model.Resource) use {
+	u := use{
 		by:     "has " + counted(addresses, "address", "addresses") + " in use",
 		cure:   "disable it (spec.disabled) and move its containers to another pool first",
-		effect: "they stay in use, but without the pool's routes and NAT their containers are cut off from other hosts",
+		effect: "what is in use stays, and keeps its routes, until its container ends",
 	}
+	if p, ok := pool.(*model.IPPool); ok && p.Masquerade {
+		u.effect += "; the pool's NAT for what goes outside is gone"
+	}
+	return u
 }
 
 // naming is an endpoint of a node that names some of the profiles in question, or none.
@@ -404,63 +413,6 @@ func stillAll(k model.Key, revision int64, kinds ...model.Kind) []etcdstore.Writ
 		}
 	}
 	return out
-}
-
-// deletePool deletes the pool that is the first of the objects. Before, it makes sure that
-// no new address comes from it: the pool is disabled, and enabled again when it is not
-// deleted in the end, as when an address came into use before or whoever deletes it leaves.
-func (s *Store) deletePool(ctx context.Context, todo deletions) ([]Outcome, error) {
-	k, _ := todo.objects[0].Key.(model.IPPoolKey)
-	pool, ok := todo.found[k].value.(*model.IPPool)
-	if !ok || pool.Disabled {
-		return s.deleteOne(ctx, todo, func() error { return s.ipam.ReleasePool(ctx, k.CIDR) })
-	}
-	disabled := *pool
-	disabled.Disabled = true
-	revision, err := s.updatePool(ctx, k, &disabled, 0)
-	if err != nil {
-		return nil, fmt.Errorf("delete %s: %w", k, err)
-	}
-	done, err := s.deleteOne(ctx, todo, func() error { return s.emptyPool(ctx, k, todo.force) })
-	if err != nil {
-		err = errors.Join(err, s.enableAgain(ctx, k, pool, revision))
-	}
-	return done, err
-}
-
-// emptyPool gives back the nodes' claims on the blocks of a pool that has just been
-// disabled. Addresses in use stay in use, and stand against it unless it is forced.
-func (s *Store) emptyPool(ctx context.Context, k model.IPPoolKey, force bool) error {
-	if !force {
-		n, err := s.ipam.InUse(ctx, k.CIDR)
-		switch {
-		case err != nil:
-			return err
-		case n > 0:
-			return useOfPool(n).refusal(k)
-		}
-	}
-	return s.ipam.ReleasePool(ctx, k.CIDR)
-}
-
-// enableAgain undoes the disabling of a pool that was not deleted.
-func (s *Store) enableAgain(ctx context.Context, k model.IPPoolKey, enabled *model.IPPool, revision int64) error {
-	_, err := s.updatePool(ctx, k, enabled, revision)
-	if err != nil && !errors.Is(err, etcdstore.ErrNotFound) {
-		return fmt.Errorf("the pool is left disabled: %w", err)
-	}
-	return nil
-}
-
-// updateTimeout bounds the time that a pool's update takes.
-const updateTimeout = 5 * time.Second
-
-// updatePool writes a pool also when ctx ends: one that is given up half-way may have been
-// done all the same.
-func (s *Store) updatePool(ctx context.Context, k model.IPPoolKey, pool *model.IPPool, revision int64) (int64, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), updateTimeout)
-	defer cancel()
-	return s.etcd.Update(ctx, k, pool, revision)
 }
 
 // counted is a number with its noun.

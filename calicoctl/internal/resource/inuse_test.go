@@ -62,15 +62,15 @@ func TestDeletionDecidesInItsTransaction(t *testing.T) {
 			if _, err := s.Write(ctx, Create, objs); err != nil {
 				t.Fatal(err)
 			}
-			todo, _, err := s.deletable(ctx, objs, Deletion{})
+			todo, err := s.deletable(ctx, objs, Deletion{})
 			if err != nil {
 				t.Fatal(err)
 			}
 			if _, err := s.etcd.Create(ctx, tc.came, tc.as); err != nil {
 				t.Fatal(err)
 			}
-			if done, err := s.deleteNext(ctx, todo); !errors.Is(err, etcdstore.ErrConflict) || len(done) > 0 {
-				t.Errorf("deleted %v, error %v, want a conflict", done, err)
+			if n, err := s.deleteNext(ctx, todo); !errors.Is(err, etcdstore.ErrConflict) || n > 0 {
+				t.Errorf("deleted %d, error %v, want a conflict", n, err)
 			}
 			if _, err := s.Delete(ctx, objs, Deletion{}); err == nil || !strings.Contains(err.Error(), tc.want) {
 				t.Errorf("error %v, want %q", err, tc.want)
@@ -82,6 +82,73 @@ func TestDeletionDecidesInItsTransaction(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestDeletionRestsOnWhatItRead lets somebody change an object between the look and its
+// deletion: the next look decides by what it holds by then. A forced deletion does not care.
+func TestDeletionRestsOnWhatItRead(t *testing.T) {
+	set := model.NetworkSetKey{Name: "s"}
+	nets := []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
+	rule := model.Rule{Action: model.ActionDeny, Source: model.Match{Selector: "kind == 'bad'"}}
+	given := netip.MustParseAddr("192.168.3.6")
+	for _, tc := range []struct {
+		name, doc string
+		key       model.Key
+		as        model.Resource
+		refusal   string // of the next look; it deletes when there is none
+	}{
+		{
+			"a set gets the label that a rule selects", v3Manifest("GlobalNetworkSet", "metadata: {name: s}, spec: {nets: [203.0.113.0/24]}"),
+			set, &model.NetworkSet{Labels: map[string]string{"kind": "bad"}, Nets: nets}, "networkSet(name=s) is selected by rules of policy(name=p); ",
+		},
+		{
+			"an endpoint gets an address", endpointManifest, endpointKey,
+			&model.WorkloadEndpoint{State: "active", Interface: "cali0", IPv4Nets: []netip.Prefix{netip.PrefixFrom(given, 32)}}, "",
+		},
+	} {
+		for _, how := range []Deletion{{}, {Force: true}} {
+			t.Run(fmt.Sprintf("%s, forced %t", tc.name, how.Force), func(t *testing.T) {
+				s, ctx, objs := newStore(t), t.Context(), objects(t, tc.doc)
+				if _, err := s.Write(ctx, Create, append(objects(t, poolManifest), objs...)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := s.etcd.Create(ctx, model.PolicyKey{Name: "p"}, &model.Policy{InboundRules: []model.Rule{rule}}); err != nil {
+					t.Fatal(err)
+				}
+				node := ipam.New(s.etcd, "h0")
+				if err := node.Assign(ctx, given, ipam.Owner{}); err != nil {
+					t.Fatal(err)
+				}
+				todo, err := s.deletable(ctx, objs, how)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := s.etcd.Update(ctx, tc.key, tc.as, 0); err != nil {
+					t.Fatal(err)
+				}
+				n, err := s.deleteNext(ctx, todo)
+				if how.Force {
+					if n != 1 || err != nil {
+						t.Errorf("deleted %d, %v", n, err)
+					}
+					return
+				}
+				if !errors.Is(err, etcdstore.ErrConflict) || n > 0 {
+					t.Errorf("deleted %d, error %v, want a conflict", n, err)
+				}
+				_, err = s.Delete(ctx, objs, how)
+				if tc.refusal != "" {
+					if err == nil || !strings.Contains(err.Error(), tc.refusal) {
+						t.Errorf("error %v, want %q", err, tc.refusal)
+					}
+					return
+				}
+				if _, lookup := node.Lookup(ctx, given); err != nil || !errors.Is(lookup, ipam.ErrNotAssigned) {
+					t.Errorf("deleted: %v; its address: %v", err, lookup)
+				}
+			})
+		}
 	}
 }
 
@@ -185,7 +252,7 @@ func TestPoolComesIntoUse(t *testing.T) {
 	if _, err := s.Write(ctx, Create, objs); err != nil {
 		t.Fatal(err)
 	}
-	todo, _, err := s.deletable(ctx, objs, Deletion{})
+	todo, err := s.deletable(ctx, objs, Deletion{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +281,7 @@ func TestPoolDeletionBreaksOff(t *testing.T) {
 		{"interrupted", Deletion{}, cancelOnceDisabled, context.Canceled},
 		{"interrupted, forced", Deletion{Force: true}, cancelOnceDisabled, context.Canceled},
 		{"locked meanwhile", Deletion{}, func(t *testing.T, s *Store, _ context.CancelFunc) {
-			if _, err := s.Lock(t.Context()); err != nil {
+			if _, err := s.Lock(t.Context(), &model.Lock{By: "ann@host1"}); err != nil {
 				t.Error(err)
 			}
 		}, etcdstore.ErrLocked},
@@ -226,7 +293,7 @@ func TestPoolDeletionBreaksOff(t *testing.T) {
 				t.Fatal(err)
 			}
 			claimBlocks(t, s, 100) // to give back all of them takes a while
-			todo, _, err := s.deletable(t.Context(), objs, tc.how)
+			todo, err := s.deletable(t.Context(), objs, tc.how)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -25,8 +25,19 @@ func (s *Store) IPAMConfig(ctx context.Context) (*model.IPAMConfig, int64, error
 	return e.Value.(*model.IPAMConfig), e.Revision, nil
 }
 
-// ChangeIPAMConfig changes it, unless somebody else does at the same time.
+// ChangeIPAMConfig changes it; change is called again when somebody else does at the same
+// time.
 func (s *Store) ChangeIPAMConfig(ctx context.Context, change func(*model.IPAMConfig)) error {
+	var others contest
+	for {
+		lost := s.changeIPAMConfig(ctx, change)
+		if err := others.lost(ctx, lost); err != nil || lost == nil {
+			return err
+		}
+	}
+}
+
+func (s *Store) changeIPAMConfig(ctx context.Context, change func(*model.IPAMConfig)) error {
 	c, rev, err := s.IPAMConfig(ctx)
 	if err != nil {
 		return err
@@ -106,6 +117,9 @@ func after(p netip.Prefix) netip.Prefix {
 	a, _ := netip.AddrFromSlice(b) // it has the length that it had
 	return netip.PrefixFrom(a, p.Bits())
 }
+
+// Try fails as [Split.Do] would now because of the datastore.
+func (sp *Split) Try(ctx context.Context, s *Store) error { return s.mayWrite(ctx) }
 
 // Do puts the parts in the place of the pool, in one transaction, so that there is no
 // moment without a pool; it fails when the pool has changed since it was planned.

@@ -29,7 +29,7 @@ func (s *Store) AllowTaken() { s.allowTaken = true }
 // checkPlaces refuses new pools over what hosts have for themselves, as far as that is
 // known here: by the store, and by this machine if it is a node. Of other pools, and of
 // what an operator's own machine is connected to, there is a warning.
-func (s *Store) checkPlaces(ctx context.Context, steps []step) []error {
+func (s *Store) checkPlaces(ctx context.Context, steps []step, _ *rests) []error {
 	var taken, here []localnet.Place
 	var faults []error
 	for _, st := range steps {
@@ -47,7 +47,7 @@ func (s *Store) checkPlaces(ctx context.Context, steps []step) []error {
 		switch {
 		case covers == "":
 		case st.did == Created && !s.allowTaken:
-			faults = append(faults, fmt.Errorf("%s covers %s: choose a range that no host has a part of, or use --force",
+			faults = append(faults, clashOf(st.object.Key, "%s covers %s: choose a range that no host has a part of, or use --force",
 				st.object.Shown(), covers))
 		default:
 			s.warnOnce(fmt.Sprintf("%s covers %s: no address comes from its blocks there", st.object.Shown(), covers))

@@ -20,102 +20,81 @@ type Change struct {
 }
 
 // Plan says what [Store.Write] would do now, and writes nothing. It fails and warns as a
-// write would.
+// write would, but for what stands against all writes to the datastore ([Store.Try]).
 func (s *Store) Plan(ctx context.Context, mode Mode, objects []manifest.Object) ([]Change, error) {
-	steps, err := s.plan(ctx, mode, objects)
+	todo, err := s.plan(ctx, mode, objects)
 	if err != nil {
 		return nil, err
 	}
-	s.review(ctx, steps)
-	out := make([]Change, len(steps))
-	for i, st := range steps {
-		if meta := model.MetadataOf(st.object.Value); meta != nil && st.did == Created {
-			// What a new resource gets is made when it is written.
+	s.review(ctx, todo.steps)
+	return todo.changes(objects), nil
+}
+
+// Try is [Store.Write], or with atomic [Store.WriteAtomically], that writes nothing: it fails
+// and warns as that would now.
+func (s *Store) Try(ctx context.Context, mode Mode, objects []manifest.Object, atomic bool) ([]Change, error) {
+	todo, err := s.plan(ctx, mode, objects)
+	if err != nil {
+		return nil, err
+	}
+	s.review(ctx, todo.steps)
+	if atomic {
+		if err := fitsOne(todo); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.tried(ctx, todo); err != nil {
+		return nil, err
+	}
+	return todo.changes(objects), nil
+}
+
+// tried fails if the writes of a plan would, because of the datastore.
+func (s *Store) tried(ctx context.Context, todo plan) error {
+	if changes(todo.steps) == 0 {
+		return nil
+	}
+	return s.mayWrite(ctx)
+}
+
+// changes is what a plan makes of the objects that it was made for.
+func (todo plan) changes(objects []manifest.Object) []Change {
+	out := make([]Change, len(objects))
+	for _, st := range todo.steps {
+		was := model.MetadataOf(st.old)
+		if meta := model.MetadataOf(st.object.Value); meta != nil && (st.did == Created || was != nil && was.UID == "") {
+			// What a resource gets is made when it is written.
 			meta.UID, meta.CreationTimestamp = "", time.Time{}
 		}
-		out[i] = Change{Outcome{st.object, st.did}, st.old}
+		out[st.at] = Change{Outcome{st.object, st.did, st.at}, st.old}
 	}
-	return out, nil
+	return out
 }
 
-// PlanDelete says what [Store.Delete] would do now, and deletes nothing. It fails as a
+// TryDelete says what [Store.Delete] would do now, and deletes nothing. It fails as a
 // deletion would.
-func (s *Store) PlanDelete(ctx context.Context, objects []manifest.Object, how Deletion) ([]Change, error) {
-	todo, done, err := s.deletable(ctx, objects, how)
+func (s *Store) TryDelete(ctx context.Context, objects []manifest.Object, how Deletion) ([]Change, error) {
+	todo, err := s.deletable(ctx, objects, how)
+	if err == nil {
+		err = s.mayWrite(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
-	out := make([]Change, 0, len(todo.objects)+len(done))
-	for _, o := range done {
-		out = append(out, Change{Outcome: o})
-	}
-	for _, o := range todo.objects {
-		e, exists := todo.found[o.Key]
-		did := Deleted
-		if !exists {
-			did = Skipped
-		}
-		out = append(out, Change{Outcome{o, did}, e.value})
+	out := make([]Change, len(objects))
+	for _, t := range todo.targets {
+		out[t.at] = Change{Outcome{t.object, t.did(), t.at}, t.stored.value}
 	}
 	return out, nil
 }
 
-// maxAtomicSize is etcd's limit for a transaction less room for what frames the values.
-const maxAtomicSize = 3<<19 - 64<<10
-
-// WriteAtomically is like [Store.Write], but does everything in one transaction: what
-// is too much for one is refused before anything is written.
-func (s *Store) WriteAtomically(ctx context.Context, mode Mode, objects []manifest.Object) ([]Outcome, error) {
-	for retries := 0; ; retries++ {
-		steps, err := s.plan(ctx, mode, objects)
-		if err != nil {
-			return nil, err
-		}
-		s.review(ctx, steps)
-		err = s.commitAtomically(ctx, steps)
-		if errors.Is(err, etcdstore.ErrConflict) && retries < maxRetries {
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		done := make([]Outcome, len(steps))
-		for i, st := range steps {
-			done[i] = Outcome{st.object, st.did}
-		}
-		return done, nil
-	}
-}
-
-func (s *Store) commitAtomically(ctx context.Context, steps []step) error {
-	ops, size := 1, 0 // one for the lock
-	for _, st := range steps {
-		ops, size = ops+st.ops, size+st.size
-	}
-	if ops > etcdstore.MaxTxnOps || size > maxAtomicSize {
-		return fmt.Errorf("%d changes need a transaction of %d keys and %d KiB, and etcd allows %d keys and %d KiB; "+
-			"nothing was written: split the file, or do without --atomic",
-			changes(steps), ops, size>>10, etcdstore.MaxTxnOps, maxAtomicSize>>10)
-	}
-	return s.write(ctx, writesOf(steps)...)
-}
-
-func changes(steps []step) int {
-	n := 0
-	for _, st := range steps {
-		if len(st.writes) > 0 {
-			n++
-		}
-	}
-	return n
-}
-
-// Modify changes one object that exists. change is given its key and what is stored, must leave
-// that as it is, and returns the whole new value; it is called again when someone else
-// wrote in between. With dryRun nothing is written. What the object's dialect cannot
+// Modify changes one object that exists. change is given it with its key, and what is stored,
+// which it must leave as it is; it returns the object with the whole new value, and maybe the
+// revision that this is for. It is called again when someone else wrote in between. With
+// dryRun nothing is written. What the object's dialect cannot
 // say is kept when carry is set.
 func (s *Store) Modify(ctx context.Context, o manifest.Object, carry, dryRun bool,
-	change func(k model.Key, old model.Resource) (model.Resource, error),
+	change func(o manifest.Object, old model.Resource) (manifest.Object, error),
 ) (Change, error) {
 	mode := overwrite
 	if carry {
@@ -132,32 +111,37 @@ func (s *Store) Modify(ctx context.Context, o manifest.Object, carry, dryRun boo
 	if o.Kind.ReadOnly != "" {
 		return Change{}, fmt.Errorf("%s: %s", o.Key, o.Kind.ReadOnly)
 	}
-	for retries := 0; ; retries++ {
+	var others contest
+	for {
 		found, err := s.read(ctx, []manifest.Object{o})
 		if err != nil {
 			return Change{}, err
 		}
-		old, exists := found[o.Key]
+		old := found[o.Key]
 		switch {
-		case !exists:
+		case !old.exists():
 			return Change{}, Missing(o.Key)
 		case old.value == nil:
 			return Change{}, Unreadable(o.Key, old.err)
 		}
-		if o.Value, err = change(o.Key, old.value); err != nil {
-			return Change{}, err
-		}
-		steps, err := s.compare(ctx, mode, []manifest.Object{o}, found)
+		next, err := change(o, old.value)
 		if err != nil {
 			return Change{}, err
 		}
-		s.review(ctx, steps)
-		if !dryRun {
-			_, err = s.commit(ctx, steps)
+		todo, err := s.compare(ctx, mode, []manifest.Object{next}, found)
+		if err != nil {
+			return Change{}, err
 		}
-		if errors.Is(err, etcdstore.ErrConflict) && retries < maxRetries {
+		s.review(ctx, todo.steps)
+		if dryRun {
+			err = s.tried(ctx, todo)
+		} else {
+			_, err = s.commit(ctx, todo)
+		}
+		conflict := errors.Is(err, etcdstore.ErrConflict)
+		if err = others.lost(ctx, err); err == nil && conflict {
 			continue
 		}
-		return Change{Outcome{o, steps[0].did}, old.value}, err
+		return Change{Outcome{todo.steps[0].object, todo.steps[0].did, 0}, old.value}, err
 	}
 }

@@ -7,16 +7,18 @@ import (
 	"testing"
 	"time"
 
+	"calico.internal/calicoctl/internal/manifest"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/model"
 )
 
 // addTag is a modification that adds a tag to a profile.
-func addTag(tag string) func(model.Key, model.Resource) (model.Resource, error) {
-	return func(_ model.Key, old model.Resource) (model.Resource, error) {
+func addTag(tag string) func(manifest.Object, model.Resource) (manifest.Object, error) {
+	return func(o manifest.Object, old model.Resource) (manifest.Object, error) {
 		p := *old.(*model.Profile)
 		p.Tags = append(append([]string{}, p.Tags...), tag)
-		return &p, nil
+		o.Value = &p
+		return o, nil
 	}
 }
 
@@ -62,11 +64,11 @@ func TestLockedMeanwhile(t *testing.T) {
 	if _, err := s.Write(ctx, Create, objs); err != nil {
 		t.Fatal(err)
 	}
-	_, err := s.Modify(ctx, objs[0], true, false, func(k model.Key, old model.Resource) (model.Resource, error) {
-		if changed, err := s.Lock(ctx); err != nil || !changed {
-			return nil, errors.Join(err, errors.New("the lock was there"))
+	_, err := s.Modify(ctx, objs[0], true, false, func(o manifest.Object, old model.Resource) (manifest.Object, error) {
+		if done, err := s.Lock(ctx, &model.Lock{By: "ann@host1"}); err != nil || !done.Changed {
+			return o, errors.Join(err, errors.New("the lock was there"))
 		}
-		return addTag("a")(k, old)
+		return addTag("a")(o, old)
 	})
 	if !errors.Is(err, etcdstore.ErrLocked) {
 		t.Errorf("error %v, want %v", err, etcdstore.ErrLocked)
@@ -84,11 +86,39 @@ func TestLockedMeanwhile(t *testing.T) {
 	if _, err := s.Plan(ctx, Apply, objs); err != nil {
 		t.Errorf("a plan is refused: %v", err)
 	}
-	if _, err := s.Unlock(ctx, Unlocking{NewGUID: "new"}); err != nil {
-		t.Fatal(err)
+	if done, err := s.Lock(ctx, &model.Lock{By: "bob@host2"}); err != nil || done.Changed || done.By == nil || done.By.By != "ann@host1" {
+		t.Errorf("locked twice: %+v, %v", done, err)
+	}
+	if done, err := s.Unlock(ctx, Unlocking{NewGUID: "new"}); err != nil || done.By == nil || done.By.By != "ann@host1" {
+		t.Fatalf("unlocked: %+v, %v", done, err)
 	}
 	if _, err := s.Delete(ctx, objs, Deletion{}); err != nil {
 		t.Errorf("after unlocking: %v", err)
+	}
+}
+
+// TestTheFirstNodeStartsMeanwhile has a write that finds no Ready flag, which then comes.
+func TestTheFirstNodeStartsMeanwhile(t *testing.T) {
+	s, ctx := newStore(t), t.Context()
+	if _, err := s.Etcd().Raw().Delete(ctx, model.Paths(model.ReadyKey{})[0]); err != nil {
+		t.Fatal(err)
+	}
+	w, err := etcdstore.CreateWrite(model.TierKey{Name: "t"}, &model.Tier{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tries := 0
+	err = s.writeBy(ctx, func(ctx context.Context, writes ...etcdstore.Write) (int64, error) {
+		if tries++; tries == 1 {
+			yes := model.Ready(true)
+			if _, err := s.etcd.Create(ctx, model.ReadyKey{}, &yes); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return s.etcd.Commit(ctx, writes...)
+	}, w)
+	if err != nil || tries != 2 {
+		t.Errorf("after %d tries: %v", tries, err)
 	}
 }
 
@@ -138,7 +168,7 @@ func TestWatch(t *testing.T) {
 		func() error { cancel(); return nil },
 	}
 	var got []string
-	err := s.Watch(ctx, model.KindProfile, func(k model.Key) bool { return k == objs[0].Key }, func(events []Event, lost error) error {
+	err := s.Watch(ctx, Watched{Kind: model.KindProfile}, func(k model.Key) bool { return k == objs[0].Key }, func(events []Event, lost error) error {
 		for _, e := range events {
 			got = append(got, e.Type)
 		}

@@ -10,19 +10,20 @@ import (
 	"calico.internal/libcalico/store"
 )
 
-// fewObjects is up to how many objects of a kind are read one by one.
-const fewObjects = 8
-
 // stored is a resource as the store has it.
 type stored struct {
 	// value is nil when what is stored cannot be read at all.
 	value model.Resource
-	// err says why.
-	err error
-	// revision is 0 when what is stored cannot be used; such a value is overwritten
-	// without more ado.
+	// err says why, or why it is not in force.
+	err      error
 	revision int64
+	// rest is set of settings that do not exist for anybody: what is stored of them all
+	// the same, and at which revisions.
+	rest map[model.Key]int64
 }
+
+// exists reports whether there is anything to show.
+func (s stored) exists() bool { return s.revision != 0 }
 
 // read returns what is stored of the objects' keys.
 func (s *Store) read(ctx context.Context, objects []manifest.Object) (map[model.Key]stored, error) {
@@ -43,40 +44,14 @@ func (s *Store) readKind(ctx context.Context, kind model.Kind, keys []model.Key,
 	if isSettings(kind) {
 		return s.readSettings(ctx, kind, keys, out)
 	}
-	if len(keys) <= fewObjects {
-		for _, k := range keys {
-			if err := s.readOne(ctx, k, out); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	wanted := map[model.Key]bool{}
-	for _, k := range keys {
-		wanted[k] = true
-	}
-	entries, _, bad, err := s.etcd.List(ctx, kind, func(k model.Key) bool { return wanted[k] })
+	entries, bad, err := s.etcd.GetAll(ctx, keys)
 	for _, e := range entries {
 		out[e.Key] = stored{value: e.Value, revision: e.Revision}
 	}
 	for _, b := range bad {
-		out[b.Key] = stored{value: b.Value, err: b.Err}
+		out[b.Key] = stored{value: b.Value, err: b.Err, revision: b.Revision}
 	}
 	return err
-}
-
-func (s *Store) readOne(ctx context.Context, k model.Key, out map[model.Key]stored) error {
-	e, err := s.etcd.Get(ctx, k)
-	switch {
-	case errors.Is(err, etcdstore.ErrNotFound):
-	case errors.Is(err, etcdstore.ErrUnavailable), errors.Is(err, etcdstore.ErrUnauthorized), ctx.Err() != nil:
-		return err
-	case err != nil:
-		out[k] = stored{err: err}
-	default:
-		out[k] = stored{value: e.Value, revision: e.Revision}
-	}
-	return nil
 }
 
 // Get returns the resources of the given keys, in their order, or says which of them
@@ -96,9 +71,9 @@ func (s *Store) Get(ctx context.Context, objects []manifest.Object) ([]etcdstore
 		faults = append(faults, Missing(o.Key))
 	}
 	for _, o := range objects {
-		e, ok := found[o.Key]
+		e := found[o.Key]
 		switch {
-		case !ok:
+		case !e.exists():
 			faults = append(faults, Missing(o.Key))
 		case e.value == nil:
 			faults = append(faults, Unreadable(o.Key, e.err))

@@ -157,7 +157,7 @@ func TestAllOrNothing(t *testing.T) {
 
 // TestInvalidStoredValue checks that what cannot be read can be replaced and deleted.
 func TestInvalidStoredValue(t *testing.T) {
-	for _, n := range []int{1, fewObjects + 1} {
+	for _, n := range []int{1, etcdstore.MaxTxnOps} {
 		t.Run(fmt.Sprint(n), func(t *testing.T) {
 			s, ctx := newStore(t), t.Context()
 			path := model.Paths(model.ProfileKey{Name: "p0"})[0]
@@ -258,15 +258,15 @@ func TestConflictsAmongResources(t *testing.T) {
 func TestPartialSuccess(t *testing.T) {
 	s := newStore(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	steps, err := s.plan(ctx, Create, objects(t, profiles(60, "a")))
+	todo, err := s.plan(ctx, Create, objects(t, profiles(60, "a")))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n, err := s.commit(ctx, steps[:len(batch(steps))]); err != nil || n != 33 {
+	if n, err := s.commit(ctx, plan{steps: batch(todo.steps)}); err != nil || n != 33 {
 		t.Fatalf("first transaction: %d done, error %v", n, err)
 	}
 	cancel()
-	if n, err := s.commit(ctx, steps[33:]); n != 0 || !errors.Is(err, context.Canceled) {
+	if n, err := s.commit(ctx, plan{steps: todo.steps[33:]}); n != 0 || !errors.Is(err, context.Canceled) {
 		t.Errorf("after the end: %d done, error %v", n, err)
 	}
 }

@@ -5,8 +5,20 @@ import (
 	"fmt"
 	"time"
 
+	"calico.internal/calicoctl/internal/manifest"
 	"calico.internal/libcalico/model"
 )
+
+// dropIdentity takes away the identity that a document brings for a new resource: it is
+// another one's.
+func dropIdentity(o manifest.Object) (warnings []string) {
+	meta := model.MetadataOf(o.Value)
+	if meta == nil || meta.UID == "" && meta.CreationTimestamp.IsZero() {
+		return nil
+	}
+	meta.UID, meta.CreationTimestamp = "", time.Time{}
+	return []string{o.Shown().String() + ": metadata.uid and metadata.creationTimestamp are made when a resource is created; those of the file are dropped"}
+}
 
 // stamp gives a new resource the identity that the store keeps for it: a random UID
 // (RFC 9562, version 4) and the time of its creation. The v1 dialect does not show

@@ -1,6 +1,8 @@
 package transfer
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -22,62 +24,55 @@ type V2 struct {
 	Username, Password            string
 }
 
-// v2Node is a key of the v2 API.
-type v2Node struct {
-	Key        string   `json:"key"`
-	Value      string   `json:"value"`
-	Dir        bool     `json:"dir"`
-	Expiration string   `json:"expiration"`
-	Nodes      []v2Node `json:"nodes"`
-}
-
-type v2Answer struct {
-	Node      *v2Node `json:"node"`
-	ErrorCode int     `json:"errorCode"`
-	Message   string  `json:"message"`
-	Cause     string  `json:"cause"`
-}
-
 const (
 	v2Root    = "/v2/keys/calico"
 	v2Timeout = 60 * time.Second
 	// v2NotFound is etcd's EcodeKeyNotFound.
 	v2NotFound = 100
+	// v2Refusal is how much is read of an answer that nothing was found.
+	v2Refusal = 64 << 10
 )
 
-// ReadV2 reads the tree /calico over the v2 API.
-func ReadV2(ctx context.Context, from V2) (Dump, error) {
-	base, err := url.Parse(from.URL)
+// Fetch writes the answer of the v2 API about the tree /calico.
+func (v V2) Fetch(ctx context.Context, w io.Writer) error {
+	base, err := url.Parse(v.URL)
 	if err != nil || base.Host == "" || base.Scheme != "http" && base.Scheme != "https" {
-		return Dump{}, fmt.Errorf("%q is not the URL of an etcd, such as http://192.0.2.1:2379", from.URL)
+		return fmt.Errorf("%q is not the URL of an etcd, such as http://192.0.2.1:2379", v.URL)
 	}
-	transport, err := from.transport()
+	transport, err := v.transport()
 	if err != nil {
-		return Dump{}, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, v2Timeout)
 	defer cancel()
-	where := strings.TrimSuffix(from.URL, "/") + v2Root + "?recursive=true&quorum=true"
+	where := strings.TrimSuffix(v.URL, "/") + v2Root + "?recursive=true&quorum=true"
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, where, nil)
 	if err != nil {
-		return Dump{}, err
+		return err
 	}
-	if from.Username != "" {
-		req.SetBasicAuth(from.Username, from.Password)
+	if v.Username != "" {
+		req.SetBasicAuth(v.Username, v.Password)
 	}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	if err != nil {
-		return Dump{}, fmt.Errorf("read the old datastore: %w", err)
+		return fmt.Errorf("read the old datastore: %w", err)
 	}
 	defer resp.Body.Close() //nolint:errcheck // only read
-	data, err := io.ReadAll(resp.Body)
-	if err != nil {
-		return Dump{}, fmt.Errorf("read the old datastore: %w", err)
+	answer := io.Reader(resp.Body)
+	if resp.StatusCode == http.StatusNotFound {
+		text, err := io.ReadAll(io.LimitReader(resp.Body, v2Refusal))
+		if err == nil && !json.Valid(text) {
+			err = fmt.Errorf("the etcd at %s does not serve the v2 API: start it with --enable-v2", v.URL)
+		}
+		if err != nil {
+			return err
+		}
+		answer = bytes.NewReader(text)
 	}
-	if resp.StatusCode == http.StatusNotFound && !json.Valid(data) {
-		return Dump{}, fmt.Errorf("the etcd at %s does not serve the v2 API: start it with --enable-v2", from.URL)
+	if _, err := io.Copy(w, answer); err != nil {
+		return fmt.Errorf("read the old datastore: %w", err)
 	}
-	return ReadV2File(from.URL, data)
+	return nil
 }
 
 func (v V2) transport() (*http.Transport, error) {
@@ -102,37 +97,97 @@ func (v V2) transport() (*http.Transport, error) {
 	return &http.Transport{TLSClientConfig: cfg, Proxy: http.ProxyFromEnvironment}, nil
 }
 
-// ReadV2File reads an answer of the v2 API, as in
-// "curl http://…/v2/keys/calico?recursive=true". Keys that expire are left out.
-func ReadV2File(name string, data []byte) (Dump, error) {
-	var a v2Answer
-	if err := json.Unmarshal(data, &a); err != nil {
-		return Dump{}, fmt.Errorf("%s: not an answer of etcd's v2 API: %w", name, err)
-	}
-	switch {
-	case a.ErrorCode == v2NotFound:
-		return Dump{}, fmt.Errorf("%s holds no /calico", name)
-	case a.ErrorCode != 0:
-		return Dump{}, fmt.Errorf("%s: etcd says: %s (%s)", name, a.Message, a.Cause)
-	case a.Node == nil:
-		return Dump{}, fmt.Errorf("%s: not an answer of etcd's v2 API, which has a node with nodes", name)
-	}
-	d := Dump{Source: name, Values: map[string][]byte{}}
-	d.addV2(*a.Node)
-	if len(d.Values) == 0 {
-		return d, errors.New(name + " holds nothing of Calico")
-	}
-	return d, nil
+// V2File is a source that is an answer of the v2 API, as [V2.Fetch] writes it, or
+// "curl http://…/v2/keys/calico?recursive=true". Keys that expire are left out. Little of it is
+// in memory at a time.
+func V2File(name string, r io.ReadSeeker) (Source, error) {
+	return rereadable(name, r, readV2, name+" holds nothing of Calico")
 }
 
-func (d *Dump) addV2(n v2Node) {
-	switch {
-	case n.Expiration != "":
-	case n.Dir:
-		for _, child := range n.Nodes {
-			d.addV2(child)
+// readV2 calls f for all values of an answer of the v2 API.
+func readV2(name string, r io.Reader, f func(path string, value []byte) error) error {
+	dec := json.NewDecoder(bufio.NewReaderSize(r, fileBuffer))
+	walk := v2Walk{dec: dec, f: f}
+	var code int
+	var message, cause string
+	found := false
+	err := eachMember(dec, func(field string) error {
+		switch field {
+		case "node":
+			found = true
+			return walk.node()
+		case "errorCode":
+			return dec.Decode(&code)
+		case "message":
+			return dec.Decode(&message)
+		case "cause":
+			return dec.Decode(&cause)
+		default:
+			return dec.Decode(new(json.RawMessage))
 		}
-	default:
-		d.Values[n.Key] = []byte(n.Value)
+	})
+	if err == nil {
+		if _, more := dec.Token(); !errors.Is(more, io.EOF) {
+			err = errors.New("something follows after its end")
+		}
 	}
+	switch {
+	case walk.failed != nil:
+		return walk.failed
+	case errors.Is(err, io.EOF):
+		return fmt.Errorf("%s: not an answer of etcd's v2 API: %w", name, io.ErrUnexpectedEOF)
+	case err != nil:
+		return fmt.Errorf("%s: not an answer of etcd's v2 API: %w", name, err)
+	case code == v2NotFound:
+		return fmt.Errorf("%s holds no /calico", name)
+	case code != 0:
+		return fmt.Errorf("%s: etcd says: %s (%s)", name, message, cause)
+	case !found:
+		return fmt.Errorf("%s: not an answer of etcd's v2 API, which has a node with nodes", name)
+	}
+	return nil
+}
+
+// v2Walk goes through a tree of the v2 API.
+type v2Walk struct {
+	dec *json.Decoder
+	f   func(path string, value []byte) error
+	// failed is what f returned.
+	failed error
+}
+
+// node reads a key, with those below it.
+func (w *v2Walk) node() error {
+	var key, value, expiration string
+	var dir, below bool
+	err := eachMember(w.dec, func(field string) error {
+		switch field {
+		case "key":
+			return w.dec.Decode(&key)
+		case "value":
+			return w.dec.Decode(&value)
+		case "dir":
+			return w.dec.Decode(&dir)
+		case "expiration":
+			return w.dec.Decode(&expiration)
+		case "nodes":
+			if expiration != "" {
+				return w.dec.Decode(new(json.RawMessage))
+			}
+			below = true
+			return eachItem(w.dec, w.node)
+		default:
+			return w.dec.Decode(new(json.RawMessage))
+		}
+	})
+	switch {
+	case err != nil || dir && expiration == "":
+		return err
+	case expiration != "" && below:
+		return fmt.Errorf("%s: that it expires stands after its nodes; etcd writes it before", key)
+	case expiration != "":
+		return nil
+	}
+	w.failed = w.f(key, []byte(value))
+	return w.failed
 }

@@ -26,7 +26,7 @@ const (
 )
 
 func main() {
-	os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+	os.Exit(run(os.Args[1:], os.Getenv, os.Stdout, logattr.Lossy(os.Stderr)))
 }
 
 func run(args []string, getenv func(string) string, stdout, stderr io.Writer) int {

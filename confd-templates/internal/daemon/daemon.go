@@ -12,6 +12,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/health/grpc_health_v1"
+
 	"calico.internal/confd-templates/internal/backend"
 	"calico.internal/confd-templates/internal/command"
 	"calico.internal/confd-templates/internal/drift"
@@ -26,10 +30,8 @@ import (
 	"calico.internal/libcalico/hostrecord"
 	"calico.internal/libcalico/liveness"
 	"calico.internal/libcalico/logattr"
+	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/nodename"
-	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc/health"
-	"google.golang.org/grpc/health/grpc_health_v1"
 )
 
 const (
@@ -227,12 +229,25 @@ func (d *daemon) keep(ctx context.Context) error {
 	tasks.Go(func() error {
 		return grpcsock.Serve(ctx, filepath.Join(d.options.RunDir, "confd.sock"), d.health, nil)
 	})
-	tasks.Go(func() error { return liveness.RunIn(ctx, d.etcd, d.node, "confd", d.ready.Load, d.guard.Follows) })
+	tasks.Go(func() error {
+		return liveness.Run(ctx, d.etcd, liveness.Program{
+			Node: d.node, Name: "confd", Host: d.identity(), Ready: d.ready.Load, Ours: d.guard.Follows, Log: d.logger,
+		})
+	})
 	tasks.Go(func() error { return d.keepFiles(ctx) })
 	d.logger.Info("confd started", logattr.Node, d.node, logattr.Dir, d.options.ConfDir, logattr.Endpoints, d.etcd.Endpoints())
 	err := tasks.Wait()
 	d.logger.Info("confd stopped")
 	return err
+}
+
+// identity is which host this is.
+func (d *daemon) identity() model.Identity {
+	host, err := hostrecord.Identity(d.options.StateDir, os.Getenv)
+	if err != nil {
+		d.logger.Warn("this host has no identity: another one of the same name is not noticed", logattr.Err, err)
+	}
+	return host
 }
 
 // keepFiles runs the loop once the values are there.

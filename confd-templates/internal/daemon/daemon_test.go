@@ -11,13 +11,14 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/health/grpc_health_v1"
+
 	"calico.internal/confd-templates/internal/options"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/etcdtest"
 	"calico.internal/libcalico/grpcsock"
 	"calico.internal/libcalico/hostrecord"
-	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc/health/grpc_health_v1"
 )
 
 func TestMain(m *testing.M) { os.Exit(etcdtest.Main(m)) }
@@ -280,6 +281,60 @@ func TestStartBeforeEtcdAndItsRestart(t *testing.T) {
 	r.put("/t/list/b", "2")
 	r.wantFile("after the restart", "a=1\nb=2\nmesh=<no value>\n")
 	t.Logf("rendered %s after etcd came back", time.Since(back))
+}
+
+// A confd that starts without etcd, or with one that is not followed, leaves the file that is there, calls nobody, and
+// goes on when etcd is back.
+func TestAStartWithoutEtcdLeavesTheFile(t *testing.T) {
+	for name, take := range map[string]func(*rig) (back func() error){
+		"away": func(r *rig) func() error { r.etcd.Stop(); return r.etcd.Restart },
+		"emptied": func(r *rig) func() error {
+			r.etcd.Wipe(r.t)
+			return func() error {
+				r.put("/t/list/a", "1")
+				r.etcd.SetUp(r.t)
+				return nil
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := etcdtest.Start(t)
+			r := newRig(t, server)
+			r.put("/t/list/a", "1")
+			stop := r.start()
+			const before = "a=1\nmesh=<no value>\n"
+			r.wantFile("at the first start", before)
+			r.wantRun("at the first start", "reload", 1)
+			stop()
+			file, err := os.Stat(r.dest())
+			if err != nil {
+				t.Fatal(err)
+			}
+			checks, reloads := r.ran("check"), r.ran("reload")
+			back := take(r)
+			for range 2 {
+				stop = r.start()
+				r.wantHealth("without etcd", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
+				<-time.After(3 * time.Second) // longer than it waits for etcd
+				stop()
+				if now, err := os.Stat(r.dest()); err != nil || !os.SameFile(file, now) || !now.ModTime().Equal(file.ModTime()) {
+					t.Errorf("the file was touched: %v", err)
+				}
+			}
+			r.wantFile("without etcd", before)
+			if c, l := r.ran("check")-checks, r.ran("reload")-reloads; c+l > 0 {
+				t.Errorf("check ran %d times, reload %d times", c, l)
+			}
+			r.start()
+			r.wantHealth("without etcd", grpc_health_v1.HealthCheckResponse_NOT_SERVING)
+			if err := back(); err != nil {
+				t.Fatal(err)
+			}
+			r.put("/t/list/b", "2")
+			r.wantFile("with etcd back", "a=1\nb=2\nmesh=<no value>\n")
+			r.wantHealth("with etcd back", grpc_health_v1.HealthCheckResponse_SERVING)
+		})
+	}
 }
 
 // What etcd has lost stays, and is kept up, until the data is back or somebody says that

@@ -188,9 +188,13 @@ func runDaemon(ctx context.Context, env environment, f flags) error {
 	if err != nil {
 		log.Warn("this host does not know which cluster it belongs to", logattr.Err, err)
 	}
+	host, err := hostrecord.Identity(f.stateDir, env.lookup)
+	if err != nil {
+		log.Warn("this host has no identity: another one of the same name is not noticed", logattr.Err, err)
+	}
 	d, err := daemon.New(daemon.Config{
 		Node: node, RunDir: f.runDir, Environment: src.Environment, File: src.File,
-		Etcd: client, ClusterGUID: record.ClusterGUID, Log: log, Level: level,
+		Etcd: client, ClusterGUID: record.ClusterGUID, Host: host, Log: log, Level: level,
 	})
 	if err != nil {
 		return err

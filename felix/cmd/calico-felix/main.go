@@ -7,13 +7,15 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"calico.internal/libcalico/logattr"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], environment{
 		lookup: os.Getenv, all: os.Environ(), readFile: os.ReadFile,
-		stdout: os.Stdout, stderr: os.Stderr,
+		stdout: os.Stdout, stderr: logattr.Lossy(os.Stderr),
 	})
 	stop()
 	os.Exit(code)

@@ -3,6 +3,7 @@ package calc
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"net/netip"
@@ -22,8 +23,9 @@ type endpoint struct {
 	rev    int64
 	given  *desired.Endpoint // as of the last flush
 	faults []string
-	// closed says that res stands in for a host endpoint that is not usable.
-	closed bool
+	// closed says that res stands in for a host endpoint that is not usable; anywhere that
+	// nobody knows on which interface that is, and unlabelled that nobody knows its labels.
+	closed, anywhere, unlabelled bool
 }
 
 // setEndpoint takes over an endpoint: as a source of addresses, and, when it is this
@@ -33,26 +35,32 @@ func (e *Engine) setEndpoint(k model.Key, node string, ev store.Event) {
 	if node != e.node {
 		return
 	}
-	e.guard(k, ev.Value, ev.Revision, false)
+	e.guard(endpoint{key: k, res: ev.Value, rev: ev.Revision})
 }
 
-// guard takes over an endpoint of this host; nil when there is none.
-func (e *Engine) guard(k model.Key, value model.Resource, rev int64, closed bool) {
-	ep := e.endpoints[k]
+// guard takes over an endpoint of this host; res is nil when there is none.
+func (e *Engine) guard(now endpoint) {
+	ep := e.endpoints[now.key]
 	switch {
-	case value == nil && ep == nil:
+	case now.res == nil && ep == nil:
 		return
 	case ep == nil:
-		ep = &endpoint{key: k}
-		e.endpoints[k] = ep
+		ep = &endpoint{key: now.key}
+		e.endpoints[now.key] = ep
 	}
 	e.claim(ep, false)
-	ep.res, ep.rev, ep.closed = value, rev, closed
-	if value == nil {
-		e.local.deleteItem(k)
+	ep.res, ep.rev = now.res, now.rev
+	ep.closed, ep.anywhere, ep.unlabelled = now.closed, now.anywhere, now.unlabelled
+	if ep.unlabelled {
+		e.unlabelled[ep] = struct{}{}
+	} else {
+		delete(e.unlabelled, ep)
+	}
+	if ep.res == nil {
+		e.local.deleteItem(ep.key)
 	} else {
 		e.claim(ep, true)
-		e.local.setItem(k, value)
+		e.local.setItem(ep.key, ep.res)
 	}
 	e.dirtyEndpoints[ep] = struct{}{}
 }
@@ -167,7 +175,7 @@ func (e *Engine) resolveHost(ep *endpoint, r *model.HostEndpoint) *desired.Endpo
 			return nil
 		}
 	}
-	d := &desired.Endpoint{Key: ep.key, Interface: r.Interface, Up: true, Profiles: unique(r.Profiles)}
+	d := &desired.Endpoint{Key: ep.key, Interface: r.Interface, Up: true}
 	d.ExpectedAddrs = slices.Concat(r.ExpectedIPv4Addrs, r.ExpectedIPv6Addrs)
 	slices.SortFunc(d.ExpectedAddrs, netip.Addr.Compare)
 	of := func(stage desired.Stage, forward bool) []desired.Tier {
@@ -175,19 +183,50 @@ func (e *Engine) resolveHost(ep *endpoint, r *model.HostEndpoint) *desired.Endpo
 			return p.stage() == stage && !p.key.Namespaced() && (!forward || p.res.ApplyOnForward)
 		})
 	}
+	if ep.unlabelled {
+		d.Forward, d.WorkloadsOnly = e.anyForward()
+		return d
+	}
 	d.Forward = of(desired.Normal, true)
 	if !ep.closed {
-		d.Tiers = of(desired.Normal, false)
+		d.Tiers, d.Profiles = of(desired.Normal, false), unique(r.Profiles)
 	}
 	d.Untracked, d.PreDNAT = of(desired.Untracked, false), of(desired.PreDNAT, false)
 	return d
 }
 
-// ownNets lists the endpoint's addresses that no newer endpoint of this host has.
+// anyForward are the policies for forwarded packets that a host endpoint with some labels
+// might have, and the directions in which such packets might meet one, of any stage. What
+// untracked policy says of packets that go out concerns the host's own alone.
+func (e *Engine) anyForward() (forward []desired.Tier, met []desired.Direction) {
+	var list []*policy
+	var in, out bool
+	for _, p := range e.policies {
+		if p.res == nil || p.key.Namespaced() {
+			continue
+		}
+		switch {
+		case p.stage() != desired.Normal:
+			in = in || p.applies(desired.Ingress)
+		case p.res.ApplyOnForward:
+			in, out = in || p.applies(desired.Ingress), out || p.applies(desired.Egress)
+			list = append(list, p)
+		}
+	}
+	if in {
+		met = append(met, desired.Ingress)
+	}
+	if out {
+		met = append(met, desired.Egress)
+	}
+	return e.byTier(list), met
+}
+
+// ownNets lists the addresses of an endpoint that is in force that no other one has.
 func (e *Engine) ownNets(ep *endpoint) []netip.Prefix {
 	var own []netip.Prefix
 	for n := range routedNets(ep.res) {
-		if w := e.nets.winner(n); w != ep {
+		if w := e.holder(n, ep); w != ep {
 			ep.fault("address %s belongs to %s; it is not routed to this endpoint", n, w.key)
 			continue
 		}
@@ -222,6 +261,11 @@ func (e *Engine) tiersOf(ep *endpoint, want func(*policy) bool) []desired.Tier {
 			}
 		}
 	}
+	return e.byTier(list)
+}
+
+// byTier puts policies into their tiers, in the order in which they are asked.
+func (e *Engine) byTier(list []*policy) []desired.Tier {
 	slices.SortFunc(list, e.comparePolicies)
 	var tiers []desired.Tier
 	for _, p := range list {
@@ -296,11 +340,12 @@ func (ep *endpoint) fault(format string, args ...any) {
 	ep.faults = append(ep.faults, fmt.Sprintf(format, args...))
 }
 
-// touchMatches marks the endpoints that a policy's selector matches.
+// touchMatches marks the endpoints that a policy's selector matches, or may match.
 func (e *Engine) touchMatches(s *subscription) {
 	if s == nil {
 		return
 	}
+	maps.Copy(e.dirtyEndpoints, e.unlabelled)
 	for it := range s.matches {
 		e.dirtyEndpoints[e.endpoints[it.key]] = struct{}{}
 	}

@@ -27,6 +27,8 @@ type Engine struct {
 
 	interfaces claims[interfaceClaim]
 	nets       claims[netip.Prefix]
+	// unlabelled are this host's endpoints whose labels are not known.
+	unlabelled map[*endpoint]struct{}
 
 	dirtyEndpoints map[*endpoint]struct{}
 	dirtyPolicies  map[*policy]struct{}
@@ -51,7 +53,7 @@ func New(node string, prefixes ...string) *Engine {
 		profiles: map[string]*profile{}, tiers: map[string]*model.Tier{}, pools: map[netip.Prefix]*model.IPPool{},
 		interfaces: claims[interfaceClaim]{}, nets: claims[netip.Prefix]{},
 		dirtyEndpoints: map[*endpoint]struct{}{}, dirtyPolicies: map[*policy]struct{}{},
-		dirtyProfiles: map[*profile]struct{}{}, unusable: map[model.Key]unusable{},
+		dirtyProfiles: map[*profile]struct{}{}, unusable: map[model.Key]unusable{}, unlabelled: map[*endpoint]struct{}{},
 		rejected: map[model.Key]remnant{}, doubtful: map[model.Key]doubt{},
 	}
 	matchChanged := func(_ *subscription, it *item) { e.dirtyEndpoints[e.endpoints[it.key]] = struct{}{} }

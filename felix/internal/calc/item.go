@@ -7,6 +7,7 @@ import (
 
 	"calico.internal/felix/internal/desired"
 	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/selector"
 )
 
 // item is something with labels that selectors choose: an endpoint or a network set.
@@ -18,8 +19,11 @@ type item struct {
 }
 
 // Get returns the value of a label: the item's own, else the first profile's that has
-// it, else empty for a profile's tag.
+// it, else empty for a profile's tag. A name that is Calico's own is nobody's to give.
 func (it *item) Get(name string) (string, bool) {
+	if selector.Reserved(name) {
+		return "", false
+	}
 	if v, ok := labelsOf(it.res)[name]; ok {
 		return v, true
 	}

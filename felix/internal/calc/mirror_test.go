@@ -271,6 +271,9 @@ func endpointText(b *strings.Builder, e *desired.Endpoint) {
 			b.WriteString("\n")
 		}
 	}
+	if len(e.WorkloadsOnly) > 0 {
+		fmt.Fprintf(b, "  forwards packets of workloads only %v\n", e.WorkloadsOnly)
+	}
 	if len(e.Profiles) > 0 {
 		fmt.Fprintf(b, "  profiles %s\n", strings.Join(e.Profiles, " "))
 	}

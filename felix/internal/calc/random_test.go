@@ -33,7 +33,7 @@ func (g *generator) maybe(percent int) bool { return g.IntN(100) < percent }
 
 func (g *generator) labels() map[string]string {
 	labels := map[string]string{}
-	for _, l := range []string{"a", "b", "c"} {
+	for _, l := range []string{"a", "b", "c", selector.NamespaceLabel} {
 		if g.maybe(50) {
 			labels[l] = pick(g, "x", "y", "")
 		}
@@ -43,7 +43,8 @@ func (g *generator) labels() map[string]string {
 
 func (g *generator) selector() string {
 	return pick(g, "", "all()", "a == 'x'", "a != 'x'", "has(b)", "!has(b)", "a == 'x' && b == 'y'", "b in {'x','y'}",
-		"a == 'y' || has(t)", "has(t)", "c not in {'x'}", "!(a == 'x') && has(c)", "a starts with 'x'", "b in {'x'} && b in {'y'}")
+		"a == 'y' || has(t)", "has(t)", "c not in {'x'}", "!(a == 'x') && has(c)", "a starts with 'x'", "b in {'x'} && b in {'y'}",
+		"global()", "global() && has(b)", "projectcalico.org/namespace == 'x'")
 }
 
 func (g *generator) profiles() []string {
@@ -85,6 +86,12 @@ func (g *generator) rule() model.Rule {
 	if g.maybe(20) {
 		r.Protocol = pick(g, model.Protocol("tcp"), "udp")
 		r.Destination.Ports = []model.Port{{Name: pick(g, "http", "dns")}, {First: 1, Last: 2}}
+		if g.maybe(50) {
+			r.Source.NotPorts = []model.Port{{Name: pick(g, "http", "dns")}}
+		}
+	}
+	if g.maybe(10) {
+		r.Source.Nets, r.Destination.NotNets = []netip.Prefix{netip.PrefixFrom(g.addr(), 24)}, []netip.Prefix{netip.PrefixFrom(g.addr(), 32)}
 	}
 	if g.maybe(3) {
 		r.Source.Selector = "not a selector ("
@@ -119,7 +126,8 @@ func (g *generator) event() store.Event {
 		ev.Key = model.HostEndpointKey{Node: pick(g, "here", "there"), Name: pick(g, "h0", "h1")}
 		ev.Value = &model.HostEndpoint{
 			Interface: pick(g, "", "eth0", "*"), ExpectedIPv4Addrs: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(g.IntN(8))})},
-			Labels: g.labels(), Profiles: g.profiles(), Ports: g.ports(),
+			ExpectedIPv6Addrs: []netip.Addr{netip.AddrFrom16([16]byte{0xfd, 15: byte(g.IntN(4))})},
+			Labels:            g.labels(), Profiles: g.profiles(), Ports: g.ports(),
 		}
 	case 4:
 		ev.Key = model.NetworkSetKey{Name: pick(g, "n0", "n1")}
@@ -132,13 +140,13 @@ func (g *generator) event() store.Event {
 		}
 		ev.Value = p
 	case 6, 7:
-		ev.Key = model.PolicyKey{Tier: pick(g, "default", "t0", "t1"), Name: pick(g, "q0", "q1", "q2")}
+		ev.Key = model.PolicyKey{Tier: pick(g, "default", "t0", "t1"), Name: pick(g, "q0", "q1", "q2", "default/q")}
 		ev.Value = g.policy()
 	case 8:
 		ev.Key = model.TierKey{Name: pick(g, "default", "t0", "t1")}
 		ev.Value = &model.Tier{Order: g.order(), DefaultAction: pick(g, "", model.TierDeny, model.TierPass)}
 	case 9:
-		k := model.IPPoolKey{CIDR: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(g.IntN(2))}), 16)}
+		k := model.IPPoolKey{CIDR: pick(g, netip.MustParsePrefix("10.0.0.0/16"), netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd00::/64"))}
 		ev.Key, ev.Value = k, &model.IPPool{CIDR: k.CIDR, Masquerade: g.maybe(50)}
 	}
 	switch {
@@ -174,6 +182,15 @@ func (g *generator) workload() (model.Key, model.Resource) {
 			e.IPv4Nets = append(e.IPv4Nets, n)
 		} else {
 			e.IPv6Nets = append(e.IPv6Nets, n)
+		}
+	}
+	if g.maybe(20) {
+		// Its inner end, or its outer one, may be another's, or nobody's.
+		inner, outer := g.addr(), g.addr()
+		if nat := []model.NAT{{Internal: inner, External: outer}}; inner.Is4() {
+			e.IPv4NAT = nat
+		} else {
+			e.IPv6NAT = nat
 		}
 	}
 	return k, e
@@ -310,5 +327,7 @@ func plainLabels(e *Engine, it *item) selector.Map {
 		maps.Copy(labels, readable(name).Labels)
 	}
 	maps.Copy(labels, labelsOf(it.res))
+	delete(labels, selector.NamespaceLabel) // nobody's to give
+	delete(labels, selector.NameLabel)
 	return labels
 }

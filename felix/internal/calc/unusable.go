@@ -163,10 +163,13 @@ func (e *Engine) touchTier(name string) {
 
 // closeHost puts a host endpoint in force that lets nothing pass but failsafe ports: on the
 // interface, or the addresses, of an unusable one. When neither can be read, it is on all
-// interfaces that no other host endpoint is on. Policies for forwarded packets that select
-// its labels stay in force.
+// interfaces that no other host endpoint names or has the addresses of. Policies for
+// forwarded packets that select its labels stay in force. When these cannot be read, its own
+// or those that it has from profiles, any policy might be among these.
 func (e *Engine) closeHost(k model.HostEndpointKey, r remnant) {
 	closed := &model.HostEndpoint{}
+	now := endpoint{key: k, res: closed, rev: e.unusable[k].revision, closed: true}
+	now.unlabelled = !r.knows("labels", "metadata.labels") || !r.knows("profile_ids", "spec.profiles")
 	if value, ok := r.value.(*model.HostEndpoint); ok {
 		if r.knows("name", "spec.interfaceName") {
 			closed.Interface = value.Interface
@@ -177,14 +180,14 @@ func (e *Engine) closeHost(k model.HostEndpointKey, r remnant) {
 		if r.knows("expected_ipv6_addrs", "spec.expectedIPs") {
 			closed.ExpectedIPv6Addrs = value.ExpectedIPv6Addrs
 		}
-		if r.knows("labels", "metadata.labels") {
-			closed.Labels = value.Labels
+		if !now.unlabelled {
+			closed.Labels, closed.Profiles = value.Labels, value.Profiles
 		}
 	}
 	if closed.Interface == "" && len(closed.ExpectedIPv4Addrs)+len(closed.ExpectedIPv6Addrs) == 0 {
-		closed.Interface = "*"
+		closed.Interface, now.anywhere = "*", true
 	}
-	e.guard(k, closed, e.unusable[k].revision, true)
+	e.guard(now)
 }
 
 // standInPool is a pool with the range that its key has. Whether it is masqueraded stays as
@@ -326,7 +329,11 @@ func (e *Engine) consequence(k model.Key, u unusable) string {
 			return "its addresses are not known here"
 		}
 		if ep := e.endpoints[k]; ep != nil && ep.closed {
-			return closedWhere(ep.res) + " closed but for failsafe ports"
+			text := closedWhere(ep.res) + " closed but for failsafe ports"
+			if ep.given != nil && len(ep.given.WorkloadsOnly) > 0 {
+				text += ", and of what is forwarded there only packets of workloads pass"
+			}
+			return text
 		}
 	case model.ProfileKey:
 		return "it denies what reaches it"

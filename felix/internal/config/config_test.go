@@ -126,6 +126,10 @@ func TestResolve(t *testing.T) {
 			warnings: []string{"UsageReportingEnabled (datastore, global): has no effect in this felix"},
 		},
 		{
+			name: "what the start-up says of the cluster", src: Sources{Global: one("ClusterGUID", "0123456789abcdef0123456789abcdef")},
+			param: "LogPrefix", want: "calico-packet", source: Default,
+		},
+		{
 			name: "a number of seconds with a fraction", src: Sources{File: one("EndpointReportingDelaySecs", "0.25")},
 			param: "EndpointReportingDelaySecs", want: "0.25", source: File,
 		},

@@ -111,10 +111,15 @@ var noEffect = []string{
 	"TyphaAddr", "TyphaK8sServiceName", "TyphaK8sNamespace", "TyphaReadTimeout", "TyphaWriteTimeout",
 	"LogFilePath", "LogSeverityFile", "LogSeveritySys", "MetadataAddr", "MetadataPort", "OpenstackRegion",
 	"EndpointStatusPathPrefix", "UsageReportingEnabled", "UsageReportingInitialDelaySecs", "UsageReportingIntervalSecs",
-	"ClusterGUID", "ClusterType", "CalicoVersion", "UseInternalDataplaneDriver", "DataplaneDriver", "PolicySyncPathPrefix",
+	"UseInternalDataplaneDriver", "DataplaneDriver", "PolicySyncPathPrefix",
 	"DebugMemoryProfilePath", "DebugCPUProfilePath", "DebugDisableLogDropping", "DebugSimulateCalcGraphHangAfter",
 	"DebugSimulateDataplaneHangAfter", "PrometheusGoMetricsEnabled", "PrometheusProcessMetricsEnabled",
+	"PrometheusWireGuardMetricsEnabled",
 }
+
+// aboutCluster stand among the parameters and are none: they say what the cluster is, and
+// every cluster has them.
+var aboutCluster = []string{"ClusterGUID", "ClusterType", "CalicoVersion"}
 
 func local(p param) param  { p.local = true; return p }
 func fatal(p param) param  { p.fatal = true; return p }

@@ -114,7 +114,11 @@ func (r *resolver) warn(format string, args ...any) {
 }
 
 func (r *resolver) unknown(s Source, name string) {
-	if slices.ContainsFunc(noEffect, func(n string) bool { return strings.EqualFold(n, name) }) {
+	is := func(n string) bool { return strings.EqualFold(n, name) }
+	switch {
+	case slices.ContainsFunc(aboutCluster, is):
+		return
+	case slices.ContainsFunc(noEffect, is):
 		r.warn("%s (%s): has no effect in this felix", name, s)
 		return
 	}

@@ -43,7 +43,9 @@ type Config struct {
 	// ClusterGUID is the id of the cluster that this host belongs to, as it remembers; empty
 	// when it does not.
 	ClusterGUID string
-	Log         *slog.Logger
+	// Host is which host this is, as its liveness key says; zero when it does not know.
+	Host model.Identity
+	Log  *slog.Logger
 	// Level, when not nil, follows the parameter LogSeverityScreen.
 	Level *slog.LevelVar
 }
@@ -127,10 +129,13 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return d.history.Run(ctx, history.MinGap, d.guard.Follows, func(err error) { d.log.Warn("history not counted", logattr.Err, err) })
 	})
 	g.Go(func() error {
-		return liveness.RunIn(ctx, d.cfg.Etcd, d.cfg.Node, program, func() bool {
-			ready, _ := d.board.Ready()
-			return ready
-		}, d.guard.Follows)
+		return liveness.Run(ctx, d.cfg.Etcd, liveness.Program{
+			Node: d.cfg.Node, Name: program, Host: d.cfg.Host, Log: d.log, Ours: d.guard.Follows,
+			Ready: func() bool {
+				ready, _ := d.board.Ready()
+				return ready
+			},
+		})
 	})
 	return g.Wait()
 }

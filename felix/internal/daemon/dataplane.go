@@ -76,12 +76,14 @@ type dataplane struct {
 	control        controlPlane
 	controlMembers map[desired.SetID]map[desired.Member]struct{}
 	etcdPorts      []uint16
-	// bridges are those of Docker's networks, as [rules.IsDockerBridge] knows them.
-	bridges   []string
-	filters   *filters
-	policies  map[model.PolicyKey]*desired.Policy
-	profiles  map[string]*desired.Profile
-	workloads *workloads
+	// bridges are those of Docker's networks.
+	bridges []string
+	// dockerNames are the interfaces that Docker's rules named when bridges were last looked for.
+	dockerNames []string
+	filters     *filters
+	policies    map[model.PolicyKey]*desired.Policy
+	profiles    map[string]*desired.Profile
+	workloads   *workloads
 }
 
 // newDataplane connects to the kernel. An error says what it lacks.
@@ -117,8 +119,7 @@ func newDataplane(ctx context.Context, log *slog.Logger, cfg *config.Config, lin
 		d.setHooks(f, nil)
 	}
 	d.addControlPlane()
-	d.bridges = d.links.Names(rules.IsDockerBridge)
-	d.forwardWorkloads()
+	d.findBridges()
 	d.setHostAddrs()
 	d.changeChains(func(t *rules.Tracker) rules.ChainChanges { return t.Apply(desired.Changes{}) })
 	d.sysctls.Set(sysctls.ForwardIPv4, "1")
@@ -212,9 +213,7 @@ func (d *dataplane) openChains(ctx context.Context) error {
 	if d.iptables, err = iptables.Open(d.backend, d.standIn); err != nil {
 		return err
 	}
-	d.iptables.Woke = func(f rules.Family, t rules.Table) {
-		d.log.Warn("a table of iptables was dormant, so that no packet met its rules; felix woke it", "table", chainTableName(f, t))
-	}
+	d.iptables.Woke = wokeIn(d.log)
 	targets := map[rules.Family]map[rules.Table]*iptables.Target{}
 	for _, f := range d.families {
 		if targets[f], err = d.openFamily(f); err != nil {
@@ -233,6 +232,13 @@ func (d *dataplane) openChains(ctx context.Context) error {
 	}
 	d.chains.read(ctx)
 	return nil
+}
+
+// wokeIn logs tables that were woken.
+func wokeIn(log *slog.Logger) func(rules.Family, rules.Table) {
+	return func(f rules.Family, t rules.Table) {
+		log.Warn("a table of iptables was dormant, so that no packet met its rules; felix woke it", "table", chainTableName(f, t))
+	}
 }
 
 func (d *dataplane) openFamily(f rules.Family) (map[rules.Table]*iptables.Target, error) {
@@ -410,7 +416,9 @@ func (d *dataplane) configure(cfg *config.Config) error {
 // pass brings the kernel to what is desired.
 func (d *dataplane) pass(ctx context.Context) error {
 	err := d.order.Apply(ctx)
-	if d.closeBrokenSets() {
+	// Docker's rules may name another bridge than when the tables were read before.
+	found := d.rulesNameOthers() && d.findBridges()
+	if d.closeBrokenSets() || found {
 		// A set was mended by what was deleted last.
 		err = errors.Join(err, d.order.Apply(ctx))
 	}

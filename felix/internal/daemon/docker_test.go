@@ -45,6 +45,14 @@ func (h *host) iptables(args ...string) {
 // addBridge makes a network of Docker's, the nth. An internal one reaches nothing else.
 func (h *host) addBridge(name string, n int, internal bool) *bridge {
 	h.w.Helper()
+	b := h.bridge(name, n)
+	h.bridgeRules(b, internal)
+	return b
+}
+
+// bridge makes a bridge with a container on it, and no rules.
+func (h *host) bridge(name string, n int) *bridge {
+	h.w.Helper()
 	b := &bridge{
 		name: name, subnet: fmt.Sprintf("172.%d.0.0/16", 16+n),
 		gateway: netip.AddrFrom4([4]byte{172, byte(16 + n), 0, 1}), addr: netip.AddrFrom4([4]byte{172, byte(16 + n), 0, 2}),
@@ -72,7 +80,6 @@ func (h *host) addBridge(name string, n int, internal bool) *bridge {
 	b.Run("ip", "route", "add", "default", "via", b.gateway.String())
 	b.ServeTCP(tcpPort)
 	b.ServeUDP(udpPort)
-	h.bridgeRules(b, internal)
 	return b
 }
 
@@ -106,7 +113,9 @@ func TestDockersNetworksKeepTheirIsolation(t *testing.T) {
 			peer := w.net.AddHost(nettest.HostSpec{Name: "peer", Addrs: []netip.Prefix{netip.MustParsePrefix("172.28.8.200/24")}, Default: []netip.Addr{h.Addr(false)}})
 			peer.ServeTCP(tcpPort)
 			h.docker()
-			bridges := []*bridge{h.addBridge("docker0", 1, false)}
+			// Of those that are there, one has a name of the operator's choice.
+			bridges := []*bridge{h.addBridge("docker0", 1, false), h.addBridge("web0", 4, false)}
+			own := h.bridge("br-lan", 7)
 			w.raw(openPath, goodValues()[openPath])
 			w.raw(pool4Path, goodValues()[pool4Path])
 			w.network("net1")
@@ -114,7 +123,9 @@ func TestDockersNetworksKeepTheirIsolation(t *testing.T) {
 			a := h.container("aaaa", "open", "192.168.0.1")
 			closed := h.container("cccc", "net1", "192.168.0.3")
 			bridges = append(bridges, h.addBridge("br-0123456789ab", 2, false))
+			bridges = append(bridges, h.addBridge("web1", 5, false))
 			inner := h.addBridge("br-ba9876543210", 3, true)
+			chosen := h.addBridge("inside0", 6, true)
 
 			tcp := func(from *nettest.Space, to netip.Addr, port uint16) func(time.Duration) error {
 				return func(wait time.Duration) error { return from.TCP(netip.AddrPortFrom(to, port), wait) }
@@ -129,6 +140,10 @@ func TestDockersNetworksKeepTheirIsolation(t *testing.T) {
 			nettest.Eventually(t, patience, func() error {
 				return verdictFault(a.UDP(netip.AddrPortFrom(inner.addr, udpPort), noAnswer), false)
 			})
+			// One that has another name is known by Docker's rules, which felix reads.
+			nettest.Eventually(t, patience, func() error {
+				return verdictFault(a.UDP(netip.AddrPortFrom(chosen.addr, udpPort), noAnswer), false)
+			})
 			for _, b := range bridges {
 				expect("a workload to a port that is not published on "+b.name, false, func(wait time.Duration) error {
 					return a.UDP(netip.AddrPortFrom(b.addr, udpPort), wait)
@@ -140,8 +155,11 @@ func TestDockersNetworksKeepTheirIsolation(t *testing.T) {
 				expect("the outside to a published port on "+b.name, true, tcp(peer.Space, h.Addr(false), b.published))
 				expect("the host to "+b.name, true, tcp(h.Space, b.addr, tcpPort))
 			}
-			expect("a workload into an internal network", false, tcp(a.Space, inner.addr, tcpPort))
-			expect("an internal network to a workload", false, tcp(inner.Space, a.addr, tcpPort))
+			for _, b := range []*bridge{inner, chosen} {
+				expect("a workload into the internal network on "+b.name, false, tcp(a.Space, b.addr, tcpPort))
+				expect("the internal network on "+b.name+" to a workload", false, tcp(b.Space, a.addr, tcpPort))
+			}
+			expect("a workload to a bridge that is not Docker's", true, tcp(a.Space, own.addr, tcpPort))
 			expect("a workload to the outside", true, tcp(a.Space, peer.Addr(false), tcpPort))
 			expect("the outside to a workload", true, tcp(peer.Space, a.addr, tcpPort))
 		}

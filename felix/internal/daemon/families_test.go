@@ -11,7 +11,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"calico.internal/felix/internal/iptables"
 	"calico.internal/libcalico/model"
@@ -218,7 +217,7 @@ func TestARestartThatCannotReadATableOpensNothing(t *testing.T) {
 				t.Fatal(err)
 			}
 			h.awaitNoProblems()
-			if err := h.wait(x.guard, rev, time.Second); err != nil {
+			if err := h.wait(x.guard, rev, patience); err != nil {
 				t.Error(err)
 			}
 			stop()

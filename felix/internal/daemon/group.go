@@ -44,9 +44,10 @@ type chains struct {
 	unfit map[rules.Family]error
 	// filtered are the families whose packets were once known to be filtered as wanted.
 	filtered map[rules.Family]bool
-	// gate stops packets that meet no rules; reopened are the families where it does not.
+	// gate stops packets that meet no rules; reopened says of the families where it does not.
+	// Each belongs to the goroutine that writes the family.
 	gate     gate
-	reopened map[rules.Family]bool
+	reopened map[rules.Family]*bool
 	// apart says that the families share no lock.
 	apart bool
 	// stuck says that the latest pass failed as a whole.
@@ -81,10 +82,11 @@ func newChains(targets map[rules.Family]map[rules.Table]*iptables.Target, standI
 		targets: targets, standIns: standIns, tables: map[rules.Family]map[rules.Table]*chainTable{},
 		faults: map[rules.Family]map[rules.Table]*tableFault{}, lacks: map[rules.Family]iptables.Lacks{},
 		unfit: map[rules.Family]error{}, filtered: map[rules.Family]bool{},
-		reopened: map[rules.Family]bool{},
+		reopened: map[rules.Family]*bool{},
 	}
 	for f, byTable := range targets {
 		c.faults[f] = map[rules.Table]*tableFault{}
+		c.reopened[f] = new(bool)
 		c.tables[f] = map[rules.Table]*chainTable{}
 		for t, target := range byTable {
 			c.tables[f][t] = reconcile.NewTable(target, reconcile.Options[string, iptables.Chain]{
@@ -185,7 +187,7 @@ func (c *chains) try(ctx context.Context, f rules.Family, t rules.Table, apply f
 		return err
 	}
 	if iptables.IsUnhooked(err) && slices.Contains(filtering, t) {
-		err = c.shut(f, err)
+		err = c.shut(f, t, err)
 	}
 	fault := c.faults[f][t]
 	if fault == nil {

@@ -65,27 +65,43 @@ func (d *dataplane) unfiltered(e *desired.Endpoint) string {
 
 // gate stops the packets of a family's workloads as long as they do not meet felix's rules.
 type gate interface {
-	shut(rules.Family) error
+	// shut does so, given the tables whose rules they do not meet.
+	shut(f rules.Family, unmet []rules.Table) error
 	reopen(rules.Family) error
 }
 
-func (d *dataplane) shut(f rules.Family) error { return d.iptables.Shut(f, d.cfg.InterfacePrefix) }
+func (d *dataplane) shut(f rules.Family, unmet []rules.Table) error {
+	barrier := d.renderer.Barrier(f)
+	if t := d.trackers[f]; t != nil {
+		barrier = t.Barrier(unmet, d.control.etcd)
+	}
+	return d.iptables.Shut(f, barrier)
+}
 
 func (d *dataplane) reopen(f rules.Family) error { return d.iptables.Reopen(f) }
 
+// untilThen says what becomes of packets that meet no rules.
+const untilThen = "; until then felix drops all new connections of workloads of this family"
+
 // shut adds to a fault by which packets meet no rules that they are stopped, or why they are not.
-func (c *chains) shut(f rules.Family, fault error) error {
-	delete(c.reopened, f)
-	if err := c.gate.shut(f); err != nil {
+func (c *chains) shut(f rules.Family, t rules.Table, fault error) error {
+	*c.reopened[f] = false
+	var unmet []rules.Table
+	for _, other := range filtering {
+		if known := c.faults[f][other]; other == t || known != nil && iptables.IsUnhooked(known.err) {
+			unmet = append(unmet, other)
+		}
+	}
+	if err := c.gate.shut(f, unmet); err != nil {
 		return fmt.Errorf("%w; and packets of workloads could not be stopped instead: %w", fault, err)
 	}
-	return fmt.Errorf("%w; until then felix drops all new connections of workloads of this family", fault)
+	return fmt.Errorf("%w"+untilThen+", and of host endpoints whose policies are not met, but for failsafe ports", fault)
 }
 
 // reopen lets packets pass again once they meet all of felix's rules. What stops them may be
 // there from before felix's start.
 func (c *chains) reopen(f rules.Family) error {
-	if c.reopened[f] || c.gate == nil || c.blocked(f) != nil {
+	if *c.reopened[f] || c.gate == nil || c.blocked(f) != nil {
 		return nil
 	}
 	for _, t := range filtering {
@@ -98,7 +114,7 @@ func (c *chains) reopen(f rules.Family) error {
 	if err := c.gate.reopen(f); err != nil {
 		return lesser{err}
 	}
-	c.reopened[f] = true
+	*c.reopened[f] = true
 	return nil
 }
 

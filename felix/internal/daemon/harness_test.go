@@ -17,6 +17,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"calico.internal/felix/internal/iptables"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/etcdtest"
@@ -272,6 +275,23 @@ func (h *host) wait(e *endpoint, revision int64, timeout time.Duration) error {
 	return err
 }
 
+// refuses has felix be asked for an endpoint until the caller's time is over, and wants to hear why
+// it is not in force. Where the processor is busy that time may end before the answer is there,
+// and the caller asks again.
+func (h *host) refuses(e *endpoint, revision int64, code codes.Code, reason string) {
+	h.w.Helper()
+	nettest.Eventually(h.w, patience, func() error {
+		err := h.wait(e, revision, time.Second)
+		if err == nil {
+			h.w.Fatalf("endpoint %s is in force, and not refused because of %q", e.Name, reason)
+		}
+		if status.Code(err) != code || !strings.Contains(err.Error(), reason) {
+			return fmt.Errorf("got %w, want %q", err, reason)
+		}
+		return nil
+	})
+}
+
 func idOf(k model.WorkloadEndpointKey) *felixv1.EndpointID {
 	return &felixv1.EndpointID{Node: k.Node, Orchestrator: k.Orchestrator, Workload: k.Workload, Endpoint: k.Name}
 }
@@ -313,7 +333,18 @@ func (w *world) canReach(from, to *endpoint) {
 // cannotReach fails the test when anything passes.
 func (w *world) cannotReach(from, to *endpoint) {
 	w.Helper()
-	var wg sync.WaitGroup
+	if err := apart(from, to); err != nil {
+		w.Error(err)
+	}
+}
+
+// apart says what passes by ping, UDP and TCP over both families.
+func apart(from, to *endpoint) error {
+	var (
+		wg   sync.WaitGroup
+		mu   sync.Mutex
+		errs []error
+	)
 	for _, a := range []netip.Addr{to.addr, to.addr6} {
 		for what, probe := range map[string]func() error{
 			"pings":          func() error { _, err := from.Ping(a, noAnswer); return err },
@@ -321,14 +352,20 @@ func (w *world) cannotReach(from, to *endpoint) {
 			"reaches by TCP": func() error { return from.TCP(netip.AddrPortFrom(a, tcpPort), noAnswer) },
 		} {
 			wg.Go(func() {
+				sent := time.Now().UTC()
 				if err := probe(); !errors.Is(err, nettest.ErrNoAnswer) {
-					w.Errorf("%s %s %s: %v", from.Name, what, a, err)
+					mu.Lock()
+					defer mu.Unlock()
+					errs = append(errs, fmt.Errorf("%s %s %s at %s: %w", from.Name, what, a, sent.Format(time.RFC3339Nano), cmp.Or(err, errPasses)))
 				}
 			})
 		}
 	}
 	wg.Wait()
+	return errors.Join(errs...)
 }
+
+var errPasses = errors.New("it passes")
 
 // verdictFault says what is wrong with the outcome of a probe, given as its error.
 func verdictFault(err error, passes bool) error {
@@ -336,7 +373,7 @@ func verdictFault(err error, passes bool) error {
 	case passes:
 		return err
 	case err == nil:
-		return errors.New("it passes")
+		return errPasses
 	case !errors.Is(err, nettest.ErrNoAnswer) && !errors.Is(err, syscall.EPERM): // which a sender on the host itself is told
 		return err
 	}

@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"calico.internal/felix/internal/iptables"
 	"calico.internal/libcalico/model"
@@ -53,8 +52,9 @@ func (h *host) awaitProblem(text string) {
 	})
 }
 
-// idle is the share of a processor, in percent, that felix may take while it waits.
-const idle = 5
+// idle is the share of a processor, in percent, that felix may take while it waits: 4 to 8
+// are what it takes, by machine; one that tries without a pause takes all.
+const idle = 10
 
 // expectLittleWork fails the test when felix and the programs that it runs take more than
 // so many percent of a processor while pings from a container to another go on for some
@@ -119,9 +119,7 @@ func TestWhileAnotherHoldsTheLockAllStaysAndFelixSaysSo(t *testing.T) {
 		t.Errorf("felix claims revision %d, %v", st.GetRevision(), err)
 	}
 	h.awaitProblem("xtables lock")
-	if err := h.wait(c, rev, time.Second); status.Code(err) != codes.DeadlineExceeded || !strings.Contains(err.Error(), "xtables lock") {
-		t.Errorf("got %v", err)
-	}
+	h.refuses(c, rev, codes.DeadlineExceeded, "xtables lock")
 	w.canReach(a, b)
 	w.cannotReach(a, c)
 	h.expectLittleWork(idle, a, b)

@@ -17,17 +17,10 @@ import (
 const soonStopped = 3 * time.Second
 
 // stopped waits until nothing new passes between two containers that no rule keeps apart but
-// felix's.
+// felix's, and wants it to stay so.
 func (w *world) stopped(from, to *endpoint) {
 	w.Helper()
-	for _, a := range []netip.Addr{to.addr, to.addr6} {
-		nettest.Eventually(w, soonStopped, func() error {
-			if err := from.UDP(netip.AddrPortFrom(a, udpPort), noAnswer/2); err == nil {
-				return fmt.Errorf("%s reaches %s", from.Name, a)
-			}
-			return nil
-		})
-	}
+	nettest.Eventually(w, soonStopped, func() error { return apart(from, to) })
 	w.cannotReach(from, to)
 }
 
@@ -56,22 +49,39 @@ func (h *host) awaitOne(object string, texts ...string) {
 	}
 }
 
+// unhookable are tables and chains of iptables' names that another program made first, in
+// another way.
+var unhookable = map[string]unhooked{
+	"priority":  {"chain FORWARD { type filter hook forward priority 10; }", "filter", "FORWARD"},
+	"regular":   {"chain FORWARD { counter; }", "filter", "FORWARD"},
+	"hook":      {"chain INPUT { type filter hook forward priority 0; }", "filter", "INPUT"},
+	"raw table": {"chain PREROUTING { type filter hook input priority -300; }", "raw", "PREROUTING"},
+}
+
+type unhooked struct{ body, table, chain string }
+
+// makeOn has the program make it, in both families.
+func (c unhooked) makeOn(h *host) {
+	h.w.Helper()
+	for _, family := range []string{"ip", "ip6"} {
+		h.Run("nft", fmt.Sprintf("delete table %s %s; table %s %s { %s; }", family, c.table, family, c.table, c.body))
+	}
+}
+
+// cure is what felix says to mend IPv6 with.
+func (c unhooked) cure() string {
+	return fmt.Sprintf("nft flush chain ip6 %s %s; nft delete chain ip6 %s %s", c.table, c.chain, c.table, c.chain)
+}
+
 // TestChainsThatIPTablesCannotHookOpenNothing has another program make a table or chain of
 // iptables' name first, in another way.
 func TestChainsThatIPTablesCannotHookOpenNothing(t *testing.T) {
-	for name, c := range map[string]struct{ body, table, chain string }{
-		"priority":  {"chain FORWARD { type filter hook forward priority 10; }", "filter", "FORWARD"},
-		"regular":   {"chain FORWARD { counter; }", "filter", "FORWARD"},
-		"hook":      {"chain INPUT { type filter hook forward priority 0; }", "filter", "INPUT"},
-		"raw table": {"chain PREROUTING { type filter hook input priority -300; }", "raw", "PREROUTING"},
-	} {
+	for name, c := range unhookable {
 		t.Run(name, func(t *testing.T) {
 			x := newDenied(t, iptables.NFT)
 			h := x.h
 			goesOn := x.connected(x.a, x.guard)
-			for _, family := range []string{"ip", "ip6"} {
-				h.Run("nft", fmt.Sprintf("delete table %s %s; table %s %s { %s; }", family, c.table, family, c.table, c.body))
-			}
+			c.makeOn(h)
 			x.stopped(x.bad, x.guard)
 			x.cannotReach(x.a, x.guard)
 			goesOn()
@@ -83,8 +93,7 @@ func TestChainsThatIPTablesCannotHookOpenNothing(t *testing.T) {
 			h.Run("nft", "delete table ip calico-closed; delete table ip6 calico-closed")
 			x.stopped(x.bad, x.guard)
 			h.Run("nft", "delete table ip "+c.table) // one family is mended, and IPv6 is not
-			cure := fmt.Sprintf("nft flush chain ip6 %s %s; nft delete chain ip6 %s %s", c.table, c.chain, c.table, c.chain)
-			h.awaitOne("IPv6 chains of "+c.table, cure, "felix drops all new connections")
+			h.awaitOne("IPv6 chains of "+c.table, c.cure(), "felix drops all new connections")
 			if _, err := x.a.Ping(x.guard.addr, answer); err != nil {
 				t.Error(err)
 			}
@@ -94,7 +103,7 @@ func TestChainsThatIPTablesCannotHookOpenNothing(t *testing.T) {
 			if _, err := x.a.Ping(x.guard.addr6, noAnswer); err == nil {
 				t.Error("IPv6 is open")
 			}
-			h.Run("sh", "-ec", cure)
+			h.Run("sh", "-ec", c.cure())
 			h.awaitNoProblems()
 			nettest.Eventually(t, patience, func() error { return h.ready(true) })
 			x.expect("mended")
@@ -230,5 +239,70 @@ func TestCleanupOpensWhatWasClosed(t *testing.T) {
 	}
 	if list := x.h.Run("nft", "list", "ruleset"); strings.Contains(list, "cali") {
 		t.Errorf("there is %s", list)
+	}
+}
+
+// TestAHostEndpointWhosePoliciesAreNotMetIsClosed has another program make the filter table's
+// chains on a host with a host endpoint that forwards, and, where it has untracked policy, raw's.
+func TestAHostEndpointWhosePoliciesAreNotMetIsClosed(t *testing.T) {
+	for name, c := range unhookable {
+		t.Run(name, func(t *testing.T) {
+			u := newUnusable(t, iptables.NFT)
+			h := u.h
+			lan := h.lan()
+			for _, port := range []uint16{tcpPort, 22} {
+				u.peer.ServeTCP(port)
+			}
+			// The host is open, but for what the policies say of the peer's calls.
+			u.raw(hostPath, `{"name":"eth0","labels":{"is":"host"},"profile_ids":["open"]}`)
+			stage, rules := `"apply_on_forward":true`, `[{"action":"deny","protocol":"udp"},{"action":"allow"}]`
+			if c.table == "raw" {
+				stage, rules = `"untracked":true,"types":["ingress"]`, `[{"action":"deny","protocol":"udp"}]`
+			}
+			u.awaitRevision(u.raw("/calico/v1/policy/tier/default/policy/host", fmt.Sprintf(`{"selector":"is == 'host'",%s,"inbound_rules":%s,"outbound_rules":[{"action":"allow"}]}`, stage, rules)))
+			expect := func(when string, open bool) {
+				t.Helper()
+				for _, ipv6 := range []bool{false, true} {
+					here, peer, behind := h.Addr(ipv6), u.peer.Addr(ipv6), lan.at(ipv6)
+					for _, way := range []struct {
+						what   string
+						from   *nettest.Space
+						to     netip.AddrPort
+						passes bool
+					}{
+						{"peer to host", u.peer.Space, netip.AddrPortFrom(here, tcpPort), open},
+						{"peer to failsafe port", u.peer.Space, netip.AddrPortFrom(here, 22), true},
+						// Of what the host sends, raw's policies say nothing.
+						{"host to peer", h.Space, netip.AddrPortFrom(peer, tcpPort), open || c.table == "raw"},
+						{"peer through the host", u.peer.Space, netip.AddrPortFrom(behind, tcpPort), open},
+						{"the host to behind", h.Space, netip.AddrPortFrom(behind, tcpPort), true},
+						{"host to its container", h.Space, netip.AddrPortFrom(u.b.at(ipv6), tcpPort), true},
+					} {
+						if err := verdictFault(way.from.TCP(way.to, waitFor(way.passes)), way.passes); err != nil {
+							t.Errorf("%s: %s (IPv6 %v): %v", when, way.what, ipv6, err)
+						}
+					}
+				}
+			}
+			expect("as written", true)
+			c.makeOn(h)
+			for _, ipv6 := range []bool{false, true} {
+				nettest.Eventually(t, soonStopped, func() error {
+					return verdictFault(u.b.TCP(netip.AddrPortFrom(u.a.at(ipv6), tcpPort), noAnswer/2), false)
+				})
+			}
+			expect("unmet", false)
+			h.awaitProblemOf("dataplane", "of host endpoints whose policies are not met")
+			// One that comes meanwhile is closed too, and one that goes is not any more.
+			u.raw(hostPath, `{"name":"lan0","labels":{"is":"host"},"profile_ids":["open"]}`)
+			nettest.Eventually(t, patience, func() error { return u.peer.TCP(netip.AddrPortFrom(h.Addr(false), tcpPort), noAnswer) })
+			nettest.Eventually(t, patience, func() error {
+				return verdictFault(lan.TCP(netip.AddrPortFrom(h.Addr(false), tcpPort), noAnswer), false)
+			})
+			u.raw(hostPath, `{"name":"eth0","labels":{"is":"host"},"profile_ids":["open"]}`)
+			h.Run("nft", fmt.Sprintf("delete table ip %s; delete table ip6 %s", c.table, c.table))
+			h.awaitNoProblems()
+			expect("mended", true)
+		})
 	}
 }

@@ -107,6 +107,9 @@ func (w *world) rawDelete(path string) int64 {
 	if err != nil {
 		w.Fatal(err)
 	}
+	if resp.Deleted == 0 { // felix hears nothing then, and the revision is that of a key that it does not read
+		return 0
+	}
 	return resp.Header.Revision
 }
 
@@ -315,4 +318,79 @@ func (h *host) ready(want bool) error {
 		err = fmt.Errorf("felix says that it is %s", resp.GetStatus())
 	}
 	return err
+}
+
+// lan is a network behind the host, by lan0, that is no workload's.
+func (h *host) lan() *endpoint {
+	h.w.Helper()
+	e := &endpoint{addr: netip.MustParseAddr("10.66.0.2"), addr6: netip.MustParseAddr("fd66::2")}
+	e.Container = h.AddContainer("lan0", e.addr, e.addr6)
+	e.ServeTCP(tcpPort)
+	for _, a := range []netip.Addr{e.addr, e.addr6} {
+		h.Run("ip", "route", "add", a.String(), "dev", "lan0")
+	}
+	return e
+}
+
+// at is the address of a family.
+func (e *endpoint) at(ipv6 bool) netip.Addr {
+	if ipv6 {
+		return e.addr6
+	}
+	return e.addr
+}
+
+// TestAnUnreadableHostEndpointClosesWhatTheHostForwards starts felix where nothing of a host
+// endpoint can be read, or not its labels: any policy for forwarded packets might select it.
+func TestAnUnreadableHostEndpointClosesWhatTheHostForwards(t *testing.T) {
+	onVariants(t, func(t *testing.T, variant string) {
+		u := newUnusable(t, variant)
+		u.peer.ServeTCP(tcpPort)
+		lan := u.h.lan()
+		forwards := func(when string, in, out, fromContainer, toContainer bool) {
+			t.Helper()
+			for _, ipv6 := range []bool{false, true} {
+				for _, way := range []struct {
+					what   string
+					from   *nettest.Space
+					to     netip.Addr
+					passes bool
+				}{
+					{"peer to the network behind", u.peer.Space, lan.at(ipv6), in},
+					{"the network behind to peer", lan.Space, u.peer.Addr(ipv6), out},
+					{"container to peer", u.b.Space, u.peer.Addr(ipv6), fromContainer},
+					{"peer to container", u.peer.Space, u.b.at(ipv6), toContainer},
+				} {
+					if err := verdictFault(way.from.TCP(netip.AddrPortFrom(way.to, tcpPort), waitFor(way.passes)), way.passes); err != nil {
+						t.Errorf("%s: %s (IPv6 %v): %v", when, way.what, ipv6, err)
+					}
+				}
+			}
+		}
+		const forwardPath = "/calico/v1/policy/tier/default/policy/forward"
+		forwards("as written", true, true, true, true)
+		for _, bad := range []string{"nonsense", `{"name":"eth0","labels":7}`} {
+			u.awaitRevision(u.rawDelete(forwardPath))
+			u.raw(hostPath, bad)
+			u.restart()
+			forwards(bad+": no policy is for forwarded packets", true, true, true, true)
+			u.expect(bad, asWritten)
+			// Any that is might select it; it denies what containers send to this port.
+			u.awaitRevision(u.raw(forwardPath, fmt.Sprintf(
+				`{"selector":"is == 'host'","apply_on_forward":true,"inbound_rules":[],"outbound_rules":[{"action":"deny","protocol":"tcp","dst_ports":[%d]}]}`, tcpPort)))
+			forwards(bad+": a policy is", false, false, false, true)
+			if _, err := u.b.Ping(u.peer.Addr(false), answer); err != nil {
+				t.Errorf("%s: what no policy denies to a container: %v", bad, err)
+			}
+			u.expect(bad+": a policy is", asWritten)
+			nettest.Eventually(t, patience, func() error { return u.h.says("only packets of workloads pass") })
+			// One that is asked before DNAT may have denied what comes in.
+			u.awaitRevision(u.raw(forwardPath, `{"selector":"is == 'host'","pre_dnat":true,"apply_on_forward":true,"types":["ingress"],"inbound_rules":[{"action":"deny"}],"outbound_rules":[]}`))
+			everywhere := bad == "nonsense"
+			forwards(bad+": a policy before DNAT is", false, !everywhere, true, true)
+		}
+		u.awaitRevision(u.rawDelete(forwardPath))
+		u.mend(hostPath)
+		forwards("mended", true, true, true, true)
+	})
 }

@@ -24,7 +24,8 @@ import (
 // store has been away, locked or another one since felix started. What is in force is kept as
 // it is. Where the rules were taken away though packets are routed to workloads, which then
 // nothing filters, it closes workloads off ([rules.Renderer.Closing]). The first pass puts the
-// rules that are wanted in that place.
+// rules that are wanted in that place. Where packets do not meet the rules, as another program
+// has made the chain or table of that name, it stops them as a pass does ([iptables.Targets.Shut]).
 //
 // The rules may stand in either variant of iptables: which one is configured is known no
 // sooner than the store is.
@@ -50,14 +51,24 @@ type waiting struct {
 type frame struct {
 	variant string
 	family  rules.Family
+	targets *iptables.Targets
 	target  *iptables.Target
-	parts   []part
-	listed  bool
+	// raw is the other table that filters. Of it only matters whether packets meet it.
+	raw    *iptables.Target
+	parts  []part
+	listed bool
 	// missing is what has to be written so that packets are filtered; empty when they are.
 	missing []reconcile.Item[string, iptables.Chain]
 	// closed says that workloads are closed off.
 	closed bool
+	// unhooked says why packets do not meet the rules, whatever these are.
+	unhooked error
+	// shut says that packets are stopped therefore, and reopened that nothing stops them.
+	shut, reopened bool
 }
+
+// whole reports whether packets are filtered.
+func (f *frame) whole() bool { return len(f.missing) == 0 && f.unhooked == nil }
 
 // part is one chain of the frame, as it closes, and felix's rules in the kernel's chain from
 // which one, known by its hash, leads to it.
@@ -82,7 +93,7 @@ func (w *waiting) look(ctx context.Context, now time.Time, cfg *config.Config, l
 	}
 	due, err := w.read(ctx, cfg)
 	if due || w.moved || w.failures > 0 {
-		err = errors.Join(err, w.close(ctx, cfg, links))
+		err = errors.Join(err, w.close(ctx, cfg, links), w.reopen())
 	}
 	if ctx.Err() != nil {
 		return false
@@ -137,6 +148,11 @@ func (w *waiting) state(err error) []statusapi.Problem {
 				"workloads' new connections are dropped until it can be"})
 		}
 	}
+	for _, fr := range w.frames {
+		if fr.shut && fr.unhooked != nil {
+			out = append(out, statusapi.Problem{Object: fmt.Sprintf("IPv%d", fr.family), Reason: fr.unhooked.Error() + untilThen})
+		}
+	}
 	if err != nil {
 		out = append(out, statusapi.Problem{Object: "workloads", Reason: "it is not known that their packets are filtered, and the datastore, which says how, cannot be followed: " + err.Error()})
 	}
@@ -179,19 +195,31 @@ func (w *waiting) open(ctx context.Context, cfg *config.Config) (err error) {
 		if err != nil {
 			return err
 		}
+		targets.Woke = wokeIn(w.log)
 		w.opened = append(w.opened, targets)
 		for _, f := range w.families {
-			fr := &frame{variant: variant, family: f}
-			if fr.target, err = targets.Target(f, rules.Filter); err != nil {
+			if err := w.openFrame(&frame{variant: variant, family: f, targets: targets}); err != nil {
 				return err
 			}
-			w.frames = append(w.frames, fr)
-			if fr.parts, err = w.partsOf(f); err != nil {
-				return err
-			}
-			fr.take(nil)
 		}
 	}
+	return nil
+}
+
+func (w *waiting) openFrame(fr *frame) (err error) {
+	if fr.target, err = fr.targets.Target(fr.family, rules.Filter); err != nil {
+		return err
+	}
+	w.frames = append(w.frames, fr)
+	if fr.variant == iptables.NFT {
+		if fr.raw, err = fr.targets.Target(fr.family, rules.Raw); err != nil {
+			return err
+		}
+	}
+	if fr.parts, err = w.partsOf(fr.family); err != nil {
+		return err
+	}
+	fr.take(nil)
 	return nil
 }
 
@@ -244,6 +272,9 @@ func (w *waiting) standIn(f rules.Family, id rules.ChainID) iptables.Chain {
 func (w *waiting) end() {
 	for _, f := range w.frames {
 		f.target.Close()
+		if f.raw != nil {
+			f.raw.Close()
+		}
 	}
 	for _, t := range w.opened {
 		t.Close()
@@ -255,7 +286,7 @@ func (w *waiting) end() {
 func (w *waiting) close(ctx context.Context, cfg *config.Config, links *ifmonitor.Links) error {
 	var open []rules.Family
 	for _, f := range w.families {
-		if !slices.ContainsFunc(w.frames, func(fr *frame) bool { return fr.family == f && len(fr.missing) == 0 }) {
+		if !slices.ContainsFunc(w.frames, func(fr *frame) bool { return fr.family == f && fr.whole() }) {
 			open = append(open, f)
 		}
 	}
@@ -277,8 +308,24 @@ func (w *waiting) close(ctx context.Context, cfg *config.Config, links *ifmonito
 	var errs []error
 	for _, fr := range w.frames {
 		if fr.variant == backend.Variant && slices.Contains(open, fr.family) {
-			errs = append(errs, fr.write(ctx))
+			errs = append(errs, fr.close(ctx, w.renderer.Barrier(fr.family)))
 		}
+	}
+	return errors.Join(errs...)
+}
+
+// reopen lets packets pass again that meet rules now. What stops them may be there from before
+// felix's start.
+func (w *waiting) reopen() error {
+	var errs []error
+	for _, fr := range w.frames {
+		if fr.reopened || !fr.whole() {
+			continue
+		}
+		err := fr.targets.Reopen(fr.family)
+		fr.reopened = err == nil
+		fr.shut = fr.shut && err != nil
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
 }
@@ -307,15 +354,48 @@ func (f *frame) look(ctx context.Context) (changed bool, err error) {
 		return false, nil // to ask would make the table
 	}
 	if f.listed {
-		drifted, err := f.target.Drifted()
+		drifted, err := f.drifted()
 		if err != nil || !drifted {
 			return false, err
 		}
 	}
+	return true, f.list(ctx)
+}
+
+// drifted reports whether somebody has written to the tables.
+func (f *frame) drifted() (bool, error) {
+	drifted, err := f.target.Drifted()
+	if drifted || err != nil || f.raw == nil {
+		return drifted, err
+	}
+	return f.raw.Drifted()
+}
+
+// list reads what the tables hold, and whether packets meet it.
+func (f *frame) list(ctx context.Context) error {
+	f.unhooked = nil
 	have, err := f.target.List(ctx)
+	if err == nil && f.raw != nil {
+		_, err = f.raw.List(ctx)
+	}
+	if iptables.IsUnhooked(err) {
+		f.unhooked, err = err, nil
+	}
 	f.listed = err == nil
 	f.take(have)
-	return true, err
+	return err
+}
+
+// close has the packets of workloads stopped: by rules, or, where they meet none, before these.
+func (f *frame) close(ctx context.Context, barrier []rules.Chain) error {
+	if f.unhooked == nil {
+		return f.write(ctx)
+	}
+	if err := f.targets.Shut(f.family, barrier); err != nil {
+		return fmt.Errorf("%w; and packets of workloads could not be stopped instead: %w", f.unhooked, err)
+	}
+	f.shut, f.reopened = true, false
+	return nil
 }
 
 // take compares what the table holds with what has to be there. A chain with any rules is
@@ -343,7 +423,5 @@ func (f *frame) write(ctx context.Context) error {
 	if err := f.target.Apply(ctx, reconcile.Changes[string, iptables.Chain]{Set: set}); err != nil {
 		return err
 	}
-	have, err := f.target.List(ctx)
-	f.take(have)
-	return err
+	return f.list(ctx)
 }

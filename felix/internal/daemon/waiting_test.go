@@ -301,3 +301,66 @@ func TestAWaitingFelixSeesTheRulesOfEitherVariant(t *testing.T) {
 		}
 	})
 }
+
+// TestAWaitingFelixStopsWhatMeetsNoRules has another program make a table or chain of iptables'
+// name in another way while felix knows nothing of the store.
+func TestAWaitingFelixStopsWhatMeetsNoRules(t *testing.T) {
+	for name, c := range unhookable {
+		t.Run(name, func(t *testing.T) {
+			s := newStranded(t, iptables.NFT)
+			h := s.h
+			s.stop()
+			h.etcd.Cut()
+			h.start()
+			h.awaitDisconnected()
+			c.makeOn(h)
+			// Rules of the filter table, where that stands, keep the second pair apart, and none the first.
+			s.w.stopped(s.a, s.b)
+			s.w.stopped(s.a, s.x)
+			s.goesOn()
+			h.awaitProblemOf("IPv6", c.cure())
+			h.awaitProblemOf("IPv6", "felix drops all new connections")
+			s.touchesNothing()
+			h.Run("nft", "delete table ip calico-closed; delete table ip6 calico-closed")
+			s.w.stopped(s.a, s.b)
+			s.w.stopped(s.a, s.x)
+			// It is mended: of the rules that went with the table felix knows none.
+			h.Run("nft", fmt.Sprintf("delete table ip %s; delete table ip6 %s", c.table, c.table))
+			nettest.Eventually(t, patience, func() error {
+				if list := h.Run("nft", "list", "tables"); strings.Contains(list, "calico-closed") {
+					return fmt.Errorf("there are %s", list)
+				}
+				return nil
+			})
+			s.awaitTaken(c.table == "filter")
+			s.w.cannotReach(s.a, s.x)
+			s.goesOn()
+			s.comesBack(func(s *stranded) { h.etcd.Mend() })
+		})
+	}
+}
+
+// TestAWaitingFelixWakesADormantTable has another program put iptables' tables to sleep, also
+// before felix starts.
+func TestAWaitingFelixWakesADormantTable(t *testing.T) {
+	s := newStranded(t, iptables.NFT)
+	s.stop()
+	s.h.etcd.Cut()
+	for _, running := range []bool{false, true} {
+		for _, table := range []string{"filter", "raw"} {
+			s.h.Run("nft", fmt.Sprintf("add table ip %s { flags dormant; }; add table ip6 %s { flags dormant; }", table, table))
+		}
+		if !running {
+			s.h.start()
+		}
+		nettest.Eventually(t, patience, func() error {
+			if list := s.h.Run("nft", "list", "ruleset"); strings.Contains(list, "dormant") {
+				return errors.New("a table sleeps")
+			}
+			return nil
+		})
+		s.w.canReach(s.a, s.b)
+		s.w.cannotReach(s.a, s.x)
+		s.goesOn()
+	}
+}

@@ -37,6 +37,11 @@ type Endpoint struct {
 	// Untracked, PreDNAT and Forward are the host endpoint's other policy stages;
 	// workloads have none.
 	Untracked, PreDNAT, Forward []Tier
+	// WorkloadsOnly are the directions in which a host endpoint forwards nothing but what
+	// workloads send and get, because nobody knows which policies select it. Forward holds
+	// then all that may: they are asked about packets of workloads, of which those pass that
+	// none decides about.
+	WorkloadsOnly []Direction
 }
 
 // NAT is a floating address: what is sent to External reaches Internal.

@@ -88,6 +88,12 @@ func (l *Links) Names(want func(name string) bool) []string {
 	return list
 }
 
+// IsBridge reports whether an interface is a bridge.
+func (l *Links) IsBridge(name string) bool {
+	index, known := l.byName[name]
+	return known && l.byIndex[index].Bridge
+}
+
 // Addrs lists the addresses of the interfaces that want accepts, sorted, by the
 // interfaces' names.
 func (l *Links) Addrs(want func(name string) bool) map[string][]netip.Addr {

@@ -48,9 +48,11 @@ type Link struct {
 	Index int
 	Name  string
 	// Up says that the interface is up as its administrator wants it.
-	Up   bool
-	MAC  net.HardwareAddr
-	Gone bool
+	Up bool
+	// Bridge says that it is one of the kernel's own bridges.
+	Bridge bool
+	MAC    net.HardwareAddr
+	Gone   bool
 }
 
 // Addr is an address of an interface.
@@ -234,7 +236,7 @@ func (e *Event) add(msg syscall.NetlinkMessage) {
 func linkOf(l netlink.Link) Link {
 	a := l.Attrs()
 	// The address is part of the kernel's whole answer, which could not be let go.
-	return Link{Index: a.Index, Name: a.Name, Up: a.Flags&net.FlagUp != 0, MAC: bytes.Clone(a.HardwareAddr)}
+	return Link{Index: a.Index, Name: a.Name, Up: a.Flags&net.FlagUp != 0, Bridge: l.Type() == "bridge", MAC: bytes.Clone(a.HardwareAddr)}
 }
 
 func parseLink(msg syscall.NetlinkMessage) (Link, bool) {

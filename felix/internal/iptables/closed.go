@@ -1,9 +1,10 @@
 package iptables
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -16,30 +17,59 @@ import (
 // not meet the rules of iptables. Nothing else is ever in it.
 const closedTable = "calico-closed"
 
-// Shut drops what comes from or goes to interfaces with the given prefixes and belongs to no
-// known connection. It needs no chain of iptables. The legacy variant has no use for it: there
-// the kernel itself hooks the chains.
-func (ts *Targets) Shut(f rules.Family, prefixes []string) error {
+// Shut puts a barrier in force, as [rules.Tracker.Barrier] makes it. It needs no chain of
+// iptables. The legacy variant has no use for it: there the kernel itself hooks the chains.
+func (ts *Targets) Shut(f rules.Family, barrier []rules.Chain) error {
 	r, ok := ts.readers[f].(*nftReader)
 	if !ok {
 		return nil
 	}
-	// What is there may be another's or of another felix: it is made anew as a whole.
-	reqs := []nlconn.Request{r.newTable(), r.deleteTable(), r.newTable()}
-	for name, hooknum := range map[string]uint32{"input": unix.NF_INET_LOCAL_IN, "forward": unix.NF_INET_FORWARD} {
-		reqs = append(reqs, r.newBaseChain(name, hooknum), r.newRule(name, known(r.family)))
-		for _, p := range prefixes {
-			reqs = append(reqs, r.newRule(name, dropInterface(unix.NFT_META_IIFNAME, p)))
-			if hooknum == unix.NF_INET_FORWARD {
-				reqs = append(reqs, r.newRule(name, dropInterface(unix.NFT_META_OIFNAME, p)))
+	list := make([]nlconn.Request, 0, len(barrier))
+	for _, c := range barrier {
+		list = append(list, r.newBaseChain(c.Name))
+		for _, rule := range c.Rules {
+			expressions, err := r.expressions(rule)
+			if err != nil {
+				return fmt.Errorf("table %s of nf_tables, chain %s: %v: %w", closedTable, c.Name, rule, err)
 			}
+			list = append(list, r.newRule(c.Name, expressions))
 		}
 	}
-	_, _, err := ts.nft.write(mark{}, 0, func() error { return r.conn.Transact(unix.NFNL_SUBSYS_NFTABLES, reqs...) })
-	if err != nil {
+	if ts.transact(r, r.edit(barrier, list)) == nil {
+		return nil
+	}
+	// What is there may be another's: then it is made anew as a whole.
+	if err := ts.transact(r, append([]nlconn.Request{r.newTable(), r.deleteTable(), r.newTable()}, list...)); err != nil {
 		return fmt.Errorf("write table %s of nf_tables: %w", closedTable, err)
 	}
 	return nil
+}
+
+func (ts *Targets) transact(r *nftReader, reqs []nlconn.Request) error {
+	_, _, err := ts.nft.write(mark{}, 0, func() error { return r.conn.Transact(unix.NFNL_SUBSYS_NFTABLES, reqs...) })
+	return err
+}
+
+// edit has the table hold nothing but a barrier, of which list makes the chains and rules. Its
+// chains stay those that they are: the kernel changes all rules at once, but a packet on its way
+// from a new chain to the one that it replaces could meet the first before and the second after.
+func (r *nftReader) edit(barrier []rules.Chain, list []nlconn.Request) []nlconn.Request {
+	reqs := []nlconn.Request{r.newTable()}
+	for _, name := range slices.Sorted(maps.Keys(barrierHooks)) {
+		reqs = append(reqs, r.newBaseChain(name), r.flushChain(name))
+	}
+	reqs = append(reqs, list...)
+	for _, name := range slices.Sorted(maps.Keys(barrierHooks)) {
+		if !slices.ContainsFunc(barrier, func(c rules.Chain) bool { return c.Name == name }) {
+			reqs = append(reqs, r.deleteChain(name))
+		}
+	}
+	return reqs
+}
+
+// barrierHooks are where the chains of a barrier are attached.
+var barrierHooks = map[string]uint32{
+	rules.BarrierInput: unix.NF_INET_LOCAL_IN, rules.BarrierForward: unix.NF_INET_FORWARD, rules.BarrierOutput: unix.NF_INET_LOCAL_OUT,
 }
 
 // Reopen undoes [Targets.Shut], also that of an earlier felix.
@@ -48,35 +78,22 @@ func (ts *Targets) Reopen(f rules.Family) error {
 	if !ok {
 		return nil
 	}
-	_, _, err := ts.nft.write(mark{}, 0, func() error { return r.conn.Transact(unix.NFNL_SUBSYS_NFTABLES, r.deleteTable()) })
-	if err != nil && !errors.Is(err, syscall.ENOENT) {
+	if err := ts.transact(r, []nlconn.Request{r.deleteTable()}); err != nil && !errors.Is(err, syscall.ENOENT) {
 		return fmt.Errorf("delete table %s of nf_tables, which drops packets of workloads: %w", closedTable, err)
 	}
 	return nil
 }
 
+// newTable makes the table, or wakes it.
 func (r *nftReader) newTable() nlconn.Request {
-	return r.create(unix.NFT_MSG_NEWTABLE, nil)
+	return r.create(unix.NFT_MSG_NEWTABLE, nlconn.Attr(nil, unix.NFTA_TABLE_FLAGS, netOrder(0)))
 }
 
-func (r *nftReader) deleteTable() nlconn.Request {
-	req := r.create(unix.NFT_MSG_DELTABLE, nil)
-	req.Flags = 0
-	return req
-}
+func (r *nftReader) deleteTable() nlconn.Request { return r.about(unix.NFT_MSG_DELTABLE, nil) }
 
-// create is a request about the table or an object of it.
-func (r *nftReader) create(message uint16, attrs []byte) nlconn.Request {
-	const tableName = unix.NFTA_TABLE_NAME // as NFTA_CHAIN_TABLE and NFTA_RULE_TABLE are
-	body := nlconn.Attr(nlconn.Netfilter(r.family), tableName, nlconn.String(closedTable))
-	return nlconn.Request{
-		Type: unix.NFNL_SUBSYS_NFTABLES<<8 | message, Flags: unix.NLM_F_CREATE | unix.NLM_F_APPEND,
-		Body: append(body, attrs...),
-	}
-}
-
-func (r *nftReader) newBaseChain(name string, hooknum uint32) nlconn.Request {
-	place := nlconn.Attr(nil, unix.NFTA_HOOK_HOOKNUM, netOrder(hooknum))
+// newBaseChain makes a chain at its hook, or leaves it there.
+func (r *nftReader) newBaseChain(name string) nlconn.Request {
+	place := nlconn.Attr(nil, unix.NFTA_HOOK_HOOKNUM, netOrder(barrierHooks[name]))
 	place = nlconn.Attr(place, unix.NFTA_HOOK_PRIORITY, netOrder(0))
 	attrs := nlconn.Attr(nil, unix.NFTA_CHAIN_NAME, nlconn.String(name))
 	attrs = nlconn.Attr(attrs, unix.NFTA_CHAIN_HOOK|nlconn.Nested, place)
@@ -90,66 +107,24 @@ func (r *nftReader) newRule(chain string, expressions []byte) nlconn.Request {
 	return r.create(unix.NFT_MSG_NEWRULE, attrs)
 }
 
-// States of connections as nf_tables has them in its registers.
-const (
-	stateEstablished = 1 << 1
-	stateRelated     = 1 << 2
-	stateUntracked   = 1 << 6
-)
-
-// known accepts packets of known connections. Discovery of neighbours, without which IPv6 has
-// none, is not tracked.
-func known(family uint8) []byte {
-	states := uint32(stateEstablished | stateRelated)
-	if family == unix.AF_INET6 {
-		states |= stateUntracked
-	}
-	load := nlconn.Attr(nil, unix.NFTA_CT_DREG, netOrder(unix.NFT_REG_1))
-	load = nlconn.Attr(load, unix.NFTA_CT_KEY, netOrder(unix.NFT_CT_STATE))
-	mask := nlconn.Attr(nil, unix.NFTA_BITWISE_SREG, netOrder(unix.NFT_REG_1))
-	mask = nlconn.Attr(mask, unix.NFTA_BITWISE_DREG, netOrder(unix.NFT_REG_1))
-	mask = nlconn.Attr(mask, unix.NFTA_BITWISE_LEN, netOrder(4))
-	mask = nlconn.Attr(mask, unix.NFTA_BITWISE_MASK|nlconn.Nested, value(binary.NativeEndian.AppendUint32(nil, states)))
-	mask = nlconn.Attr(mask, unix.NFTA_BITWISE_XOR|nlconn.Nested, value(make([]byte, 4)))
-	out := expression(nil, "ct", load)
-	out = expression(out, "bitwise", mask)
-	out = expression(out, "cmp", compare(unix.NFT_CMP_NEQ, make([]byte, 4)))
-	return expression(out, "immediate", verdict(nfAccept))
+func (r *nftReader) flushChain(name string) nlconn.Request {
+	return r.about(unix.NFT_MSG_DELRULE, nlconn.Attr(nil, unix.NFTA_RULE_CHAIN, nlconn.String(name)))
 }
 
-// dropInterface drops what has an interface whose name begins with a prefix.
-func dropInterface(key uint32, prefix string) []byte {
-	load := nlconn.Attr(nil, unix.NFTA_META_DREG, netOrder(unix.NFT_REG_1))
-	load = nlconn.Attr(load, unix.NFTA_META_KEY, netOrder(key))
-	out := expression(nil, "meta", load)
-	out = expression(out, "cmp", compare(unix.NFT_CMP_EQ, []byte(prefix)))
-	return expression(out, "immediate", verdict(nfDrop))
+func (r *nftReader) deleteChain(name string) nlconn.Request {
+	return r.about(unix.NFT_MSG_DELCHAIN, nlconn.Attr(nil, unix.NFTA_CHAIN_NAME, nlconn.String(name)))
 }
 
-// The kernel's verdicts.
-const (
-	nfDrop   = 0
-	nfAccept = 1
-)
-
-func expression(out []byte, name string, data []byte) []byte {
-	e := nlconn.Attr(nil, unix.NFTA_EXPR_NAME, nlconn.String(name))
-	e = nlconn.Attr(e, unix.NFTA_EXPR_DATA|nlconn.Nested, data)
-	return nlconn.Attr(out, unix.NFTA_LIST_ELEM|nlconn.Nested, e)
+// create is a request that makes the table or an object of it.
+func (r *nftReader) create(message uint16, attrs []byte) nlconn.Request {
+	req := r.about(message, attrs)
+	req.Flags = unix.NLM_F_CREATE | unix.NLM_F_APPEND
+	return req
 }
 
-func compare(op uint32, with []byte) []byte {
-	out := nlconn.Attr(nil, unix.NFTA_CMP_SREG, netOrder(unix.NFT_REG_1))
-	out = nlconn.Attr(out, unix.NFTA_CMP_OP, netOrder(op))
-	return nlconn.Attr(out, unix.NFTA_CMP_DATA|nlconn.Nested, value(with))
+// about is a request about the table or an object of it.
+func (r *nftReader) about(message uint16, attrs []byte) nlconn.Request {
+	const tableName = unix.NFTA_TABLE_NAME // as NFTA_CHAIN_TABLE and NFTA_RULE_TABLE are
+	body := nlconn.Attr(nlconn.Netfilter(r.family), tableName, nlconn.String(closedTable))
+	return nlconn.Request{Type: unix.NFNL_SUBSYS_NFTABLES<<8 | message, Body: append(body, attrs...)}
 }
-
-func verdict(code uint32) []byte {
-	v := nlconn.Attr(nil, unix.NFTA_VERDICT_CODE, netOrder(code))
-	out := nlconn.Attr(nil, unix.NFTA_IMMEDIATE_DREG, netOrder(unix.NFT_REG_VERDICT))
-	return nlconn.Attr(out, unix.NFTA_IMMEDIATE_DATA|nlconn.Nested, nlconn.Attr(nil, unix.NFTA_DATA_VERDICT|nlconn.Nested, v))
-}
-
-func value(b []byte) []byte { return nlconn.Attr(nil, unix.NFTA_DATA_VALUE, b) }
-
-func netOrder(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }

@@ -151,6 +151,9 @@ func (l Lacks) wider(r rules.Rule) rules.Rule {
 	if l[matchRPFilter] {
 		r.Match.RPFilterFails = false
 	}
+	if l[matchSocket] {
+		r.Match.Socket = false
+	}
 	if l[matchMultiport] {
 		r.Match.Ports = nil
 	}

@@ -24,8 +24,14 @@ const (
 	lockVariable = "XTABLES_LOCKFILE"
 )
 
-// lockPoll is how often [AwaitLock] looks.
-const lockPoll = 5 * time.Millisecond
+// [AwaitLock] looks each lockPoll at first, and rarer with the time that the lock was held, as
+// each look costs a tenth of a millisecond: every maxLockPoll in the end.
+const (
+	lockPoll    = 5 * time.Millisecond
+	maxLockPoll = 50 * time.Millisecond
+	// lockShare is which share of the wait so far the next look may come late.
+	lockShare = 16
+)
 
 // errLocked is part of the error of a write that was not tried, because of the lock.
 var errLocked = errors.New("another program holds the xtables lock")
@@ -36,11 +42,13 @@ func IsLocked(err error) bool { return errors.Is(err, errLocked) }
 
 // AwaitLock returns when no program holds the lock, or the context ends.
 func AwaitLock(ctx context.Context) {
-	tick := time.NewTicker(lockPoll)
-	defer tick.Stop()
+	start := time.Now()
+	timer := time.NewTimer(lockPoll)
+	defer timer.Stop()
 	for !lockFree() && ctx.Err() == nil {
 		select {
-		case <-tick.C:
+		case <-timer.C:
+			timer.Reset(min(max(lockPoll, time.Since(start)/lockShare), maxLockPoll))
 		case <-ctx.Done():
 		}
 	}

@@ -330,7 +330,7 @@ func (p *printer) action(a *rules.Action) {
 // rewrite prints a rewriting of an address. An IPv6 address needs no brackets, since no
 // port follows.
 func (p *printer) rewrite(target, option string, to netip.Addr) {
-	if !to.IsValid() || to.Zone() != "" {
+	if !to.IsValid() || to.Is4() != (p.family == rules.V4) || to.Is4In6() || to.Zone() != "" {
 		p.fail(option, to.String())
 		return
 	}

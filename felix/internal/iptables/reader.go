@@ -21,6 +21,9 @@ type reader interface {
 	// native describes a rule of the table, as it was last read, that iptables' own tools do
 	// not understand; it is empty when there is none.
 	native(t rules.Table) string
+	// docker are the interfaces that rules in Docker's chains of the filter table named when
+	// it was last read.
+	docker() []string
 	// standing gives what keeps packets from meeting the rules of a table, and wakes one that
 	// is dormant by wake.
 	standing(t rules.Table, wake func(do func() error) error) error
@@ -28,22 +31,31 @@ type reader interface {
 }
 
 // saveReader reads by iptables-save: the only way that tells the text of a legacy rule.
-type saveReader struct{ cmd commands }
+type saveReader struct {
+	cmd     commands
+	dockers []string
+}
 
-func (r saveReader) read(ctx context.Context, t rules.Table) (contents, error) {
+func (r *saveReader) read(ctx context.Context, t rules.Table) (contents, error) {
 	text, err := r.cmd.save(ctx, t)
 	if err != nil {
 		return nil, fmt.Errorf("read table %s: %w", t, err)
 	}
-	return parseSave(t, text)
+	c, err := parseSave(t, text)
+	if err == nil && t == rules.Filter {
+		r.dockers = dockerIn(text)
+	}
+	return c, err
 }
 
-func (saveReader) native(rules.Table) string { return "" }
+func (*saveReader) native(rules.Table) string { return "" }
+
+func (r *saveReader) docker() []string { return r.dockers }
 
 // standing is always given: chains of legacy tables have their hooks from the kernel.
-func (saveReader) standing(rules.Table, func(func() error) error) error { return nil }
+func (*saveReader) standing(rules.Table, func(func() error) error) error { return nil }
 
-func (saveReader) close() {}
+func (*saveReader) close() {}
 
 // nftReader reads nf_tables itself. A rule that felix did not write may be of any form there,
 // also of one at which iptables-nft-save gives the whole table up.
@@ -52,6 +64,7 @@ type nftReader struct {
 	family uint8
 	// natives are the descriptions of rules that iptables' tools do not understand.
 	natives map[rules.Table]string
+	dockers []string
 }
 
 func newNFTReader(f rules.Family) (*nftReader, error) {
@@ -69,6 +82,8 @@ func newNFTReader(f rules.Family) (*nftReader, error) {
 func (r *nftReader) close() { r.conn.Close() }
 
 func (r *nftReader) native(t rules.Table) string { return r.natives[t] }
+
+func (r *nftReader) docker() []string { return r.dockers }
 
 // maxReads is how often a table is read anew because others wrote to it meanwhile.
 const maxReads = 10
@@ -131,6 +146,9 @@ func (r *nftReader) readTable(t rules.Table) (contents, error) {
 		return nil, err
 	}
 	delete(r.natives, t)
+	if t == rules.Filter {
+		r.dockers = nil
+	}
 	return c, r.readRules(t, "", c)
 }
 
@@ -170,6 +188,7 @@ func (r *nftReader) readRules(t rules.Table, chain string, c contents) error {
 			return
 		}
 		list = append(list, Rule{Hash: string(rule.hash), Handle: rule.handle})
+		r.noteDocker(t, rule)
 		if rule.native != nil && r.natives[t] == "" {
 			r.natives[t] = fmt.Sprintf("chain %s, handle %d, with %q", name, rule.handle, rule.native)
 		}
@@ -214,6 +233,10 @@ type kernelRule struct {
 	hash         []byte
 	// native is an expression that iptables' tools do not understand.
 	native []byte
+	// interfaces are those that a rule of Docker's names; asksInterface says that the next
+	// expression compares one.
+	interfaces    []string
+	asksInterface bool
 }
 
 // understood are the expressions of which iptables-nft makes its rules.
@@ -258,6 +281,7 @@ func (r *kernelRule) addExpression(attrs []byte) {
 	if !understood[string(name)] {
 		r.native = name
 	}
+	r.addInterface(string(name), data)
 	if r.hash != nil || string(name) != "match" {
 		return
 	}

@@ -113,13 +113,28 @@ func TestReadingByNetlinkIsReadingBySave(t *testing.T) {
 				k.hooks(t, "OUTPUT", jumpTo("cali-a"), rules.Hook{Rule: marked(9, accept), Position: rules.Last}))
 			k.run(t, "-A", "cali-a", "-p", "tcp", "-j", "RETURN")
 			cmd := target.cmd
-			saved, err := saveReader{cmd}.read(t.Context(), k.table)
+			saved, err := (&saveReader{cmd: cmd}).read(t.Context(), k.table)
 			if err != nil {
 				t.Fatal(err)
 			}
 			read, err := target.reader.read(t.Context(), k.table)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if k.table == rules.Filter {
+				for _, chain := range []string{"DOCKER", "DOCKER-USER"} {
+					k.run(t, "-N", chain)
+					k.run(t, "-A", chain, "!", "-i", "if-"+chain[len(chain)-4:], "-o", "of-"+chain[len(chain)-4:], "-p", "tcp", "--dport", "80", "-j", "ACCEPT")
+				}
+				byText := &saveReader{cmd: cmd}
+				for _, r := range []reader{byText, target.reader} {
+					if _, err := r.read(t.Context(), k.table); err != nil {
+						t.Fatal(err)
+					}
+					if got, want := r.docker(), []string{"if-CKER", "of-CKER"}; !slices.Equal(got, want) {
+						t.Errorf("Docker's rules name %v, want %v", got, want)
+					}
+				}
 			}
 			if target.Native() != "" {
 				t.Errorf("a rule of iptables' own counts as native: %s", target.Native())

@@ -2,6 +2,7 @@ package iptables
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 
@@ -59,6 +60,21 @@ func TestParseSaveRefusesHalfATable(t *testing.T) {
 		if _, err := parseSave(rules.Filter, []byte(text)); !errors.Is(err, errIncomplete) {
 			t.Errorf("%s: got %v", name, err)
 		}
+	}
+}
+
+func TestInterfacesOfDockersRules(t *testing.T) {
+	text := `*filter
+:DOCKER - [0:0]
+-A FORWARD -i eth0 -j DOCKER-FORWARD
+-A DOCKER -d 172.17.0.2/32 ! -i web0 -o web0 -p tcp -m tcp --dport 80 -j ACCEPT
+-A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
+-A DOCKER-USER -i eth1 -j DROP
+-A DOCKERS
+COMMIT
+`
+	if got, want := dockerIn([]byte(text)), []string{"docker0", "web0"}; !slices.Equal(got, want) {
+		t.Errorf("found %v, want %v", got, want)
 	}
 }
 

@@ -126,7 +126,7 @@ func (ts *Targets) Target(f rules.Family, t rules.Table) (*Target, error) {
 
 func (ts *Targets) newReader(f rules.Family, cmd commands) (reader, error) {
 	if ts.nft == nil {
-		return saveReader{cmd}, nil
+		return &saveReader{cmd: cmd}, nil
 	}
 	return newNFTReader(f)
 }

@@ -509,7 +509,7 @@ func TestEveryKindOfRuleIsTakenByTheKernel(t *testing.T) {
 				}
 				byTable := map[rules.Table][]reconcile.Item[string, Chain]{}
 				for _, c := range slices.Concat(r.Static(f), []rules.Chain{
-					r.ForwardWorkload([]string{"br-0123456789ab"}),
+					r.ForwardWorkload([]string{"docker0", "docker_gwbridge", "br-0123456789ab"}),
 					{ChainID: rules.ChainID{Table: rules.Filter, Name: "cali-from-wl-dispatch"}},
 					{ChainID: rules.ChainID{Table: rules.Filter, Name: "cali-to-wl-dispatch"}},
 				}) {
@@ -538,15 +538,15 @@ func TestAFailingCommandChangesNothing(t *testing.T) {
 	k := kernel{Legacy, rules.V4, rules.Filter}
 	target := k.open(t)
 	k.run(t, "-N", "others") // a table without any rule is not asked for
-	target.reader = saveReader{programs{"false", "false"}}
+	target.reader = &saveReader{cmd: programs{"false", "false"}}
 	if _, err := target.List(t.Context()); err == nil {
 		t.Error("a list by a failing command succeeded")
 	}
-	target.reader = saveReader{programs{"true", "true"}}
+	target.reader = &saveReader{cmd: programs{"true", "true"}}
 	if _, err := target.List(t.Context()); !errors.Is(err, errIncomplete) {
 		t.Errorf("a list by a command that prints nothing: got %v", err)
 	}
-	target.reader = saveReader{programs{"no-such-program", "no-such-program"}}
+	target.reader = &saveReader{cmd: programs{"no-such-program", "no-such-program"}}
 	if _, err := target.List(t.Context()); !errors.Is(err, errBusy) || !errors.Is(err, exec.ErrNotFound) {
 		t.Errorf("a list by a command that is not installed: got %v", err)
 	}
@@ -568,7 +568,7 @@ func TestATableIsKnownToBeEmpty(t *testing.T) {
 		}
 		unreadable := func() {
 			if k.variant == Legacy {
-				target.reader = saveReader{programs{"false", "false"}}
+				target.reader = &saveReader{cmd: programs{"false", "false"}}
 			}
 		}
 		expect("before it was read", false)
@@ -643,4 +643,9 @@ func TestWhatCouldNotBeAskedIsAskedAgain(t *testing.T) {
 			t.Errorf("drifted = %v, %v", drifted, err)
 		}
 	})
+}
+
+// changesOf sets chains.
+func changesOf(set ...reconcile.Item[string, Chain]) reconcile.Changes[string, Chain] {
+	return reconcile.Changes[string, Chain]{Set: set}
 }

@@ -321,12 +321,17 @@ func TestAnIPv6GatewayThatTheKernelDoesNotAnswerForIsMadeAnew(t *testing.T) {
 func TestAnAddressThatIsThereIsLeftAlone(t *testing.T) {
 	k := open(t)
 	target := k.Addresses(gatewayRanges)
-	ip(t, "addr", "add", "169.254.1.1/32", "dev", "lo", "scope", "link")
-	ip(t, "addr", "add", "fe80::a9fe:101/64", "dev", "cali1", "nodad")
 	updates, done := make(chan netlink.AddrUpdate, 16), make(chan struct{})
 	defer close(done)
 	if err := netlink.AddrSubscribe(updates, done); err != nil {
 		t.Fatal(err)
+	}
+	ip(t, "addr", "add", "169.254.1.1/32", "dev", "lo", "scope", "link")
+	ip(t, "addr", "add", "fe80::a9fe:101/64", "dev", "cali1", "nodad")
+	for u := range updates { // of an IPv6 address the kernel tells a while after it was made
+		if u.LinkAddress.IP.String() == "fe80::a9fe:101" {
+			break
+		}
 	}
 	set := []reconcile.Item[AddrKey, struct{}]{addr("169.254.1.1/32"), addrOn("cali1", "fe80::a9fe:101/128")}
 	if err := target.Apply(t.Context(), reconcile.Changes[AddrKey, struct{}]{Set: set}); err != nil {

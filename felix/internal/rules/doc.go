@@ -67,10 +67,10 @@
 //
 // Between a workload and a bridge of Docker's, felix only denies: what it allows goes on to
 // Docker's own chains, so that ports that are not published, and networks that are internal,
-// stay closed to workloads. Docker's bridges are known by their names. All of them begin with
-// "br-", but so do bridges of the host's own, and to leave these to Docker's policy DROP would
-// cut the host's workloads off; so each bridge is named, in one chain, which is all that is
-// written when one comes or goes.
+// stay closed to workloads. Docker's bridges are known by their names, and by Docker's own
+// rules. Many begin with "br-", but so do bridges of the host's own, and to leave these to
+// Docker's policy DROP would cut the host's workloads off; so each bridge is named, in one
+// chain, which is all that is written when one comes or goes.
 //
 // A rule that names networks is one for their families: in the other family it is not
 // rendered, also when the list is a negated one.

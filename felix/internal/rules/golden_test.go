@@ -61,7 +61,7 @@ func TestGolden(t *testing.T) {
 				static[c.ChainID] = true
 			}
 			tk := NewTracker(r, tt.family)
-			for _, c := range append(tk.Apply(w.changes).Set, r.ForwardWorkload([]string{"br-0123456789ab"})) {
+			for _, c := range append(tk.Apply(w.changes).Set, r.ForwardWorkload([]string{"docker0", "docker_gwbridge", "br-0123456789ab"})) {
 				if c.Name == chainForwardWorkload && !strings.HasPrefix(tt.name, "frame") {
 					continue
 				}

@@ -95,7 +95,13 @@ func (s hostStage) tracked() bool { return s.closed || s.forward }
 
 // asked reports whether the stage has something to say about an endpoint's packets.
 func (s hostStage) asked(e *desired.Endpoint) bool {
-	return s.closed || slices.ContainsFunc(s.tiers(e), func(t desired.Tier) bool { return len(t.Policies(s.direction)) > 0 })
+	return s.closed || s.workloadsOnly(e) ||
+		slices.ContainsFunc(s.tiers(e), func(t desired.Tier) bool { return len(t.Policies(s.direction)) > 0 })
+}
+
+// workloadsOnly reports whether the stage lets nothing pass but packets of workloads.
+func (s hostStage) workloadsOnly(e *desired.Endpoint) bool {
+	return s.forward && slices.Contains(e.WorkloadsOnly, s.direction)
 }
 
 // hostEndpoints renders all chains of host endpoints. The dispatch chains are always
@@ -196,13 +202,33 @@ func (r *Renderer) hostEndpoint(s hostStage, b boundHost) Chain {
 	if !s.forward {
 		c.add(Rule{Action: jump(failsafeChain(s.direction))})
 	}
+	workloadsOnly := s.workloadsOnly(b.endpoint)
+	if workloadsOnly {
+		c.add(r.othersDenied(s.direction)...)
+	}
 	c.add(Rule{Action: clearMark(r.marks.accept | r.marks.pass)})
-	r.addTiers(&c, s.tiers(b.endpoint), s.direction, s.tracked())
+	r.addTiers(&c, s.tiers(b.endpoint), s.direction, s.tracked() && !workloadsOnly)
 	if s.closed {
 		c.add(r.profiles(b.endpoint, s.direction)...)
 		c.add(r.deny("No policy or profile allowed it"))
 	}
 	return c
+}
+
+// othersDenied drops what a host endpoint forwards though no workload is to get it (Ingress),
+// or has sent it (Egress).
+func (r *Renderer) othersDenied(d desired.Direction) []Rule {
+	of := r.toWorkloads
+	if d == desired.Egress {
+		of = r.fromWorkloads
+	}
+	denied := r.deny("Nobody knows which policies select the host endpoint")
+	denied.Match = isSet(r.marks.scratch0)
+	return slices.Concat(
+		[]Rule{{Action: setMark(r.marks.scratch0)}},
+		of(Rule{Action: clearMark(r.marks.scratch0)}),
+		[]Rule{denied},
+	)
 }
 
 // afterDNAT renders what the host endpoints' egress policies and profiles say of packets
@@ -230,13 +256,18 @@ var icmpv6ForLink = []uint8{2, 130, 131, 132, 133, 134, 135, 136, 143}
 // table, where connections are not known, it accepts the answers from such ports of the
 // other direction too.
 func (r *Renderer) failsafe(f Family, s hostStage) Chain {
-	c := Chain{ChainID: ChainID{s.table, failsafeChain(s.direction)}}
+	c := Chain{ChainID: ChainID{s.table, failsafeChain(s.direction)}, Rules: r.failsafePorts(f, s)}
+	c.add(Rule{Action: jump(etcdChain(s.direction))})
+	return c
+}
+
+func (r *Renderer) failsafePorts(f Family, s hostStage) (list []Rule) {
 	ports, others := r.cfg.FailsafeInbound, r.cfg.FailsafeOutbound
 	if s.direction == desired.Egress {
 		ports, others = others, ports
 	}
-	add := func(list []FailsafePort, side Side) {
-		for _, p := range list {
+	add := func(open []FailsafePort, side Side) {
+		for _, p := range open {
 			if p.Net.IsValid() && !f.Of(p.Net) {
 				continue
 			}
@@ -246,20 +277,19 @@ func (r *Renderer) failsafe(f Family, s hostStage) Chain {
 				peer = &m.Destination
 			}
 			peer.Prefix = p.Net
-			c.add(Rule{Match: m, Action: do(Accept), Comment: "Failsafe"})
+			list = append(list, Rule{Match: m, Action: do(Accept), Comment: "Failsafe"})
 		}
 	}
 	if f == V6 {
 		for _, t := range icmpv6ForLink {
-			c.add(Rule{Match: Match{Protocol: desired.ICMPv6, ICMP: []ICMP{{Type: t}}}, Action: do(Accept), Comment: "Failsafe"})
+			list = append(list, Rule{Match: Match{Protocol: desired.ICMPv6, ICMP: []ICMP{{Type: t}}}, Action: do(Accept), Comment: "Failsafe"})
 		}
 	}
 	add(ports, Dst)
 	if s.table == Raw {
 		add(others, Src)
 	}
-	c.add(Rule{Action: jump(etcdChain(s.direction))})
-	return c
+	return list
 }
 
 // etcd accepts what this host sends to etcd, whatever ports are configured to be open:

@@ -45,7 +45,8 @@ func TestHostEndpoints(t *testing.T) {
 		p.dnat = true
 		return p
 	}
-	nothingAllowed := "No policy or profile allowed it"
+	const nothingAllowed, anyPolicy = "No policy or profile allowed it", "Nobody knows which policies select the host endpoint"
+	bothWays := []desired.Direction{desired.Ingress, desired.Egress}
 	tests := []struct {
 		name    string
 		build   func(w *world)
@@ -220,6 +221,61 @@ func TestHostEndpoints(t *testing.T) {
 				w.host("eth0").Forward = []desired.Tier{tier("default", w.policy("default", "p", allow()))}
 			},
 			send: through, want: Accept,
+		},
+		{
+			name:  "where any policy may select the endpoint nothing passes through",
+			build: func(w *world) { w.host("eth0").WorkloadsOnly = bothWays },
+			send:  through, want: Drop, by: anyPolicy,
+		},
+		{
+			name: "also what the policy allows, which may not be this endpoint's",
+			build: func(w *world) {
+				e := w.host("eth1")
+				e.WorkloadsOnly, e.Forward = bothWays, []desired.Tier{tier("default", w.policy("default", "p", allow()))}
+			},
+			send: through, want: Drop, by: anyPolicy,
+		},
+		{
+			name:  "in a direction in which there is none it passes",
+			build: func(w *world) { w.host("eth1").WorkloadsOnly = bothWays[:1] },
+			send:  through, want: Drop, by: "policy of FORWARD",
+		},
+		{
+			name:  "what is known goes on",
+			build: func(w *world) { w.host("eth0").WorkloadsOnly = bothWays },
+			send:  packet{in: "eth0", out: "eth1", src: peer, dst: "192.0.2.1", proto: desired.TCP, conn: Established}, want: Accept,
+		},
+		{
+			name: "what a workload sends passes where no policy decides",
+			build: func(w *world) {
+				twoOpen(w)
+				e := w.host("eth0")
+				e.WorkloadsOnly, e.Forward = bothWays, []desired.Tier{tier("default", w.policy("default", "p", port(desired.Deny, 81)))}
+			},
+			send: tcp("cali1", "10.0.0.1", "eth0", "10.9.0.2"), want: Accept,
+		},
+		{
+			name: "and is dropped where one denies",
+			build: func(w *world) {
+				twoOpen(w)
+				e := w.host("*")
+				e.WorkloadsOnly, e.Forward = bothWays, []desired.Tier{tier("default", w.policy("default", "p", port(desired.Deny, 80)))}
+			},
+			send: tcp("cali1", "10.0.0.1", "eth0", "10.9.0.2"), want: Drop, by: "policy default/p egress 0",
+		},
+		{
+			name: "so does what a workload gets",
+			build: func(w *world) {
+				twoOpen(w)
+				e := w.host("*")
+				e.WorkloadsOnly, e.Forward = bothWays, []desired.Tier{tier("default", w.policy("default", "p"))}
+			},
+			send: tcp("eth0", "10.9.0.2", "cali1", "10.0.0.1"), want: Accept,
+		},
+		{
+			name:  "but no workload's policy is skipped",
+			build: func(w *world) { w.endpoint("cali1"); w.host("eth0").WorkloadsOnly = bothWays },
+			send:  tcp("eth0", "10.9.0.2", "cali1", "10.0.0.1"), want: Drop, by: nothingAllowed,
 		},
 		{
 			name: "untracked policy lets a packet pass without connection tracking and without asking further",

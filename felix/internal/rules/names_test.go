@@ -75,14 +75,3 @@ func TestChainsOfTheFrameAreToldFromThoseOfObjects(t *testing.T) {
 		}
 	}
 }
-
-func TestDockersBridgesAreKnownByTheirNames(t *testing.T) {
-	for name, want := range map[string]bool{
-		"br-0123456789ab": true, "br-lan": false, "br-ex": false, "br-0123456789aB": false, "br-0123456789abc": false,
-		"br-0123456789xy": false, "docker_gwbridge": false, "br0": false, "": false,
-	} {
-		if got := IsDockerBridge(name); got != want {
-			t.Errorf("%q: %v", name, got)
-		}
-	}
-}

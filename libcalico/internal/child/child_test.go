@@ -2,9 +2,13 @@ package child_test
 
 import (
 	"errors"
+	"fmt"
+	"os"
 	"os/exec"
 	"runtime"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"calico.internal/libcalico/internal/child"
@@ -55,5 +59,31 @@ func TestDoneTellsHowTheChildEnded(t *testing.T) {
 	var exit *exec.ExitError
 	if err := <-done; !errors.As(err, &exit) || exit.ExitCode() != 3 {
 		t.Errorf("ended with %v, want exit status 3", err)
+	}
+}
+
+func TestAFrozenProcessHasStopped(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command("sh", "-c", "while :; do :; done")
+	ended, err := child.Start(cmd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid := cmd.Process.Pid
+	for range 50 {
+		if err := child.Freeze(pid); err != nil {
+			t.Fatal(err)
+		}
+		if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err != nil || !strings.Contains(string(stat), "(sh) T ") {
+			t.Fatalf("it runs: %s, %v", stat, err)
+		}
+		if err := cmd.Process.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = cmd.Process.Kill()
+	<-ended
+	if err := child.Freeze(pid); err == nil {
+		t.Error("a process that is not there was stopped")
 	}
 }

@@ -16,11 +16,14 @@ import (
 	"calico.internal/libcalico/version"
 	"calico.internal/libnetwork-plugin/internal/config"
 	"calico.internal/libnetwork-plugin/internal/daemon"
+	"calico.internal/libnetwork-plugin/internal/unit"
 )
 
 const usage = `Usage:
-  libnetwork-plugin run [options]   serve Docker's engine (see run --help)
-  libnetwork-plugin version         print the version
+  libnetwork-plugin run [options]                     serve Docker's engine (see run --help)
+  libnetwork-plugin unit socket                       print the systemd unit that holds Docker's sockets
+  libnetwork-plugin unit service PROGRAM ENVIRONMENT  print the systemd unit of the program with that file of variables
+  libnetwork-plugin version                           print the version
 `
 
 // The exit codes.
@@ -33,7 +36,7 @@ const (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
-	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr))
+	os.Exit(run(ctx, os.Args[1:], os.Getenv, os.Stdout, logattr.Lossy(os.Stderr)))
 }
 
 // run is the program. Without a command it serves, as the original did.
@@ -45,6 +48,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	switch command {
 	case "run":
 		return serve(ctx, args, getenv, stderr)
+	case "unit":
+		return printUnit(args, stdout, stderr)
 	case "version":
 		fmt.Fprintln(stdout, version.String())
 		return exitDone
@@ -53,6 +58,25 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return exitDone
 	}
 	fmt.Fprintf(stderr, "unknown command %q\n%s", command, usage)
+	return exitUsage
+}
+
+// printUnit prints one of the systemd units.
+func printUnit(args []string, stdout, stderr io.Writer) int {
+	switch {
+	case len(args) == 1 && args[0] == "socket":
+		fmt.Fprint(stdout, unit.Socket())
+		return exitDone
+	case len(args) == 3 && args[0] == "service":
+		text, err := unit.Service(unit.Paths{Binary: args[1], Environment: args[2]})
+		if err != nil {
+			fmt.Fprintln(stderr, "libnetwork-plugin:", err)
+			return exitUsage
+		}
+		fmt.Fprint(stdout, text)
+		return exitDone
+	}
+	fmt.Fprintf(stderr, "unit is given what to print\n%s", usage)
 	return exitUsage
 }
 

@@ -19,6 +19,10 @@ func TestExitCodesAndStreams(t *testing.T) {
 		{"version", []string{"version"}, nil, exitDone, "dev", ""},
 		{"help", []string{"help"}, nil, exitDone, "libnetwork-plugin run", ""},
 		{"help on run", []string{"run", "--help"}, nil, exitDone, "", "-felix-timeout"},
+		{"the socket's unit", []string{"unit", "socket"}, nil, exitDone, "ListenStream=/run/docker/plugins/calico-ipam.sock", ""},
+		{"the service's unit", []string{"unit", "service", "/opt/p", "/etc/e"}, nil, exitDone, "ExecStart=/opt/p run", ""},
+		{"a unit of a program that is not named", []string{"unit", "service"}, nil, exitUsage, "", "PROGRAM"},
+		{"a path with a blank", []string{"unit", "service", "/opt/a b", "/etc/e"}, nil, exitUsage, "", "absolute path"},
 		{"an unknown command", []string{"serve"}, nil, exitUsage, "", `unknown command "serve"`},
 		{"an unknown option", []string{"run", "--nope"}, nil, exitUsage, "", "nope"},
 		{

@@ -21,6 +21,7 @@ import (
 
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/ipam"
+	"calico.internal/libcalico/liveness"
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/model"
 	"calico.internal/libnetwork-plugin/internal/endpoint"
@@ -42,20 +43,47 @@ type Book struct {
 	store *etcdstore.Client
 	links Links
 	node  string
+	host  model.Identity
 	log   *slog.Logger
 	now   func() time.Time
 	mem   *memory
+	open  *unfinished
+	// borrowed is where the node may have addresses outside of its own blocks.
+	borrowed *Borrowed
 
 	// hand is held while an address changes hands without being fresh, so that two
 	// looks at its owner and what follows from them cannot cross.
 	hand sync.Mutex
+
+	damagedMu sync.Mutex
+	// damaged are the blocks that were damaged when the addresses were last listed.
+	damaged []netip.Prefix
 }
 
-// New returns the book of a node.
-func New(pool *ipam.Client, store *etcdstore.Client, links Links, node string, log *slog.Logger) *Book {
+// On says which host the book is kept on, for [Book.Sole].
+func (b *Book) On(host model.Identity) *Book {
+	b.host = host
+	return b
+}
+
+// Sole makes sure that the node's name is this host's alone. What this host does not know may
+// be in use on another one that has the name; it must not be removed then. The error is a
+// [*liveness.TakenError].
+func (b *Book) Sole(ctx context.Context) error {
+	_, err := b.sole(ctx)
+	return err
+}
+
+// sole is Sole, with the conditions that it is still so, for the transaction that removes.
+func (b *Book) sole(ctx context.Context) ([]etcdstore.Write, error) {
+	return liveness.Sole(ctx, b.store, b.node, b.host)
+}
+
+// New returns the book of a node. borrowed is told by pool ([ipam.Borrowing]).
+func New(pool *ipam.Client, borrowed *Borrowed, store *etcdstore.Client, links Links, node string, log *slog.Logger) *Book {
 	return &Book{
-		ipam: pool, store: store, links: links, node: node, log: log,
-		now: time.Now, mem: newMemory(time.Now),
+		ipam: pool, borrowed: borrowed, store: store, links: links, node: node, log: log,
+		now: time.Now, mem: newMemory(time.Now), open: newUnfinished(),
 	}
 }
 
@@ -73,7 +101,12 @@ func (b *Book) Pick(ctx context.Context, v6 bool, within netip.Prefix, name stri
 	if err != nil {
 		return netip.Addr{}, err
 	}
-	b.mem.ask(addrs[0])
+	b.given(addrs[0])
+	if err := context.Cause(ctx); err != nil { // nobody hears of it any more
+		b.mem.unask(addrs[0])
+		b.open.addAddr(addrs[0])
+		return netip.Addr{}, err
+	}
 	return addrs[0], nil
 }
 
@@ -91,8 +124,14 @@ func (b *Book) Take(ctx context.Context, addr netip.Addr, name string) error {
 	if err != nil {
 		return err
 	}
-	b.mem.ask(addr)
+	b.given(addr)
 	return nil
+}
+
+// given notes that Docker has an address.
+func (b *Book) given(addr netip.Addr) {
+	b.open.keepAddr(addr)
+	b.mem.ask(addr)
 }
 
 // Bind writes an endpoint and makes it the owner of its addresses, together with what
@@ -101,7 +140,14 @@ func (b *Book) Bind(ctx context.Context, key model.WorkloadEndpointKey, ep *mode
 	writes ...etcdstore.Write,
 ) (int64, error) {
 	b.mem.touch(key.Name)
+	if !b.open.keepEndpoint(key.Name) {
+		return 0, errBeingRemoved
+	}
 	addrs := endpoint.Addresses(ep)
+	for _, a := range addrs {
+		// From here on an endpoint may have it, whatever the answer: a release must look.
+		b.mem.unask(a)
+	}
 	rev, err := b.ipam.SetOwner(ctx, addrs, b.owner(key, ep), writes...)
 	if errors.Is(err, ipam.ErrNotAssigned) {
 		// Docker has an address that the store has forgotten, as after a restored backup.
@@ -112,38 +158,43 @@ func (b *Book) Bind(ctx context.Context, key model.WorkloadEndpointKey, ep *mode
 	if err != nil {
 		return 0, explain(err)
 	}
-	for _, a := range addrs {
-		b.mem.unask(a)
-	}
 	return rev, nil
 }
 
 // Unbind removes an endpoint and gives its addresses back, in one transaction. An
 // endpoint that does not exist is removed already, or a restored store lacks it: that it
-// ends is told then.
+// ends is told then. Docker releases the addresses once more, each on its own.
 func (b *Book) Unbind(ctx context.Context, id string) error {
+	addrs, err := b.unbind(ctx, id)
+	for _, a := range addrs {
+		b.mem.free(a)
+	}
+	return err
+}
+
+// unbind does the work of Unbind, if the conditions hold, and returns the addresses that the
+// endpoint had.
+func (b *Book) unbind(ctx context.Context, id string, still ...etcdstore.Write) ([]netip.Addr, error) {
 	key := endpoint.Key(b.node, id)
 	entry, err := b.store.Get(ctx, key)
 	if errors.Is(err, etcdstore.ErrNotFound) {
-		err := errors.Join(b.tellEnd(ctx, key), b.ipam.ReleaseByHandle(ctx, id))
+		_, err := b.ipam.ReleaseOf(ctx, id, still...)
+		err = errors.Join(b.tellEnd(ctx, key), err)
 		b.mem.untouch(id)
-		return err
+		return nil, err
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	remove, err := etcdstore.DeleteWrite(key, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if _, err := b.ipam.ReleaseOf(ctx, id, remove); err != nil {
-		return err
+	if _, err := b.ipam.ReleaseOf(ctx, id, append(still, remove)...); err != nil {
+		return nil, err
 	}
 	b.mem.untouch(id)
-	for _, a := range endpoint.Addresses(entry.Value.(*model.WorkloadEndpoint)) {
-		b.mem.free(a)
-	}
-	return nil
+	return endpoint.Addresses(entry.Value.(*model.WorkloadEndpoint)), nil
 }
 
 // tellEnd leaves the deletion of an endpoint that the store does not have in the store's
@@ -171,21 +222,44 @@ func (b *Book) tellEnd(ctx context.Context, key model.WorkloadEndpointKey) error
 }
 
 // Release gives back an address that Docker releases on its own: one that came to no
-// endpoint, or, long after the fact, one that went with its endpoint.
+// endpoint, or, long after the fact, one that went with its endpoint. Docker does not ask
+// a second time: what fails is tried again until it is done.
 func (b *Book) Release(ctx context.Context, addr netip.Addr) error {
 	if b.mem.unfree(addr) {
 		return nil
 	}
+	err := b.release(ctx, addr)
+	if err != nil {
+		b.open.addAddr(addr)
+	}
+	return err
+}
+
+// release frees an address if it is nobody's any more, as long as it still has the owner
+// that was looked at.
+func (b *Book) release(ctx context.Context, addr netip.Addr) error {
 	b.hand.Lock()
 	defer b.hand.Unlock()
-	if !b.mem.unask(addr) {
-		keep, err := b.mustKeep(ctx, addr)
+	asked := b.mem.unask(addr)
+	who, err := b.ipam.Lookup(ctx, addr)
+	if errors.Is(err, ipam.ErrNotAssigned) || errors.Is(err, ipam.ErrNotInPool) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !asked {
+		keep, err := b.mustKeep(ctx, addr, who)
 		if err != nil || keep {
 			return err
 		}
 	}
-	_, err := b.ipam.Release(ctx, addr)
-	return err
+	return b.free(ctx, addr, who)
+}
+
+// free frees an address, unless it has another owner by then, if the conditions hold.
+func (b *Book) free(ctx context.Context, addr netip.Addr, who ipam.Owner, still ...etcdstore.Write) error {
+	return b.ipam.ReleaseHeld(ctx, []ipam.Holding{{Addr: addr, Owner: who}}, still...)
 }
 
 // Touch notes that Docker deals with an endpoint at the moment.
@@ -225,7 +299,7 @@ func (b *Book) owner(key model.WorkloadEndpointKey, ep *model.WorkloadEndpoint) 
 // claim makes sure that addresses are assigned, to whomever.
 func (b *Book) claim(ctx context.Context, addrs []netip.Addr) error {
 	for _, a := range addrs {
-		if err := b.ipam.Assign(ctx, a, b.asker("")); err != nil && !errors.Is(err, ipam.ErrInUse) {
+		if err := b.ipam.Keep(ctx, a, b.asker("")); err != nil && !errors.Is(err, ipam.ErrInUse) {
 			return err
 		}
 	}
@@ -250,8 +324,7 @@ func (b *Book) wrest(ctx context.Context, addr netip.Addr) error {
 		if b.mem.askedLately(addr) || b.young(who) {
 			return held(addr, who)
 		}
-		_, err := b.ipam.Release(ctx, addr)
-		return err
+		return b.free(ctx, addr, who)
 	}
 	dead, err := b.dead(id)
 	if err != nil {
@@ -264,12 +337,18 @@ func (b *Book) wrest(ctx context.Context, addr netip.Addr) error {
 	return b.Bury(ctx, id)
 }
 
-// Bury removes all that is left of an endpoint that no container has.
+// Bury removes all that is left of an endpoint that no container has. Docker knows nothing of
+// it, and will not release its addresses: a release that comes is of who took one since.
 func (b *Book) Bury(ctx context.Context, id string) error {
+	still, err := b.sole(ctx)
+	if err != nil {
+		return err
+	}
 	if _, err := b.links.Remove(id); err != nil {
 		return err
 	}
-	return b.Unbind(ctx, id)
+	_, err = b.unbind(ctx, id, still...)
+	return err
 }
 
 // dead reports whether an endpoint of this node belongs to no container: none holds
@@ -286,19 +365,12 @@ func (b *Book) dead(id string) (bool, error) {
 // for before this process started.
 func (b *Book) young(who ipam.Owner) bool {
 	since, err := time.Parse(time.RFC3339, who.Attrs[ipam.AttrTimestamp])
-	return err == nil && b.now().Sub(since) < settle
+	return err == nil && b.now().Sub(since) < Settle
 }
 
 // mustKeep decides about an address that Docker releases and that this process knows
 // nothing of: it is kept for an endpoint that exists, and for other nodes.
-func (b *Book) mustKeep(ctx context.Context, addr netip.Addr) (bool, error) {
-	who, err := b.ipam.Lookup(ctx, addr)
-	if errors.Is(err, ipam.ErrNotAssigned) || errors.Is(err, ipam.ErrNotInPool) {
-		return true, nil
-	}
-	if err != nil {
-		return false, err
-	}
+func (b *Book) mustKeep(ctx context.Context, addr netip.Addr, who ipam.Owner) (bool, error) {
 	node, id := who.Attrs[ipam.AttrNode], who.Attrs[ipam.AttrEndpoint]
 	if node != "" && node != b.node {
 		b.log.Warn("address not released: another node has it", logattr.Addr, addr, logattr.Node, node)
@@ -307,11 +379,11 @@ func (b *Book) mustKeep(ctx context.Context, addr netip.Addr) (bool, error) {
 	if id == "" {
 		return false, nil
 	}
-	_, err = b.store.Get(ctx, endpoint.Key(b.node, id))
+	_, err := b.store.Get(ctx, endpoint.Key(b.node, id))
 	if errors.Is(err, etcdstore.ErrNotFound) {
 		return false, nil
 	}
-	if err == nil {
+	if err == nil && !b.open.released(id, addr) {
 		b.log.Warn("address not released: an endpoint has it", logattr.Addr, addr, logattr.Endpoint, id)
 	}
 	return true, err

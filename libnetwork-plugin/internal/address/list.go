@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"calico.internal/libcalico/ipam"
+	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/model"
 	"calico.internal/libnetwork-plugin/internal/endpoint"
 )
@@ -43,14 +45,20 @@ func (b *Book) Endpoints(ctx context.Context) (map[string]*model.WorkloadEndpoin
 	return endpoints, nil
 }
 
-// Holdings lists the addresses that this node holds in its blocks, for Docker, with
-// their owners. What others gave it from theirs is not among them: it is found by its
-// endpoint.
+// Holdings lists the addresses that this node holds for Docker, with their owners: in its
+// own blocks, and what it has borrowed from others'. What is in damaged blocks is not known,
+// which is said once.
 func (b *Book) Holdings(ctx context.Context) (map[netip.Addr]ipam.Owner, error) {
-	all, err := b.ipam.Holdings(ctx, b.node)
+	all, damaged, err := b.ipam.Holdings(ctx, b.node)
 	if err != nil {
 		return nil, err
 	}
+	borrowed, alsoDamaged, err := b.borrowed.holdings(ctx, b.ipam, b.node)
+	if err != nil {
+		return nil, err
+	}
+	b.sayDamaged(append(damaged, alsoDamaged...))
+	all = append(all, borrowed...)
 	ours := make(map[netip.Addr]ipam.Owner)
 	for _, h := range all {
 		if b.ours(h.Owner) {
@@ -58,6 +66,18 @@ func (b *Book) Holdings(ctx context.Context) (map[netip.Addr]ipam.Owner, error) 
 		}
 	}
 	return ours, nil
+}
+
+// sayDamaged names damaged blocks that were not damaged when it was last told of them.
+func (b *Book) sayDamaged(blocks []netip.Prefix) {
+	b.damagedMu.Lock()
+	defer b.damagedMu.Unlock()
+	for _, block := range blocks {
+		if !slices.Contains(b.damaged, block) {
+			b.log.Warn("a block is damaged: which of its addresses nobody needs is not known until `calicoctl ipam check --fix` has mended it", logattr.Block, block)
+		}
+	}
+	b.damaged = blocks
 }
 
 // ours reports whether an address was given out by this node for Docker: it is an
@@ -91,6 +111,10 @@ func (b *Book) folder(ctx context.Context, path string, opts ...clientv3.OpOptio
 // Reclaim frees an address that nobody needs, if it still has the owner with the given
 // handle.
 func (b *Book) Reclaim(ctx context.Context, addr netip.Addr, handle string) error {
+	still, err := b.sole(ctx)
+	if err != nil {
+		return err
+	}
 	b.hand.Lock()
 	defer b.hand.Unlock()
 	who, err := b.ipam.Lookup(ctx, addr)
@@ -100,12 +124,14 @@ func (b *Book) Reclaim(ctx context.Context, addr netip.Addr, handle string) erro
 	if err != nil || who.Handle != handle || b.mem.askedLately(addr) {
 		return err
 	}
-	_, err = b.ipam.Release(ctx, addr)
-	return err
+	return b.free(ctx, addr, who, still...)
 }
 
 // ReleaseSpares gives back the node's blocks that have been empty for a while, but for
 // one in each pool.
 func (b *Book) ReleaseSpares(ctx context.Context, grace time.Duration) ([]netip.Prefix, error) {
+	if err := b.Sole(ctx); err != nil {
+		return nil, err
+	}
 	return b.ipam.ReleaseSpareBlocks(ctx, grace)
 }

@@ -6,9 +6,10 @@ import (
 	"time"
 )
 
-// settle is how long something that Docker is in the middle of is left alone: longer
-// than the engine's own patience with a plugin that does not answer.
-const settle = time.Minute
+// Settle is how long something that Docker is in the middle of is left alone: longer
+// than the longest call, Join with its wait for felix, and so short that, with the time
+// between the two looks of a sweep, nothing is lost for more than a minute.
+const Settle = 25 * time.Second
 
 // memory is what this process knows of calls that belong together. It is lost at a
 // restart, and all that is built on it works without it, only more slowly.
@@ -64,7 +65,7 @@ func put[K comparable](m *memory, notes map[K]time.Time, k K) {
 	defer m.mu.Unlock()
 	now := m.now()
 	for old, since := range notes {
-		if now.Sub(since) > settle {
+		if now.Sub(since) > Settle {
 			delete(notes, old)
 		}
 	}
@@ -76,7 +77,7 @@ func lately[K comparable](m *memory, notes map[K]time.Time, k K) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	since, ok := notes[k]
-	return ok && m.now().Sub(since) <= settle
+	return ok && m.now().Sub(since) <= Settle
 }
 
 // take removes a key and reports whether it was noted lately.
@@ -85,5 +86,5 @@ func take[K comparable](m *memory, notes map[K]time.Time, k K) bool {
 	defer m.mu.Unlock()
 	since, ok := notes[k]
 	delete(notes, k)
-	return ok && m.now().Sub(since) <= settle
+	return ok && m.now().Sub(since) <= Settle
 }

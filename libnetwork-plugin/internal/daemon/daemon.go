@@ -16,16 +16,19 @@ import (
 
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/grpcsock"
+	"calico.internal/libcalico/hostrecord"
 	libipam "calico.internal/libcalico/ipam"
 	"calico.internal/libcalico/liveness"
 	"calico.internal/libcalico/localnet"
 	"calico.internal/libcalico/logattr"
+	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/nodename"
 	"calico.internal/libcalico/version"
 	"calico.internal/libnetwork-plugin/internal/address"
 	"calico.internal/libnetwork-plugin/internal/config"
 	"calico.internal/libnetwork-plugin/internal/dockerapi"
 	"calico.internal/libnetwork-plugin/internal/felix"
+	"calico.internal/libnetwork-plugin/internal/httpapi"
 	"calico.internal/libnetwork-plugin/internal/ipam"
 	"calico.internal/libnetwork-plugin/internal/network"
 	"calico.internal/libnetwork-plugin/internal/registry"
@@ -34,6 +37,7 @@ import (
 	"calico.internal/libnetwork-plugin/internal/scope"
 	"calico.internal/libnetwork-plugin/internal/statusapi"
 	"calico.internal/libnetwork-plugin/internal/sweep"
+	"calico.internal/libnetwork-plugin/internal/systemd"
 	"calico.internal/libnetwork-plugin/internal/veth"
 	libnetworkv1 "calico.internal/proto/libnetwork/v1"
 )
@@ -53,14 +57,18 @@ func Run(ctx context.Context, cfg config.Config, getenv func(string) string, log
 
 // daemon is the plugin's parts.
 type daemon struct {
-	cfg       config.Config
-	log       *slog.Logger
-	node      string
+	cfg    config.Config
+	getenv func(string) string
+	log    *slog.Logger
+	node   string
+	// host is which host this is; without an id when it has none.
+	host      model.Identity
 	store     *etcdstore.Client
 	links     *veth.Links
 	engine    *dockerapi.Client
 	felixConn *grpc.ClientConn
 	pools     *libipam.Client
+	book      *address.Book
 	scope     *scope.Keeper
 	registry  *registry.Registry
 	driver    *network.Driver
@@ -73,41 +81,57 @@ type daemon struct {
 
 // build makes all parts, in the order in which data flows through them.
 func build(cfg config.Config, getenv func(string) string, log *slog.Logger) (*daemon, error) {
-	d := &daemon{cfg: cfg, log: log}
+	d := &daemon{cfg: cfg, getenv: getenv, log: log}
 	if err := d.open(getenv); err != nil {
 		d.close()
 		return nil, err
 	}
 	waiter := felix.New(d.felixConn, d.felixSocket(), cfg.FelixTimeout)
-	d.pools = libipam.New(d.store, d.node, libipam.OnHost(localnet.List), libipam.Routed(localnet.Routes))
-	book := address.New(d.pools, d.store, d.links, d.node, log)
+	borrowed := address.OpenBorrowed(cfg.StateDir, log)
+	d.pools = libipam.New(d.store, d.node, libipam.OnHost(localnet.List), libipam.Routed(localnet.Routes),
+		libipam.Borrowing(borrowed.Note), libipam.Owing(d.owing))
+	d.book = address.New(d.pools, borrowed, d.store, d.links, d.node, log).On(d.host)
 	d.scope = scope.New(d.engine, cfg.Scope, log, cfg.StateDir, cfg.RunDir)
 	d.registry = registry.New(d.store, d.engine, d.node, network.Name, log)
-	d.sweeper = sweep.New(book, d.links, d.engine, sweep.Grace, sweep.Every, log)
+	d.sweeper = sweep.New(d.book, d.links, d.engine, sweep.Grace, sweep.Every, log)
 	d.reviver = revive.New(d.engine, waiter.Ready, d.registry.Has, log)
 	d.etcd = newEtcdWatch(d.store, d.etcdUp, log)
 	d.driver = network.New(network.Config{
 		Node: d.node, InterfacePrefix: cfg.InterfacePrefix, CreateProfiles: cfg.CreateProfiles,
 		LabelEndpoints: cfg.LabelEndpoints, LabelTimeout: cfg.LabelTimeout, MTU: cfg.MTU,
 	}, network.Parts{
-		Store: d.store, Book: book, Registry: d.registry, Links: d.links, Felix: waiter, Engine: d.engine,
+		Store: d.store, Book: d.book, Registry: d.registry, Links: d.links, Felix: waiter, Engine: d.engine,
 		Scope: d.scope, Sandboxes: sandbox.New(), Log: log,
 	})
 	d.plugins = []*plugin{
 		newPlugin(network.Name, "NetworkDriver", d.driver.Register, log),
-		newPlugin(ipam.Name, "IpamDriver", ipam.New(book, ipam.StoredPools(d.store), hostNameservers).Register, log),
+		newPlugin(ipam.Name, "IpamDriver", ipam.New(d.book, ipam.StoredPools(d.store), hostNameservers).Register, log),
 	}
 	d.status = statusapi.New(statusapi.Sources{
 		Node: d.node, Started: time.Now(), Scope: d.scope.Current, DatastoreConnected: d.etcd.connected,
-		EngineConnected: d.engine.Connected, Networks: d.registry.Known, Endpoints: book.Endpoints,
+		EngineConnected: d.engine.Connected, EngineID: d.engineID, Networks: d.registry.Known, Endpoints: d.book.Endpoints,
 	})
 	return d, nil
+}
+
+// owing says which addresses etcd refuses to have taken back, though nobody has them.
+func (d *daemon) owing(o libipam.Owed) {
+	for _, a := range o.Addrs {
+		if o.Err != nil {
+			d.log.Error("an address that nobody has stays in use, because etcd refuses to have it taken back; it is tried again until it is", logattr.Addr, a, logattr.Err, o.Err)
+		} else {
+			d.log.Info("an address that nobody has was taken back at last", logattr.Addr, a)
+		}
+	}
 }
 
 // open opens what is outside of the process. It waits for nothing.
 func (d *daemon) open(getenv func(string) string) (err error) {
 	if d.node, err = nodename.Resolve(d.cfg.Node, getenv); err != nil {
 		return err
+	}
+	if d.host, err = hostrecord.Identity(hostrecord.Dir(getenv), getenv); err != nil {
+		d.log.Warn("this host has no identity: another one of the same name is not noticed", logattr.Err, err)
 	}
 	etcd, err := etcdstore.ConfigFromEnv(getenv)
 	if err != nil {
@@ -153,12 +177,13 @@ func (d *daemon) run(ctx context.Context) error {
 	tasks.Go(func() error { return d.serveStatus(ctx) })
 	tasks.Go(func() error { return d.etcd.run(ctx) })
 	tasks.Go(func() error { d.engine.Watch(ctx, d); return nil })
+	tasks.Go(func() error { return d.book.Run(ctx) })
 	tasks.Go(func() error { return d.sweeper.Run(ctx) })
 	if d.cfg.StartContainers {
 		tasks.Go(func() error { return d.reviver.Run(ctx) })
 	}
 	tasks.Go(func() error {
-		return liveness.Run(ctx, d.store, d.node, program, d.etcd.ready)
+		return liveness.Run(ctx, d.store, liveness.Program{Node: d.node, Name: program, Host: d.host, Ready: d.etcd.ready, Log: d.log})
 	})
 	for _, p := range d.plugins {
 		tasks.Go(func() error { return p.serve(ctx) })
@@ -167,8 +192,17 @@ func (d *daemon) run(ctx context.Context) error {
 	return tasks.Wait()
 }
 
-// listen makes Docker's sockets, still without their names.
+// listen takes over Docker's sockets from whoever holds them, or makes them, still without
+// their names.
 func (d *daemon) listen() error {
+	held, err := systemd.Listeners(d.getenv)
+	if err != nil {
+		return err
+	}
+	if len(held) > 0 {
+		d.log.Info("Docker's sockets are held by another process: calls wait there while this one is away")
+		return d.takeOver(held)
+	}
 	if err := os.MkdirAll(d.cfg.PluginDir, 0o755); err != nil {
 		return fmt.Errorf("folder of Docker's plugins: %w", err)
 	}
@@ -179,6 +213,28 @@ func (d *daemon) listen() error {
 			}
 			return err
 		}
+	}
+	return nil
+}
+
+// takeOver gives each plugin its socket of those held, by the name or else by the file.
+func (d *daemon) takeOver(held []systemd.Listener) error {
+	byName := make(map[string]systemd.Listener)
+	for _, l := range held {
+		byName[l.File()] = l
+	}
+	for _, l := range held {
+		if l.Name != "" {
+			byName[l.Name] = l
+		}
+	}
+	for _, p := range d.plugins {
+		l, ok := byName[p.name]
+		if !ok || len(held) != len(d.plugins) {
+			return errors.Join(fmt.Errorf("%d sockets were handed over, and should be %d, calico.sock and calico-ipam.sock: "+
+				"correct the socket unit", len(held), len(d.plugins)), systemd.Close(held))
+		}
+		p.socket = httpapi.Held(l)
 	}
 	return nil
 }
@@ -199,7 +255,17 @@ func (d *daemon) publish(ctx context.Context) error {
 	d.etcd.serving()
 	d.log.Info("serving Docker's engine", logattr.Node, d.node, logattr.Dir, d.cfg.PluginDir,
 		"scope", d.scope.Current(), logattr.Version, version.Version)
+	d.tell(systemd.Ready)
+	<-ctx.Done()
+	d.tell(systemd.Stopping)
 	return nil
+}
+
+// tell tells the service's manager a state.
+func (d *daemon) tell(state string) {
+	if err := systemd.Notify(d.getenv, state); err != nil {
+		d.log.Warn("service manager is not told how the plugin is", logattr.Err, err)
+	}
 }
 
 // serveStatus serves this host's other programs.
@@ -207,6 +273,20 @@ func (d *daemon) serveStatus(ctx context.Context) error {
 	return grpcsock.Serve(ctx, filepath.Join(d.cfg.RunDir, program+".sock"), d.etcd.health, func(s *grpc.Server) {
 		libnetworkv1.RegisterLibnetworkServer(s, d.status)
 	})
+}
+
+// engineIDTimeout bounds the question for the engine's id.
+const engineIDTimeout = time.Second
+
+// engineID asks for the engine's id; it is empty without an answer.
+func (d *daemon) engineID(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, engineIDTimeout)
+	defer cancel()
+	info, err := d.engine.Info(ctx)
+	if err != nil {
+		return "" // whoever asks sees that it is not known
+	}
+	return info.ID
 }
 
 // EngineUp brings everything in line with an engine that has come up.
@@ -227,7 +307,10 @@ func (d *daemon) etcdUp(ctx context.Context) {
 
 // sync brings etcd in line with the engine.
 func (d *daemon) sync(ctx context.Context) {
-	if err := d.registry.Sync(ctx); err != nil {
+	// What another host of this name has, the engine here does not know.
+	if err := d.book.Sole(ctx); err != nil {
+		d.log.Error("nothing of this node is brought in line with the engine", logattr.Err, err)
+	} else if err := d.registry.Sync(ctx); err != nil {
 		d.log.Warn("names of networks are not up to date", logattr.Err, err)
 	}
 	if err := d.driver.Backfill(ctx); err != nil {

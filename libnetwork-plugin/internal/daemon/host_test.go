@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,6 +20,7 @@ import (
 
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/etcdtest"
+	"calico.internal/libcalico/hostrecord"
 	libipam "calico.internal/libcalico/ipam"
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/nettest"
@@ -30,7 +32,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	os.Exit(nettest.Main(func() int { return etcdtest.Main(m) }))
+	os.Exit(nettest.Main(func() int { return withPrograms(m) }))
 }
 
 // The pools that every test has.
@@ -81,6 +83,7 @@ func onEtcd(t testing.TB, r enginetest.Release, node, etcd string) *host {
 		},
 	}
 	h.cfg.DockerHost = h.engine.Host()
+	h.env[hostrecord.DirVariable] = h.cfg.StateDir
 	var err error
 	h.store, err = etcdstore.New(etcdstore.Config{Endpoints: []string{etcd}})
 	must(t, err)
@@ -140,6 +143,14 @@ func (h *host) followed() {
 // call makes a call as the engine does and returns the answer's text and error.
 func (h *host) call(method, body string) (string, error) {
 	h.t.Helper()
+	text, refused, err := h.attempt(method, body)
+	must(h.t, err)
+	return text, refused
+}
+
+// attempt makes a call as the engine does. It returns the answer's text or error, or else
+// why there is no answer.
+func (h *host) attempt(method, body string) (answer string, refused, err error) {
 	plugin := "calico"
 	if strings.HasPrefix(method, "IpamDriver.") {
 		plugin = "calico-ipam"
@@ -151,16 +162,22 @@ func (h *host) call(method, body string) (string, error) {
 		},
 	}}
 	resp, err := client.Post("http://plugin/"+method, "application/vnd.docker.plugins.v1.1+json", strings.NewReader(body))
-	must(h.t, err)
+	if err != nil {
+		return "", nil, err
+	}
 	defer resp.Body.Close() //nolint:errcheck // nothing is buffered
 	text, err := io.ReadAll(resp.Body)
-	must(h.t, err)
+	if err != nil {
+		return "", nil, err
+	}
 	if resp.StatusCode == http.StatusOK {
-		return strings.TrimSpace(string(text)), nil
+		return strings.TrimSpace(string(text)), nil, nil
 	}
 	var failure struct{ Err string }
-	must(h.t, json.Unmarshal(text, &failure))
-	return "", fmt.Errorf("%s", failure.Err)
+	if err := json.Unmarshal(text, &failure); err != nil {
+		return "", nil, err
+	}
+	return "", errors.New(failure.Err), nil
 }
 
 // ok makes a call that must succeed.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"calico.internal/libcalico/grpcsock"
 	"calico.internal/libcalico/ipam"
 	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/nettest"
 	"calico.internal/libnetwork-plugin/internal/endpoint"
 	"calico.internal/libnetwork-plugin/internal/enginetest"
 	"calico.internal/libnetwork-plugin/internal/httpapi"
@@ -125,6 +127,9 @@ func TestStatusHealthAndLiveness(t *testing.T) {
 	if status.GetNode() != "node00" || status.GetScope() != "local" || !status.GetDatastoreConnected() || !status.GetEngineConnected() {
 		t.Errorf("status %v", status)
 	}
+	if got := status.GetEngineId(); got != enginetest.ID {
+		t.Errorf("engine %q", got)
+	}
 	if n := status.GetNetworks(); len(n) != 1 || n[0].GetName() != "net1" || n[0].GetId() != netID || n[0].GetEndpoints() != 1 {
 		t.Errorf("networks %v", n)
 	}
@@ -134,25 +139,49 @@ func TestStatusHealthAndLiveness(t *testing.T) {
 	})
 	enginetest.Eventually(t, "the liveness key says ready", func() bool {
 		e, err := h.store.Get(t.Context(), model.LivenessKey{Node: "node00", Program: "libnetwork"})
-		return err == nil && e.Value.(*model.Liveness).Ready
+		return err == nil && e.Value.(*model.Liveness).Ready && e.Value.(*model.Liveness).Host.Known()
 	})
 }
 
-func TestWithoutEtcdThePluginIsNotReady(t *testing.T) {
-	h := newHost(t, enginetest.Docker29)
+// A plugin that starts without etcd is there for the engine, which else waits 15 s at each
+// call, says what is wrong, and does its work once etcd is back.
+func TestAStartWithoutEtcd(t *testing.T) {
+	nettest.NeedPrivate(t)
 	etcd := etcdtest.Start(t)
-	h.env["ETCD_ENDPOINTS"] = etcd.Endpoint()
+	etcd.SetUp(t)
+	h := onEtcd(t, enginetest.Docker29, "node00", etcd.Endpoint())
+	must(t, first(h.store.Create(t.Context(), model.IPPoolKey{CIDR: pool4}, &model.IPPool{CIDR: pool4, IPAM: true})))
 	etcd.Stop()
-	h.start()
+	within := func(what string, limit time.Duration, do func()) {
+		t.Helper()
+		began := time.Now()
+		do()
+		took := time.Since(began)
+		t.Logf("%s: %v", what, took)
+		if took > limit {
+			t.Errorf("%s took %v, want at most %v", what, took, limit)
+		}
+	}
+	within("until Docker's sockets are there", 8*time.Second, h.start)
 	conn, err := grpcsock.Dial(filepath.Join(h.cfg.RunDir, "libnetwork.sock"))
 	must(t, err)
 	defer conn.Close() //nolint:errcheck // nothing is buffered
+	ready := func() bool {
+		health, err := healthgrpc.NewHealthClient(conn).Check(t.Context(), &healthgrpc.HealthCheckRequest{})
+		return err == nil && health.GetStatus() == healthgrpc.HealthCheckResponse_SERVING
+	}
 	status, err := libnetworkv1.NewLibnetworkClient(conn).Status(t.Context(), &libnetworkv1.StatusRequest{})
 	must(t, err)
-	health, err := healthgrpc.NewHealthClient(conn).Check(t.Context(), &healthgrpc.HealthCheckRequest{})
-	must(t, err)
-	if status.GetDatastoreConnected() || health.GetStatus() == healthgrpc.HealthCheckResponse_SERVING {
-		t.Errorf("status %v, health %v", status, health)
+	if status.GetDatastoreConnected() || ready() {
+		t.Errorf("status %v, ready %t", status, ready())
+	}
+	within("a call", 10*time.Second, func() {
+		h.refused("IpamDriver.RequestAddress", `{"PoolID":"CalicoPoolIPv4"}`, "etcd at "+etcd.Endpoint(), "ETCD_ENDPOINTS")
+	})
+	must(t, etcd.Restart())
+	within("ready after etcd's return", 6*time.Second, func() { enginetest.Eventually(t, "the plugin is ready", ready) })
+	if a := h.address("CalicoPoolIPv4", ""); !pool4.Contains(netip.MustParsePrefix(a).Addr()) {
+		t.Errorf("the address %s is not of the pool", a)
 	}
 }
 

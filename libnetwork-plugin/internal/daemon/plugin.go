@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"path/filepath"
 	"time"
@@ -9,8 +10,9 @@ import (
 	"calico.internal/libnetwork-plugin/internal/httpapi"
 )
 
-// drainLimit is how long calls in progress are given when the process ends.
-const drainLimit = 5 * time.Second
+// drainLimit is how long calls in progress are given when the process ends. Whoever ends
+// it, be it process 1 of calico/node or systemd, waits for at least 8 seconds.
+const drainLimit = 7 * time.Second
 
 // plugin is one of the sockets that Docker knows us by.
 type plugin struct {
@@ -41,10 +43,7 @@ func (p *plugin) serve(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 	}
-	err := p.socket.Close()
-	<-served
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainLimit)
 	defer cancel()
-	p.server.Drain(limited)
-	return err
+	return errors.Join(p.socket.Close(), <-served, p.server.Drain(limited))
 }

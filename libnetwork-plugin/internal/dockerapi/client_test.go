@@ -101,7 +101,7 @@ func TestListsAndInfoOfEveryRelease(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want := Info{ServerVersion: r.Server, ClusterStore: "etcd://10.0.0.1:2379"}
+			want := Info{ID: enginetest.ID, ServerVersion: r.Server, ClusterStore: "etcd://10.0.0.1:2379"}
 			if diff := cmp.Diff(want, info); diff != "" {
 				t.Error(diff)
 			}

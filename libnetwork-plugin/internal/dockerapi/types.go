@@ -2,6 +2,8 @@ package dockerapi
 
 // Info is what the engine says about itself.
 type Info struct {
+	// ID is the engine's own.
+	ID            string
 	ServerVersion string
 	// ClusterStore is the address of the store that spreads networks over engines up to
 	// 20.10; empty without one, and always from 23.0 on.
@@ -48,7 +50,7 @@ type Container struct {
 }
 
 // Attachment is a container's connection to one network. EndpointID and the
-// addresses are empty while the container does not run.
+// addresses are empty while the container does not run, unless it ended by a power cut.
 type Attachment struct {
 	NetworkID         string
 	EndpointID        string

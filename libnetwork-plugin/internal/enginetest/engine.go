@@ -52,6 +52,9 @@ type Container struct {
 	// them as "ep-…", the container does not, and inspecting it blocks.
 	Endpoints map[string]Endpoint
 	Joining   bool
+	// PowerCut says that it ended by one: engines (20.10) tell of its endpoints until it starts
+	// again.
+	PowerCut bool
 }
 
 // Endpoint is a container's connection to a network.
@@ -374,7 +377,7 @@ func (e *Engine) container(c Container) string {
 	var nets []string
 	for _, name := range slices.Sorted(maps.Keys(c.Endpoints)) {
 		ep := c.Endpoints[name]
-		if c.Joining || c.State != "running" {
+		if c.Joining || c.State != "running" && !c.PowerCut {
 			ep = Endpoint{}
 		}
 		v4, _, _ := strings.Cut(ep.IPv4, "/")
@@ -424,7 +427,7 @@ func object(m map[string]string) string {
 // Eventually waits until ok holds and fails the test if it never does.
 func Eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(20 * time.Second)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {

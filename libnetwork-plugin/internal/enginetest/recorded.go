@@ -1,9 +1,12 @@
 package enginetest
 
+// ID is every engine's own.
+const ID = "ZTXU:B7YH:BGA2:RUAE:XUJ5:NPYO:FXKP:YSAB:SMSL:IENV:U3QL:XC32"
+
 // What the engines answer, with all fields that they send, so that a decoder meets
 // what it will meet. The verbs are for the values that a test chooses.
 const (
-	infoJSON = `{"ID":"ZTXU:B7YH:BGA2:RUAE:XUJ5:NPYO:FXKP:YSAB:SMSL:IENV:U3QL:XC32","Containers":0,"Images":0,
+	infoJSON = `{"ID":"` + ID + `","Containers":0,"Images":0,
 "Driver":"overlay2","Plugins":{"Volume":["local"],"Network":["bridge","host"],"Authorization":null,"Log":["json-file"]},
 "RegistryConfig":{"InsecureRegistryCIDRs":["127.0.0.0/8"],"Mirrors":[]},"NCPU":2,"Labels":[],"ExperimentalBuild":false,
 "ServerVersion":%s,"ClusterStore":%s,"ClusterAdvertise":"","Swarm":{"NodeID":"","LocalNodeState":"inactive"}}`

@@ -21,18 +21,43 @@ import (
 
 // Server answers the calls of one plugin.
 type Server struct {
-	name    string
-	handler sdk.Handler
-	log     *slog.Logger
-	// busy is read-locked by each call in progress.
-	busy sync.RWMutex
+	name string
+	mux  *http.ServeMux
+	http http.Server
+	log  *slog.Logger
+	// calls are the connections that were accepted, one for each call.
+	calls sync.WaitGroup
 }
+
+// headerLimit is how long somebody who has connected may take to say what he wants. The
+// end of the process waits for him.
+const headerLimit = 5 * time.Second
 
 // New returns a server of the named plugin. implements is the kind of driver as Docker
 // calls it, such as NetworkDriver.
 func New(name, implements string, log *slog.Logger) *Server {
-	manifest := fmt.Sprintf(`{"Implements": [%q]}`, implements)
-	return &Server{name: name, handler: sdk.NewHandler(manifest), log: log.With("plugin", name)}
+	s := &Server{name: name, mux: http.NewServeMux(), log: log.With("plugin", name)}
+	s.http.Handler = s.mux
+	s.http.ReadHeaderTimeout = headerLimit
+	s.http.ConnState = s.count
+	// Each call has a connection of its own: a call on one that is kept would be lost if it
+	// came in the moment in which this process ends.
+	s.http.SetKeepAlivesEnabled(false)
+	s.mux.HandleFunc("/Plugin.Activate", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", sdk.DefaultContentTypeV1_1)
+		fmt.Fprintf(w, "{\"Implements\": [%q]}\n", implements)
+	})
+	return s
+}
+
+// count counts the connections.
+func (s *Server) count(_ net.Conn, state http.ConnState) {
+	if state == http.StateNew {
+		s.calls.Add(1)
+	}
+	if state == http.StateClosed {
+		s.calls.Done()
+	}
 }
 
 // Empty is the request or the answer of a call that has none.
@@ -48,9 +73,7 @@ type failure struct {
 // when the engine gives up, which it does after 30 seconds; it has no deadline of its
 // own, as each thing that is asked on the way has one that fits it.
 func Handle[Req, Resp any](s *Server, method string, call func(context.Context, Req) (Resp, error)) {
-	s.handler.HandleFunc("/"+method, func(w http.ResponseWriter, r *http.Request) {
-		s.busy.RLock()
-		defer s.busy.RUnlock()
+	s.mux.HandleFunc("/"+method, func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
 		answer, err := decodeAndCall(r.Context(), r.Body, call)
 		if err != nil {
@@ -63,13 +86,23 @@ func Handle[Req, Resp any](s *Server, method string, call func(context.Context, 
 	})
 }
 
+// errNoContents is the answer to what an engine sends when the connection of a call broke:
+// the call again, without its contents.
+var errNoContents = errors.New("the engine sent this call without its contents, " +
+	"as it does when Calico's plugin ended during the call: try again")
+
 // decodeAndCall reads the request and makes the call. Some engines send no body where
 // there is nothing to say.
 func decodeAndCall[Req, Resp any](ctx context.Context, body io.Reader,
 	call func(context.Context, Req) (Resp, error),
 ) (answer Resp, err error) {
 	var req Req
-	if err := json.NewDecoder(body).Decode(&req); err != nil && !errors.Is(err, io.EOF) {
+	err = json.NewDecoder(body).Decode(&req)
+	_, mayBeEmpty := any(req).(Empty)
+	switch {
+	case errors.Is(err, io.EOF) && !mayBeEmpty:
+		return answer, errNoContents
+	case err != nil && !errors.Is(err, io.EOF):
 		return answer, fmt.Errorf("request is not what Docker sends: %w", err)
 	}
 	return call(ctx, req)
@@ -77,23 +110,26 @@ func decodeAndCall[Req, Resp any](ctx context.Context, body io.Reader,
 
 // Serve answers calls until the listener is closed.
 func (s *Server) Serve(l net.Listener) error {
-	err := s.handler.Serve(l)
+	err := s.http.Serve(l)
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}
 	return fmt.Errorf("serve plugin %s: %w", s.name, err)
 }
 
-// Drain waits until the calls in progress have been answered or ctx ends; later ones
-// wait for ever.
-func (s *Server) Drain(ctx context.Context) {
+// Drain waits until the calls that were accepted have been answered or ctx ends. The
+// listener must be closed before. It is not [http.Server.Shutdown], which drops the calls
+// that were accepted and not read yet.
+func (s *Server) Drain(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
-		s.busy.Lock()
+		s.calls.Wait()
 		close(done)
 	}()
 	select {
 	case <-done:
+		return nil
 	case <-ctx.Done():
+		return fmt.Errorf("calls of plugin %s are cut off: %w", s.name, ctx.Err())
 	}
 }

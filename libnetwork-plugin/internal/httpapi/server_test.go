@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -79,6 +81,7 @@ func TestCallsAreAnsweredInDockersShape(t *testing.T) {
 		{"activation names the driver", "Plugin.Activate", "", 200, `{"Implements": ["NetworkDriver"]}`},
 		{"a request is decoded and answered", "NetworkDriver.Echo", `{"Text":"x"}`, 200, `{"Text":"x"}`},
 		{"a call without a body is one with an empty request", "NetworkDriver.Empty", "", 200, `{}`},
+		{"a call that the engine repeats without its contents", "NetworkDriver.Echo", "", 500, `{"Err":"` + errNoContents.Error() + `"}`},
 		{"null is an empty request", "NetworkDriver.Empty", "null", 200, `{}`},
 		{"an error is a sentence in Err", "NetworkDriver.Fail", "{}", 500, `{"Err":"the pool is full"}`},
 		{"a method that the engine may know and we do not", "NetworkDriver.Nope", "{}", 404, "404 page not found"},
@@ -220,13 +223,138 @@ func TestDrainWaitsForCallsInProgress(t *testing.T) {
 	}
 	short, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	s.Drain(short)
-	if short.Err() == nil {
-		t.Error("drained while a call was in progress")
+	if err := s.Drain(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("drained while a call was in progress: %v", err)
 	}
 	close(release)
 	if got := <-answered; got != `{"Text":"done"}` {
 		t.Errorf("answer %s", got)
+	}
+}
+
+func TestASocketThatSomebodyElseHolds(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "calico.sock")
+	holder, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close() //nolint:errcheck // the test is over
+	// handOver gives the socket to a server, which begins to accept when start is called.
+	handOver := func(text string) (start func() error, end func() error) {
+		file, err := holder.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close() //nolint:errcheck // it is one of two
+		l, err := net.FileListener(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := New("calico", "NetworkDriver", slog.New(slog.DiscardHandler))
+		Handle(s, "NetworkDriver.Who", func(context.Context, Empty) (echo, error) { return echo{text}, nil })
+		sock, served := Held(l), make(chan error, 1)
+		go func() { served <- s.Serve(sock) }()
+		return sock.Publish, func() error { return errors.Join(sock.Close(), <-served, s.Drain(t.Context())) }
+	}
+	call := func() <-chan string {
+		answered := make(chan string, 1)
+		go func() {
+			_, got, _ := post(t, path, "NetworkDriver.Who", "")
+			answered <- got
+		}()
+		return answered
+	}
+	for _, text := range []string{"first", "second"} {
+		start, end := handOver(text)
+		answered := call()
+		select {
+		case got := <-answered:
+			t.Errorf("answer %s before the socket was published", got)
+		case <-time.After(50 * time.Millisecond):
+		}
+		if err := start(); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-answered; got != `{"Text":"`+text+`"}` {
+			t.Errorf("answer %s", got)
+		}
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Lstat(path); err != nil {
+			t.Errorf("the holder's socket: %v", err)
+		}
+	}
+	// A server that ends before it was published has accepted nobody.
+	_, end := handOver("none")
+	answered := call()
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+	start, end := handOver("last")
+	if err := start(); err != nil {
+		t.Fatal(err)
+	}
+	if got := <-answered; got != `{"Text":"last"}` {
+		t.Errorf("answer %s", got)
+	}
+	if err := end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestServersThatFollowOneAnotherLoseNoCall ends one server after the other on a held socket,
+// each in the middle of many calls.
+func TestServersThatFollowOneAnotherLoseNoCall(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "calico.sock")
+	holder, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer holder.Close() //nolint:errcheck // the test is over
+	const calls = 400
+	var done atomic.Int32
+	var callers sync.WaitGroup
+	for range calls {
+		callers.Go(func() {
+			if status, got, _ := post(t, path, "NetworkDriver.Count", ""); status != http.StatusOK || got != "{}" {
+				t.Errorf("status %d, answer %s", status, got)
+			}
+		})
+	}
+	for goal := int32(calls / 8); goal <= calls; goal += calls / 8 {
+		file, err := holder.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.FileListener(file)
+		if err := errors.Join(err, file.Close()); err != nil {
+			t.Fatal(err)
+		}
+		s, reached := New("calico", "NetworkDriver", slog.New(slog.DiscardHandler)), make(chan struct{})
+		once := sync.OnceFunc(func() { close(reached) })
+		Handle(s, "NetworkDriver.Count", func(context.Context, Empty) (Empty, error) {
+			if done.Add(1) >= goal {
+				once()
+			}
+			return Empty{}, nil
+		})
+		if done.Load() >= goal {
+			once()
+		}
+		sock, served := Held(l), make(chan error, 1)
+		go func() { served <- s.Serve(sock) }()
+		if err := sock.Publish(); err != nil {
+			t.Fatal(err)
+		}
+		<-reached
+		if err := errors.Join(sock.Close(), <-served, s.Drain(t.Context())); err != nil {
+			t.Error(err)
+		}
+	}
+	callers.Wait()
+	if got := done.Load(); got != calls {
+		t.Errorf("%d calls were made for %d", got, calls)
 	}
 }
 

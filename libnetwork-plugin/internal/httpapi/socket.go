@@ -15,9 +15,12 @@ import (
 var ErrInUse = errors.New("socket is in use")
 
 // Socket is a unix socket that appears under its name only when it is published, so
-// that whoever finds it finds somebody who answers.
+// that whoever finds it finds somebody who answers. Until then it accepts nobody.
 type Socket struct {
 	net.Listener
+	// published and closed are closed when the socket is.
+	published, closed chan struct{}
+	// path is empty for a socket that another process holds.
 	path string
 	// made is the socket as it was made, by which it is known again at the end.
 	made os.FileInfo
@@ -61,25 +64,54 @@ func listenIn(dir, path string) (*Socket, error) {
 	if err != nil {
 		return nil, errors.Join(err, l.Close())
 	}
-	s := &Socket{Listener: l, path: path, made: made, dir: dir}
-	s.close = sync.OnceValue(s.closeOnce)
+	s := newSocket(l)
+	s.path, s.made, s.dir = path, made, dir
 	return s, nil
+}
+
+// Held returns a socket that another process made and holds, so its file is there
+// already, and stays. Calls wait in its queue until it is published, and those that come
+// after Close wait for a successor.
+func Held(l net.Listener) *Socket { return newSocket(l) }
+
+func newSocket(l net.Listener) *Socket {
+	s := &Socket{Listener: l, published: make(chan struct{}), closed: make(chan struct{})}
+	s.close = sync.OnceValue(s.closeOnce)
+	return s
+}
+
+// Accept waits for the next call of a socket that is published.
+func (s *Socket) Accept() (net.Conn, error) {
+	select {
+	case <-s.published:
+	case <-s.closed:
+		return nil, net.ErrClosed
+	}
+	return s.Listener.Accept()
 }
 
 // Publish makes the socket appear under its name, in one step.
 func (s *Socket) Publish() error {
+	defer close(s.published)
+	if s.path == "" {
+		return nil
+	}
 	if err := os.Rename(filepath.Join(s.dir, "s"), s.path); err != nil {
 		return fmt.Errorf("publish socket %s: %w", s.path, err)
 	}
 	return os.Remove(s.dir)
 }
 
-// Close stops listening and removes the socket, unless another process has put its own
-// in the place. The HTTP server closes it as well as its owner.
+// Close stops listening and removes the socket, unless another process holds it or has
+// put its own in the place. The HTTP server closes it as well as its owner.
 func (s *Socket) Close() error { return s.close() }
 
 func (s *Socket) closeOnce() error {
+	close(s.closed)
 	err := s.Listener.Close()
+	if s.path == "" {
+		return err
+	}
 	if now, statErr := os.Lstat(s.path); statErr == nil && os.SameFile(now, s.made) {
 		err = errors.Join(err, os.Remove(s.path))
 	}

@@ -22,7 +22,7 @@ func (p storedPools) Enabled(ctx context.Context) ([]netip.Prefix, error) {
 	}
 	var enabled []netip.Prefix
 	for _, e := range entries {
-		if pool := e.Value.(*model.IPPool); pool.IPAM && !pool.Disabled {
+		if pool := e.Value.(*model.IPPool); pool.IPAM && !pool.Closed() {
 			enabled = append(enabled, pool.CIDR)
 		}
 	}

@@ -104,7 +104,7 @@ func New(cfg Config, parts Parts) *Driver { return &Driver{Config: cfg, Parts: p
 func (d *Driver) Register(s *httpapi.Server) {
 	httpapi.Handle(s, "NetworkDriver.GetCapabilities", d.GetCapabilities)
 	httpapi.Handle(s, "NetworkDriver.AllocateNetwork", d.AllocateNetwork)
-	httpapi.Handle(s, "NetworkDriver.FreeNetwork", accept[docker.FreeNetworkRequest])
+	httpapi.Handle(s, "NetworkDriver.FreeNetwork", accept)
 	httpapi.Handle(s, "NetworkDriver.CreateNetwork", d.CreateNetwork)
 	httpapi.Handle(s, "NetworkDriver.DeleteNetwork", d.DeleteNetwork)
 	httpapi.Handle(s, "NetworkDriver.CreateEndpoint", d.CreateEndpoint)
@@ -112,15 +112,15 @@ func (d *Driver) Register(s *httpapi.Server) {
 	httpapi.Handle(s, "NetworkDriver.EndpointOperInfo", d.EndpointOperInfo)
 	httpapi.Handle(s, "NetworkDriver.Join", d.Join)
 	httpapi.Handle(s, "NetworkDriver.Leave", d.Leave)
-	httpapi.Handle(s, "NetworkDriver.DiscoverNew", accept[docker.DiscoveryNotification])
-	httpapi.Handle(s, "NetworkDriver.DiscoverDelete", accept[docker.DiscoveryNotification])
+	httpapi.Handle(s, "NetworkDriver.DiscoverNew", accept)
+	httpapi.Handle(s, "NetworkDriver.DiscoverDelete", accept)
 	httpapi.Handle(s, "NetworkDriver.ProgramExternalConnectivity", d.ProgramExternalConnectivity)
-	httpapi.Handle(s, "NetworkDriver.RevokeExternalConnectivity", accept[docker.RevokeExternalConnectivityRequest])
+	httpapi.Handle(s, "NetworkDriver.RevokeExternalConnectivity", accept)
 }
 
 // accept answers a call that needs nothing done: BGP finds the other hosts, and there
 // are no ports to close.
-func accept[Req any](context.Context, Req) (httpapi.Empty, error) { return httpapi.Empty{}, nil }
+func accept(context.Context, httpapi.Empty) (httpapi.Empty, error) { return httpapi.Empty{}, nil }
 
 // GetCapabilities says how far our networks reach.
 func (d *Driver) GetCapabilities(ctx context.Context, _ httpapi.Empty) (docker.CapabilitiesResponse, error) {
@@ -168,6 +168,7 @@ func (d *Driver) CreateEndpoint(ctx context.Context, r docker.CreateEndpointRequ
 	endpoint.AddLabels(ep, w.Labels)
 	d.adopt(ep, nw)
 	if _, err := d.write(ctx, w.ID, ep, 0); err != nil {
+		d.Book.Abandon(w.ID) // The engine takes the endpoint for one that never was.
 		return docker.CreateEndpointResponse{}, fmt.Errorf("create endpoint %s: %w", w.ID, err)
 	}
 	return docker.CreateEndpointResponse{Interface: answer}, nil
@@ -181,7 +182,11 @@ func (d *Driver) DeleteEndpoint(ctx context.Context, r docker.DeleteEndpointRequ
 	}
 	d.Sandboxes.Leave(r.EndpointID)
 	_, err := d.Links.Remove(r.EndpointID)
-	if err := errors.Join(err, d.Book.Unbind(ctx, r.EndpointID)); err != nil {
+	unbind := d.Book.Unbind(ctx, r.EndpointID)
+	if unbind != nil {
+		d.Book.Abandon(r.EndpointID) // The engine forgets it, whatever the answer.
+	}
+	if err := errors.Join(err, unbind); err != nil {
 		return httpapi.Empty{}, fmt.Errorf("delete endpoint %s: %w", r.EndpointID, err)
 	}
 	return httpapi.Empty{}, nil

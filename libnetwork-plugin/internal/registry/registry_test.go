@@ -150,8 +150,16 @@ func TestNodesWithTheirOwnEnginesShareARecord(t *testing.T) {
 	if diff := cmp.Diff(map[string]string{"node00": "id1", "node01": "id2"}, got.IDs); diff != "" {
 		t.Error(diff)
 	}
-	// A network of one engine goes with it, the record stays for the others.
+	// A network of one engine goes with it, the record stays for the others, with what a
+	// newer program wrote.
+	got.Unknown = `"newer":1`
+	_, err := c.Update(t.Context(), model.DockerNetworkKey{Name: "net1"}, got, 0)
+	must(t, err)
+	must(t, two.Sync(t.Context()))
 	must(t, two.Forget(t.Context(), "id2"))
+	if left := stored(t, c, "net1").Unknown; left != got.Unknown {
+		t.Errorf("of what a newer program wrote is left %q", left)
+	}
 	if diff := cmp.Diff(map[string]string{"node00": "id1"}, stored(t, c, "net1").IDs); diff != "" {
 		t.Error(diff)
 	}

@@ -9,7 +9,6 @@ package scope
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -18,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"calico.internal/libcalico/wholefile"
 	"calico.internal/libnetwork-plugin/internal/config"
 	"calico.internal/libnetwork-plugin/internal/dockerapi"
 )
@@ -138,17 +138,5 @@ func replaceFile(path, text string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".scope")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) //nolint:errcheck // renamed when all went well
-	_, err = tmp.WriteString(text)
-	if closeErr := tmp.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", tmp.Name(), err)
-	}
-	return os.Rename(tmp.Name(), path)
+	return wholefile.Write(path, 0o600, []byte(text))
 }

@@ -25,6 +25,8 @@ type Sources struct {
 	Scope func() string
 	// DatastoreConnected and EngineConnected tell whether etcd and the engine answer.
 	DatastoreConnected, EngineConnected func() bool
+	// EngineID asks the engine for its id; it is empty when the engine does not answer soon.
+	EngineID func(context.Context) string
 	// Networks lists those that the plugin has met.
 	Networks func() []registry.Network
 	// Endpoints lists this node's.
@@ -41,6 +43,10 @@ type Server struct {
 // New returns a server.
 func New(from Sources) *Server { return &Server{from: from} }
 
+// countLimit bounds the counting of endpoints: who asks waits for a second, and etcd may be away
+// before that is noticed.
+const countLimit = 500 * time.Millisecond
+
 // Status tells what the plugin told Docker and what it serves. Without etcd the
 // endpoints are not counted.
 func (s *Server) Status(ctx context.Context, _ *libnetworkv1.StatusRequest) (*libnetworkv1.StatusResponse, error) {
@@ -52,12 +58,15 @@ func (s *Server) Status(ctx context.Context, _ *libnetworkv1.StatusRequest) (*li
 		DatastoreConnected: s.from.DatastoreConnected(),
 		EngineConnected:    s.from.EngineConnected(),
 	}
+	if resp.EngineConnected {
+		resp.EngineId = s.from.EngineID(ctx)
+	}
 	counts := make(map[string]int32)
 	if resp.DatastoreConnected {
+		ctx, cancel := context.WithTimeout(ctx, countLimit)
+		defer cancel()
 		endpoints, err := s.from.Endpoints(ctx)
-		if err != nil {
-			return nil, err
-		}
+		resp.DatastoreConnected = err == nil
 		for _, ep := range endpoints {
 			counts[ep.Annotations[endpoint.NetworkID]]++
 		}

@@ -11,6 +11,7 @@ package sweep
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -37,6 +38,9 @@ const (
 	spareGrace = 15 * time.Minute
 )
 
+// The times after which a sweep that failed is tried again, from first to last.
+const firstRetry, lastRetry = 5 * time.Second, time.Minute
+
 // lookLimit bounds one look.
 const lookLimit = 30 * time.Second
 
@@ -60,6 +64,9 @@ type Sweeper struct {
 	grace  time.Duration
 	every  time.Duration
 	kick   chan struct{}
+	// doubt is set by a look that left something alone because Docker may be dealing
+	// with it.
+	doubt bool
 }
 
 // New returns a sweeper. grace is the time between two looks, every that between two
@@ -78,13 +85,17 @@ func (s *Sweeper) Kick() {
 	}
 }
 
-// Run sweeps when it is kicked and now and then, until ctx ends.
+// Run sweeps when it is kicked and now and then, until ctx ends. A sweep that fails is
+// tried again soon, and one that had to leave something alone is followed by another when
+// it can be judged.
 func (s *Sweeper) Run(ctx context.Context) error {
 	tick := time.NewTicker(s.every)
 	defer tick.Stop()
 	spares := time.NewTicker(spareEvery)
 	defer spares.Stop()
-	for {
+	again := time.NewTimer(s.every)
+	defer again.Stop()
+	for pause := firstRetry; ; {
 		select {
 		case <-ctx.Done():
 			return nil
@@ -93,10 +104,20 @@ func (s *Sweeper) Run(ctx context.Context) error {
 			continue
 		case <-tick.C:
 		case <-s.kick:
+		case <-again.C:
 		}
-		if err := s.Sweep(ctx); err != nil && ctx.Err() == nil {
-			s.log.Warn("sweep is put off", logattr.Err, err)
+		s.doubt = false
+		switch err := s.Sweep(ctx); {
+		case ctx.Err() != nil:
+		case err != nil:
+			s.log.Warn("sweep is not done", logattr.Err, err, "retry_in", pause.String())
+			again.Reset(pause)
+			pause = min(2*pause, lastRetry)
+			continue
+		case s.doubt:
+			again.Reset(address.Settle + time.Second)
 		}
+		pause = firstRetry
 	}
 }
 
@@ -113,7 +134,8 @@ func (s *Sweeper) releaseSpares(ctx context.Context) {
 	}
 }
 
-// Sweep looks twice and removes what both looks found.
+// Sweep looks twice and removes what both looks found. Nothing is removed while another host
+// has the node's name, too: what this host does not know may be in use there.
 func (s *Sweeper) Sweep(ctx context.Context) error {
 	first, err := s.look(ctx)
 	if err != nil || len(first) == 0 {
@@ -130,14 +152,16 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, f := range Both(first, second) {
-		if err := s.remove(ctx, f); err != nil {
-			s.log.Warn("left over and cannot be removed", "what", f.String(), logattr.Err, err)
-			continue
+		switch removed, err := s.remove(ctx, f); {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("remove %s: %w", f, err))
+		case removed:
+			s.log.Info("removed what no container uses", "what", f.String())
 		}
-		s.log.Info("removed what no container uses", "what", f.String())
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // look compares everything once. The engine is asked last: an endpoint that was in the
@@ -145,7 +169,13 @@ func (s *Sweeper) Sweep(ctx context.Context) error {
 func (s *Sweeper) look(ctx context.Context) (map[Finding]bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, lookLimit)
 	defer cancel()
-	w := World{Endpoints: map[string]veth.State{}, Addresses: map[netip.Addr]Holder{}, Busy: s.book.Busy, Asked: s.book.Asked}
+	if err := s.book.Sole(ctx); err != nil {
+		return nil, err
+	}
+	w := World{Endpoints: map[string]veth.State{}, Addresses: map[netip.Addr]Holder{}}
+	// Both are asked only of what is otherwise found to be nobody's.
+	w.Busy = func(id string) bool { return s.doubtful(s.book.Busy(id)) }
+	w.Asked = func(a netip.Addr) bool { return s.doubtful(s.book.Asked(a)) }
 	var err error
 	if w.Pairs, err = s.links.List(); err != nil {
 		return nil, err
@@ -170,6 +200,12 @@ func (s *Sweeper) look(ctx context.Context) (map[Finding]bool, error) {
 	return Stale(w), nil
 }
 
+// doubtful notes that something is left alone for now.
+func (s *Sweeper) doubtful(yes bool) bool {
+	s.doubt = s.doubt || yes
+	return yes
+}
+
 // engineView is what the engine's containers use.
 func (s *Sweeper) engineView(ctx context.Context) (View, error) {
 	containers, err := s.engine.Containers(ctx)
@@ -178,6 +214,11 @@ func (s *Sweeper) engineView(ctx context.Context) (View, error) {
 	}
 	e := View{Endpoints: map[string]bool{}, Addresses: map[netip.Addr]bool{}}
 	for _, c := range containers {
+		// The engine takes its networks from a container that ends, but not from one that ended by
+		// a power cut. One that is about to start has this state too: Docker is at work on it then.
+		if c.State == "exited" || c.State == "dead" {
+			continue
+		}
 		for _, n := range c.NetworkSettings.Networks {
 			if n.EndpointID != "" {
 				e.Endpoints[n.EndpointID] = true
@@ -192,16 +233,17 @@ func (s *Sweeper) engineView(ctx context.Context) (View, error) {
 	return e, nil
 }
 
-// remove removes one finding.
-func (s *Sweeper) remove(ctx context.Context, f Finding) error {
+// remove removes one finding, unless Docker has come to deal with it.
+func (s *Sweeper) remove(ctx context.Context, f Finding) (removed bool, err error) {
 	switch {
+	case f.Endpoint != "" && s.doubtful(s.book.Busy(f.Endpoint)):
+		return false, nil
 	case f.Endpoint != "":
-		if s.book.Busy(f.Endpoint) {
-			return nil
-		}
-		return s.book.Bury(ctx, f.Endpoint)
+		err = s.book.Bury(ctx, f.Endpoint)
 	case f.Pair != "":
-		return s.links.RemoveIdle(f.Pair)
+		err = s.links.RemoveIdle(f.Pair)
+	default:
+		err = s.book.Reclaim(ctx, f.Address, f.Handle)
 	}
-	return s.book.Reclaim(ctx, f.Address, f.Handle)
+	return err == nil, err
 }

@@ -1,6 +1,7 @@
 package sweep
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/etcdtest"
 	"calico.internal/libcalico/ipam"
+	"calico.internal/libcalico/liveness"
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/nettest"
 	"calico.internal/libnetwork-plugin/internal/address"
@@ -40,12 +42,13 @@ type node struct {
 	engine *enginetest.Engine
 	docker *dockerapi.Client
 	log    *slog.Logger
+	dir    string
 }
 
 func newNode(t *testing.T) *node {
 	t.Helper()
 	nettest.NeedPrivate(t)
-	n := &node{t: t, engine: enginetest.Start(t, enginetest.Docker20), log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	n := &node{t: t, dir: t.TempDir(), engine: enginetest.Start(t, enginetest.Docker20), log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	var err error
 	n.store, err = etcdstore.New(etcdstore.Config{Endpoints: etcdtest.Shared(t).Endpoints()})
 	must(t, err)
@@ -71,9 +74,13 @@ func newNode(t *testing.T) *node {
 	return n
 }
 
-// book is what a process keeps; a new one remembers nothing.
-func (n *node) book() *address.Book {
-	return address.New(n.pool, n.store, n.links, "node00", n.log)
+// book is what a process keeps; a new one remembers nothing but what is in its folder.
+func (n *node) book() *address.Book { return n.bookOf(n.links) }
+
+func (n *node) bookOf(links address.Links) *address.Book {
+	borrowed := address.OpenBorrowed(n.dir, n.log)
+	pool := ipam.New(n.store, "node00", ipam.Borrowing(borrowed.Note))
+	return address.New(pool, borrowed, n.store, links, "node00", n.log)
 }
 
 // sweep sweeps with the book of a process. It calls between between the two looks.
@@ -195,6 +202,22 @@ func TestWhatAContainerHasIsKept(t *testing.T) {
 	}
 }
 
+// TestAfterAPowerCut has an engine that still tells of the endpoint of a container that ended by
+// a power cut, and so has no pair.
+func TestAfterAPowerCut(t *testing.T) {
+	n := newNode(t)
+	id, addr := n.bind(n.book(), 1)
+	must(t, n.links.RemoveIdle(veth.HostName(id)))
+	n.engine.SetContainer(enginetest.Container{ID: "c1", Name: "a", State: "exited", PowerCut: true, Endpoints: map[string]enginetest.Endpoint{
+		"net1": {ID: id, IPv4: addr.String() + "/32"},
+	}})
+	must(t, n.sweep(n.book(), nil))
+	n.expect(id, false, false)
+	if n.assigned(addr) {
+		t.Error("its address is not free")
+	}
+}
+
 func TestAnAddressOfALiveContainerIsKeptWithoutItsEndpoint(t *testing.T) {
 	n := newNode(t)
 	addr, err := n.book().Pick(t.Context(), false, netip.Prefix{}, "")
@@ -235,6 +258,103 @@ func TestWithoutTheEngineNothingIsRemoved(t *testing.T) {
 	n.engine.Up(t)
 }
 
+// TestNothingIsRemovedWhileAnotherHostHasTheName has two hosts of one name, of which each knows
+// its own containers only.
+func TestNothingIsRemovedWhileAnotherHostHasTheName(t *testing.T) {
+	n := newNode(t)
+	me, other := model.Identity{ID: "1", Boot: "a"}, model.Identity{ID: "2", Boot: "b"}
+	key, node := model.LivenessKey{Node: "node00", Program: "felix"}, model.NodeKey{Name: "node00"}
+	set := func(k model.Key, r model.Resource) {
+		t.Helper()
+		_, _, err := n.store.Apply(t.Context(), k, r)
+		must(t, err)
+	}
+	id, addr := n.bind(n.book(), 1)
+	refusedOn := func(me model.Identity, what string) {
+		t.Helper()
+		b := n.book().On(me)
+		err := n.sweep(b, nil)
+		if taken, is := errors.AsType[*liveness.TakenError](err); !is || taken.Host != other {
+			t.Errorf("%s: a sweep ends with %v", what, err)
+		}
+		if err := b.Take(t.Context(), addr, "c"); err == nil {
+			t.Errorf("%s: the address is taken from the endpoint", what)
+		}
+		if _, err := b.ReleaseSpares(t.Context(), 0); err == nil {
+			t.Errorf("%s: blocks are given back", what)
+		}
+		n.expect(id, true, true)
+		if !n.assigned(addr) {
+			t.Errorf("%s: the address is free", what)
+		}
+	}
+	refused := func(what string) {
+		t.Helper()
+		refusedOn(me, what)
+		refusedOn(model.Identity{Boot: "a"}, what+", and no id") // it could not be read
+	}
+	set(node, &model.Node{Host: other})
+	refused("a node of the other's")
+	set(node, &model.Node{Host: me})
+	set(key, &model.Liveness{Version: "v1", Host: other})
+	refused("a program of the other's")
+
+	// It comes between the two looks.
+	_, err := n.store.Delete(t.Context(), key, 0)
+	must(t, err)
+	err = n.sweep(n.book().On(me), func() { set(key, &model.Liveness{Version: "v1", Host: other}) })
+	if err == nil {
+		t.Error("a host that comes between the two looks is not noticed")
+	}
+	n.expect(id, true, true)
+	set(key, &model.Liveness{Version: "v1", Host: me})
+	must(t, n.sweep(n.book().On(me), nil))
+	n.expect(id, false, false)
+}
+
+// removing are the links of a host, with something that happens when one is removed.
+type removing struct {
+	address.Links
+	do func()
+}
+
+func (r removing) Remove(id string) (bool, error) {
+	r.do()
+	return r.Links.Remove(id)
+}
+
+// TestAHostThatComesWhileSomethingIsRemoved has one that takes the name when it was already
+// looked whether one has it.
+func TestAHostThatComesWhileSomethingIsRemoved(t *testing.T) {
+	n := newNode(t)
+	me, other := model.Identity{ID: "1", Boot: "a"}, model.Identity{ID: "2", Boot: "b"}
+	id, addr := n.bind(n.book(), 1)
+	for what, set := range map[string]func() error{
+		"its program": func() error {
+			_, _, err := n.store.Apply(t.Context(), model.LivenessKey{Node: "node00", Program: "felix"}, &model.Liveness{Version: "v1", Host: other})
+			return err
+		},
+		"its node": func() error {
+			_, _, err := n.store.Apply(t.Context(), model.NodeKey{Name: "node00"}, &model.Node{Host: other})
+			return err
+		},
+	} {
+		_, _, err := n.store.Apply(t.Context(), model.LivenessKey{Node: "node00", Program: "felix"}, &model.Liveness{Version: "v1", Host: me})
+		must(t, err)
+		_, _, err = n.store.Apply(t.Context(), model.NodeKey{Name: "node00"}, &model.Node{Host: me})
+		must(t, err)
+		comes := removing{n.links, func() { must(t, set()) }}
+		if err := n.bookOf(comes).On(me).Bury(t.Context(), id); !errors.Is(err, etcdstore.ErrConflict) {
+			t.Errorf("%s: error %v", what, err)
+		}
+		if !n.assigned(addr) {
+			t.Errorf("%s: the address is free", what)
+		}
+		_, err = n.store.Get(t.Context(), endpoint.Key("node00", id))
+		must(t, err)
+	}
+}
+
 func TestOtherNodesThingsAreNotTouched(t *testing.T) {
 	n := newNode(t)
 	other := ipam.New(n.store, "node01")
@@ -255,6 +375,150 @@ func TestOtherNodesThingsAreNotTouched(t *testing.T) {
 	}
 	if _, err := n.store.Get(t.Context(), key); err != nil {
 		t.Error(err)
+	}
+}
+
+// borrow has another node own a block, and a process of this one take addresses of it.
+func (n *node) borrow(b *address.Book, addresses int) (out []netip.Addr) {
+	n.t.Helper()
+	other := ipam.New(n.store, "node01")
+	got, err := other.AutoAssign(n.t.Context(), ipam.Request{IPv4: 1})
+	must(n.t, err)
+	block := netip.PrefixFrom(got[0], 26).Masked()
+	for range addresses {
+		a, err := b.Pick(n.t.Context(), false, block, "")
+		must(n.t, err)
+		out = append(out, a)
+	}
+	if own, _, err := n.pool.Holdings(n.t.Context(), "node00"); err != nil || len(own) > 0 {
+		n.t.Fatalf("the node has addresses of its own: %v, %v", own, err)
+	}
+	return out
+}
+
+// Borrowed addresses that came to no endpoint are given back as those of own blocks are, also
+// by a process that knows of them by its folder only; those in use are not, nor those of
+// others.
+func TestBorrowedAddressesAreGivenBack(t *testing.T) {
+	n := newNode(t)
+	before := n.book()
+	addrs := n.borrow(before, 4)
+	lost, used, live, vm := addrs[0], addrs[1], addrs[2], addrs[3]
+	id := strings.Repeat("e", 64)
+	ep := endpoint.New(id, endpoint.DefaultMAC, used, netip.Addr{})
+	put, err := etcdstore.PutWrite(endpoint.Key("node00", id), ep)
+	must(t, err)
+	_, err = before.Bind(t.Context(), endpoint.Key("node00", id), ep, put)
+	must(t, err)
+	_, err = n.links.Ensure(veth.Pair{Endpoint: id})
+	must(t, err)
+	toSandbox(t, veth.PeerName(id))
+	n.engine.SetContainer(enginetest.Container{ID: "c1", Name: "a", State: "running", Endpoints: map[string]enginetest.Endpoint{
+		"net1": {ID: "e", IPv4: live.String() + "/32"},
+	}})
+	_, err = n.pool.SetOwner(t.Context(), []netip.Addr{vm}, ipam.Owner{Handle: "vm7"})
+	must(t, err)
+
+	must(t, n.sweep(before, nil)) // Docker may still be at work on it
+	if !n.assigned(lost) {
+		t.Error("an address was released that Docker had just asked for")
+	}
+	must(t, n.sweep(n.book(), nil))
+	if n.assigned(lost) {
+		t.Error("a borrowed address is left")
+	}
+	if !n.assigned(used) || !n.assigned(live) || !n.assigned(vm) {
+		t.Error("addresses in use were released")
+	}
+	again, err := n.book().Holdings(t.Context())
+	if _, there := again[used]; err != nil || !there {
+		t.Errorf("a new process does not know what is borrowed: %v, %v", again, err)
+	}
+}
+
+// One look is not enough to give a borrowed address back either.
+func TestABorrowedAddressThatCameToUseIsKept(t *testing.T) {
+	n := newNode(t)
+	addr := n.borrow(n.book(), 1)[0]
+	must(t, n.sweep(n.book(), func() {
+		n.engine.SetContainer(enginetest.Container{ID: "c1", Name: "a", State: "running", Endpoints: map[string]enginetest.Endpoint{
+			"net1": {ID: "e", IPv4: addr.String() + "/32"},
+		}})
+	}))
+	if !n.assigned(addr) {
+		t.Error("the address was released")
+	}
+}
+
+// damage makes the value of the block of an address one that contradicts itself, and returns
+// what mends it.
+func (n *node) damage(a netip.Addr) (mend func()) {
+	n.t.Helper()
+	path := model.Paths(model.BlockKey{CIDR: netip.PrefixFrom(a, 26).Masked()})[0]
+	was, err := n.store.Raw().Get(n.t.Context(), path)
+	must(n.t, err)
+	if len(was.Kvs) != 1 {
+		n.t.Fatalf("no block at %s", path)
+	}
+	put := func(value string) {
+		_, err := n.store.Raw().Put(n.t.Context(), path, value)
+		must(n.t, err)
+	}
+	put("[not a block")
+	return func() { put(string(was.Kvs[0].Value)) }
+}
+
+// While one of the node's blocks is damaged, all that is not in it is swept, and the block is
+// named once; what is in it comes when it is mended.
+func TestADamagedBlockKeepsNothingElse(t *testing.T) {
+	n := newNode(t)
+	var logged bytes.Buffer
+	n.log = slog.New(slog.NewTextHandler(&logged, nil))
+	before := n.book()
+	lost, err := before.Pick(t.Context(), false, netip.Prefix{}, "")
+	must(t, err)
+	within := netip.PrefixFrom(lost, 26).Masked()
+	there := within.Addr().As4()
+	there[3] ^= 64
+	beside := netip.AddrFrom4(there) // in the block beside it
+	must(t, before.Take(t.Context(), beside, ""))
+	mend := n.damage(lost)
+	after := n.book()
+	for range 2 {
+		must(t, n.sweep(after, nil))
+	}
+	if n.assigned(beside) {
+		t.Error("an address of another block is left")
+	}
+	if got := strings.Count(logged.String(), within.String()); got != 1 {
+		t.Errorf("the block is named %d times:\n%s", got, logged.String())
+	}
+	mend()
+	must(t, n.sweep(after, nil))
+	if n.assigned(lost) {
+		t.Error("the address is left when its block is mended")
+	}
+}
+
+// An address of an endpoint that was swept is given back by who takes it next.
+func TestAnAddressThatWasSweptIsReleasedByItsNextHolder(t *testing.T) {
+	n := newNode(t)
+	id, addr := n.bind(n.book(), 1)
+	b := n.book()
+	must(t, n.sweep(b, nil))
+	n.expect(id, false, false)
+	must(t, b.Take(t.Context(), addr, "")) // of a start that fails before its endpoint
+	must(t, b.Release(t.Context(), addr))
+	if n.assigned(addr) {
+		t.Error("Docker has released the address, and it is in use")
+	}
+	id, addr = n.bind(n.book(), 2)
+	b = n.book()
+	must(t, b.Take(t.Context(), addr, "")) // takes it from an endpoint that no container has
+	n.expect(id, false, false)
+	must(t, b.Release(t.Context(), addr))
+	if n.assigned(addr) {
+		t.Error("Docker has released the address that was taken from an endpoint, and it is in use")
 	}
 }
 
@@ -290,4 +554,22 @@ func toSandbox(t *testing.T, name string) {
 	must(t, netns.Set(here))
 	t.Cleanup(func() { _ = sandbox.Close() })
 	must(t, netlink.LinkSetNsFd(link, int(sandbox)))
+}
+
+var errStubborn = errors.New("it does not go")
+
+// stubborn is a kernel that removes nothing.
+type stubborn struct{ *veth.Links }
+
+func (stubborn) RemoveIdle(string) error { return errStubborn }
+
+// TestARemovalThatFailsIsAnError: whoever sweeps tries again then, and not in an hour.
+func TestARemovalThatFailsIsAnError(t *testing.T) {
+	n := newNode(t)
+	_, err := n.links.Ensure(veth.Pair{Endpoint: strings.Repeat("a", 64)})
+	must(t, err)
+	s := New(n.book(), stubborn{n.links}, n.docker, time.Millisecond, time.Hour, n.log)
+	if err := s.Sweep(t.Context()); !errors.Is(err, errStubborn) {
+		t.Errorf("got %v, want %v", err, errStubborn)
+	}
 }

@@ -74,8 +74,11 @@ type StatusResponse struct {
 	// Whether Docker's engine answers.
 	EngineConnected bool       `protobuf:"varint,6,opt,name=engine_connected,json=engineConnected,proto3" json:"engine_connected,omitempty"`
 	Networks        []*Network `protobuf:"bytes,7,rep,name=networks,proto3" json:"networks,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The id of the engine that the plugin serves; empty when the engine does not
+	// answer. What another engine says of this host's containers proves nothing.
+	EngineId      string `protobuf:"bytes,8,opt,name=engine_id,json=engineId,proto3" json:"engine_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -157,6 +160,13 @@ func (x *StatusResponse) GetNetworks() []*Network {
 	return nil
 }
 
+func (x *StatusResponse) GetEngineId() string {
+	if x != nil {
+		return x.EngineId
+	}
+	return ""
+}
+
 type Network struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -222,7 +232,7 @@ var File_libnetwork_v1_libnetwork_proto protoreflect.FileDescriptor
 const file_libnetwork_v1_libnetwork_proto_rawDesc = "" +
 	"\n" +
 	"\x1elibnetwork/v1/libnetwork.proto\x12\x14calico.libnetwork.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x0f\n" +
-	"\rStatusRequest\"\xa1\x02\n" +
+	"\rStatusRequest\"\xbe\x02\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x124\n" +
@@ -230,7 +240,8 @@ const file_libnetwork_v1_libnetwork_proto_rawDesc = "" +
 	"\x05scope\x18\x04 \x01(\tR\x05scope\x12/\n" +
 	"\x13datastore_connected\x18\x05 \x01(\bR\x12datastoreConnected\x12)\n" +
 	"\x10engine_connected\x18\x06 \x01(\bR\x0fengineConnected\x129\n" +
-	"\bnetworks\x18\a \x03(\v2\x1d.calico.libnetwork.v1.NetworkR\bnetworks\"K\n" +
+	"\bnetworks\x18\a \x03(\v2\x1d.calico.libnetwork.v1.NetworkR\bnetworks\x12\x1b\n" +
+	"\tengine_id\x18\b \x01(\tR\bengineId\"K\n" +
 	"\aNetwork\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1c\n" +

@@ -36,6 +36,8 @@ type Host struct {
 	Programs string
 	// Felix, BGPD and Confd are the programs that were started last.
 	Felix, BGPD, Confd *nettest.Process
+	// CalicoNode is what [Host.StartNode] started last.
+	CalicoNode *nettest.Process
 
 	cluster *Cluster
 }
@@ -45,7 +47,7 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.C
 	cmd := h.Host.Command(ctx, h.program(name), args...)
 	cmd.Dir = h.Dir
 	cmd.Env = append(os.Environ(), "NODENAME="+h.Node, "ETCD_ENDPOINTS=http://"+storeInside,
-		hostrecord.DirVariable+"="+filepath.Join(h.Dir, "state"),
+		hostrecord.DirVariable+"="+h.State(),
 		"PATH="+filepath.Join(h.cluster.root, "bin")+":"+os.Getenv("PATH"))
 	return cmd
 }
@@ -112,6 +114,17 @@ func (h *Host) writeConfd() {
 		`"/etc/calico/confd/config/bgpd.toml"`, fmt.Sprintf("%q", h.BGPConfig()),
 		`"bgpd reload"`, fmt.Sprintf("%q", "bgpd reload --run-dir "+h.Dir)))
 }
+
+// ShortTimes has bgpd use a hold time and a restart time of some seconds, so that a test can
+// outlast both. It is for a host whose confd does not run yet.
+func (h *Host) ShortTimes(hold, restart time.Duration) {
+	h.cluster.T.Helper()
+	h.copyFile(filepath.Join(h.cluster.root, "confd-templates/templates/bgpd.toml.template"), "templates/bgpd.toml.template", strings.NewReplacer(
+		"[mesh]", fmt.Sprintf("[timers]\nhold = %d\nrestart = %d\n\n[mesh]", int(hold.Seconds()), int(restart.Seconds()))))
+}
+
+// State is the directory of what the host remembers.
+func (h *Host) State() string { return filepath.Join(h.Dir, "state") }
 
 func (h *Host) copyFile(from, to string, change *strings.Replacer) {
 	t := h.cluster.T

@@ -60,9 +60,7 @@ func (s *Stream) send(from *nettest.Space, to netip.AddrPort) {
 			return
 		case <-ticker.C:
 		}
-		var conn *net.UDPConn
-		var err error
-		from.Do(func() { conn, err = net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to)) })
+		conn, err := from.DialUDP(to)
 		one := &shot{at: time.Now()}
 		s.mu.Lock()
 		s.shots = append(s.shots, one)
@@ -82,7 +80,10 @@ func (s *Stream) await(conn *net.UDPConn, one *shot) {
 	}
 	_ = conn.SetReadDeadline(time.Now().Add(Answer))
 	if _, err := conn.Read(make([]byte, 16)); err != nil {
-		return
+		_ = conn.SetReadDeadline(time.Time{})
+		if here, err := nettest.Received(conn); err != nil || !here {
+			return
+		}
 	}
 	s.mu.Lock()
 	one.answered = time.Now()

@@ -23,10 +23,14 @@ type Experiment struct {
 	a, b, c, d *Container
 }
 
-// Run does the whole experiment, first in profile mode, then in label mode. The lab
-// must be up.
+// Run does the whole experiment, first in profile mode, then in label mode, and between them
+// what befalls a node. The lab must be up.
 func (l *Lab) Run(ctx context.Context) error {
-	if err := l.NewExperiment().Run(ctx); err != nil {
+	e := l.NewExperiment()
+	if err := e.Run(ctx); err != nil {
+		return err
+	}
+	if err := e.Day(ctx); err != nil {
 		return err
 	}
 	return l.RunLabels(ctx)
@@ -260,7 +264,7 @@ func (e *Experiment) routes(ctx context.Context, s *Session) error {
 }
 
 func (e *Experiment) processes(ctx context.Context, s *Session) error {
-	wants := []want{contains("runsvdir -P /etc/service/enabled")}
+	wants := []want{contains("calico-node init"), contains("runsvdir -P /etc/service/enabled")}
 	for _, service := range []string{"felix", "bgpd", "confd", "libnetwork"} {
 		wants = append(wants, contains("runsv "+service), matches(`svlogd .*/var/log/calico/`+service))
 	}

@@ -41,7 +41,8 @@ type Lab struct {
 const (
 	project       = "calico-lab"
 	etcdContainer = "calico-lab-etcd"
-	etcdEndpoint  = "http://172.28.8.10:2379"
+	etcdIP        = "172.28.8.10"
+	etcdEndpoint  = "http://" + etcdIP + ":2379"
 )
 
 // New is the lab of a repository; it starts nothing.

@@ -7,11 +7,13 @@ package probe
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -96,6 +98,108 @@ func Watch(ctx context.Context, w io.Writer, target string, interval, patience t
 	}
 }
 
+// Count sends a probe every interval, each from a new source port, until ctx ends, and says
+// what became of them. begun is called when the first one comes back. A probe counts as lost
+// when it has not come back within patience.
+func Count(ctx context.Context, target string, interval, patience time.Duration, begun func()) (Tally, error) {
+	if _, err := net.ResolveUDPAddr("udp", target); err != nil {
+		return Tally{}, fmt.Errorf("probe target: %w", err)
+	}
+	var probes sync.WaitGroup
+	var first sync.Once
+	var shots []*shot
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+			continue
+		case <-tick.C:
+		}
+		one, seq := &shot{}, uint64(len(shots))
+		shots = append(shots, one)
+		probes.Go(func() {
+			one.at = time.Now()
+			// Those that are on their way when ctx ends count, too.
+			if one.answered = answered(context.WithoutCancel(ctx), target, seq, patience); one.answered {
+				first.Do(begun)
+			}
+		})
+	}
+	probes.Wait()
+	return tally(shots), nil
+}
+
+// shot is a probe of [Count].
+type shot struct {
+	at       time.Time
+	answered bool
+}
+
+// Begun is the line by which the probe program says that its first probe came back.
+const Begun = "begun"
+
+// Tally is what became of probes.
+type Tally struct {
+	Sent, Lost int
+	// Gap is the longest time without an answer: from the sending of the first probe that was
+	// lost to that of the next that was not.
+	Gap time.Duration
+	// First is when the first probe was sent that was lost.
+	First time.Time
+}
+
+func tally(shots []*shot) Tally {
+	t := Tally{Sent: len(shots)}
+	var since time.Time
+	for _, s := range shots {
+		switch {
+		case !s.answered:
+			if t.Lost++; t.Lost == 1 {
+				t.First = s.at
+			}
+			if since.IsZero() {
+				since = s.at
+			}
+		case !since.IsZero():
+			t.Gap = max(t.Gap, s.at.Sub(since))
+			since = time.Time{}
+		}
+	}
+	if !since.IsZero() {
+		t.Gap = max(t.Gap, shots[len(shots)-1].at.Sub(since))
+	}
+	return t
+}
+
+// String is the tally on one line, as [ParseTally] reads it.
+func (t Tally) String() string {
+	line := fmt.Sprintf("%d probes, %d lost", t.Sent, t.Lost)
+	if t.Lost == 0 {
+		return line
+	}
+	return line + fmt.Sprintf(", longest gap %d ms, first at %s", t.Gap.Milliseconds(), t.First.UTC().Format(time.RFC3339Nano))
+}
+
+// ParseTally reads a line of [Tally.String].
+func ParseTally(line string) (Tally, error) {
+	var t Tally
+	var ms int64
+	var first string
+	n, err := fmt.Sscanf(line, "%d probes, %d lost, longest gap %d ms, first at %s", &t.Sent, &t.Lost, &ms, &first)
+	if n == 2 && t.Lost == 0 {
+		return t, nil
+	}
+	if err == nil {
+		t.First, err = time.Parse(time.RFC3339Nano, first)
+	}
+	if err != nil {
+		return Tally{}, fmt.Errorf("read tally of probes %q: %w", line, err)
+	}
+	t.Gap = time.Duration(ms) * time.Millisecond
+	return t, nil
+}
+
 // Once sends one probe and reports whether it came back within patience.
 func Once(ctx context.Context, target string, patience time.Duration) bool {
 	return answered(ctx, target, uint64(time.Now().UnixNano()), patience)
@@ -111,6 +215,9 @@ const (
 func answered(ctx context.Context, target string, seq uint64, patience time.Duration) bool {
 	d := net.Dialer{LocalAddr: &net.UDPAddr{Port: firstPort + int(seq%portCount)}}
 	conn, err := d.DialContext(ctx, "udp", target)
+	if errors.Is(err, syscall.EADDRINUSE) { // somebody here has that port, such as Docker's resolver
+		conn, err = (&net.Dialer{}).DialContext(ctx, "udp", target)
+	}
 	if err != nil {
 		return false
 	}

@@ -27,9 +27,8 @@ type Kind struct {
 	// Encode writes a resource as a document: a pointer to a struct with json tags.
 	// lost names what the dialect cannot say of the resource.
 	Encode func(k model.Key, v model.Resource) (doc any, lost []string)
-	// Carry copies into next, which this dialect wrote, what old has and the dialect
-	// cannot say, so that replacing a resource does not lose it.
-	Carry func(old, next model.Resource)
+	// Rules is how rules are written, in kinds that have them.
+	Rules Rules
 	// List puts documents into the list type that templates range over.
 	List func(docs []any) any
 
@@ -41,6 +40,10 @@ type Kind struct {
 	// NameOf is what the dialect calls a resource, where that is not its key; such a
 	// resource is identified by a [NameKey].
 	NameOf func(k model.Key, v model.Resource) (namespace, name string)
+	// KeyOf is the key that a resource of a name has, where it follows from the name; that
+	// of a policy is the one in the default tier. ok is false, or KeyOf nil, where the
+	// resource has to be looked for.
+	KeyOf func(namespace, name string) (key model.Key, ok bool)
 	// IdentifyName reads that name from a document, instead of Identify.
 	IdentifyName func(r *tree.Report) (namespace, name string)
 	// Owns tells which resources of the model's kind are of this kind.
@@ -51,6 +54,14 @@ type Kind struct {
 	ReadOnly string
 	// Revision is the one at which a document's author saw the resource.
 	Revision func(r *tree.Report) int64
+	// Settle ends what [Kind.Carry] does: it takes away what must not stand beside what
+	// the document says.
+	Settle func(v model.Resource)
+	// Secret is where a resource has its secret, for which documents have the word
+	// [scalar.Hidden] at SecretField. Reveal puts the secret itself into a document.
+	Secret      func(v model.Resource) *string
+	SecretField string
+	Reveal      func(doc any, v model.Resource)
 	// Compare orders documents of tables and lists otherwise than by key.
 	Compare func(a, b any) int
 	// Wrap puts documents into the list that yaml and json print; all says that they

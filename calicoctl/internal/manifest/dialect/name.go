@@ -28,17 +28,3 @@ type Revisioned interface{ SetRevision(revision int64) }
 
 // OwnedBy reports whether a resource of the model's kind is of this kind.
 func (k *Kind) OwnedBy(key model.Key) bool { return k.Owns == nil || k.Owns(key) }
-
-// CarryRules copies into next what the dialect cannot say of rules: a rule that looks
-// in the dialect as an old one did is the old one.
-func CarryRules(old, next []model.Rule, same func(a, b model.Rule) bool) {
-	used := make([]bool, len(old))
-	for i := range next {
-		for j := range old {
-			if !used[j] && same(old[j], next[i]) {
-				next[i], used[j] = old[j], true
-				break
-			}
-		}
-	}
-}

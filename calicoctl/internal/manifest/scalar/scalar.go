@@ -81,6 +81,15 @@ func ParseDigits(s string, bits int) (uint64, error) {
 	return strconv.ParseUint(s, 10, bits)
 }
 
+// ParsePort reads a port of a rule.
+func ParsePort(text string) (model.Port, error) {
+	port, err := model.ParsePort(text)
+	if err != nil || port.Name == "" && (port.First == 0 || port.First > port.Last) {
+		return model.Port{}, fmt.Errorf("%q is not a port: expected 1 to 65535, a range such as 8000:8010, or the name of an endpoint's port", text)
+	}
+	return port, nil
+}
+
 // MAC is a hardware address.
 type MAC string
 
@@ -102,11 +111,49 @@ func (m *MAC) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// Hidden is what documents have in the place of a secret, and what in a document that
+// comes back leaves the stored one as it is.
+const Hidden = "<hidden>"
+
 // Kubernetes is a field that has a meaning only with Kubernetes.
 type Kubernetes struct{}
 
 // Refuse says why the field cannot be set.
 func (Kubernetes) Refuse() string { return "is for Kubernetes, which this Calico does not serve" }
+
+// ServerKept is a field that the server of an original keeps, not who writes the document.
+// It says nothing about traffic.
+type ServerKept struct{}
+
+// Drop says why the field is not taken.
+func (ServerKept) Drop() string { return "is kept by the server and not taken from documents" }
+
+// Idle is what is said of a field that acts on nothing.
+const Idle = "is stored and shown, and has no effect here"
+
+// Inert is a field that has no effect here and says nothing about traffic: it is kept for
+// those who read it, as it stands in the document. What restricts traffic is never inert.
+type Inert struct{ json string }
+
+// Idle says that it has no effect.
+func (Inert) Idle() string { return Idle }
+
+// TakeNode takes the value.
+func (i *Inert) TakeNode(n *tree.Node) { i.json = string(n.JSON()) }
+
+// MarshalJSON writes the value.
+func (i Inert) MarshalJSON() ([]byte, error) {
+	if i.json == "" {
+		return []byte("null"), nil
+	}
+	return []byte(i.json), nil
+}
+
+// UnmarshalJSON reads the value.
+func (i *Inert) UnmarshalJSON(data []byte) error {
+	i.json = string(data)
+	return nil
+}
 
 // Elsewhere is a field of the original that nothing here acts on. To store it would be
 // to drop it in silence.

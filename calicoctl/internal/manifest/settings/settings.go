@@ -4,6 +4,7 @@
 package settings
 
 import (
+	"encoding/json"
 	"maps"
 	"slices"
 	"strings"
@@ -122,7 +123,8 @@ func (s *Settings) Kind() model.Kind { return s.Of }
 // Equal reports whether both have the same metadata and values.
 func (s *Settings) Equal(other *Settings) bool {
 	return maps.Equal(s.Values, other.Values) && s.UID == other.UID && s.CreationTimestamp.Equal(other.CreationTimestamp) &&
-		maps.Equal(s.Annotations, other.Annotations) && maps.Equal(s.V3Labels, other.V3Labels)
+		maps.Equal(s.Annotations, other.Annotations) && maps.Equal(s.V3Labels, other.V3Labels) &&
+		s.Unknown == other.Unknown && maps.EqualFunc(s.V3Inert, other.V3Inert, func(a, b json.RawMessage) bool { return string(a) == string(b) })
 }
 
 // known is the raw settings that the dialect has fields for.
@@ -130,12 +132,16 @@ var known = map[model.Kind][]string{
 	KindFelix: {
 		"InterfacePrefix", "Ipv6Support", "IpInIpEnabled", "DefaultEndpointToHostAction",
 		"ChainInsertMode", "IptablesFilterAllowAction", "IptablesMangleAllowAction", "IptablesFilterDenyAction",
-		"IptablesMarkMask", "DisableConntrackInvalidCheck", "IptablesRefreshInterval", "IptablesPostWriteCheckIntervalSecs",
-		"IpsetsRefreshInterval", "RouteRefreshInterval", "NetlinkTimeoutSecs", "MaxIpsetSize",
+		"IptablesMarkMask", "DisableConntrackInvalidCheck", "IptablesRefreshInterval",
+		"IpsetsRefreshInterval", "RouteRefreshInterval", "MaxIpsetSize",
 		"DeviceRouteProtocol", "RemoveExternalRoutes", "WorkloadsReachControlPlane", "FailsafeInboundHostPorts", "FailsafeOutboundHostPorts",
 		"LogPrefix", "LogSeverityScreen", "ReportingIntervalSecs", "ReportingTTLSecs",
 		"EndpointReportingEnabled", "EndpointReportingDelaySecs", "HealthEnabled", "HealthHost",
 		"HealthPort", "PrometheusMetricsEnabled", "PrometheusMetricsHost", "PrometheusMetricsPort",
+		"LogFilePath", "LogSeverityFile", "LogSeveritySys", "IptablesPostWriteCheckIntervalSecs",
+		"IptablesLockFilePath", "IptablesLockProbeIntervalMillis", "IptablesLockTimeoutSecs", "NetlinkTimeoutSecs",
+		"UsageReportingEnabled", "UsageReportingInitialDelaySecs", "UsageReportingIntervalSecs", "DebugMemoryProfilePath", "DebugDisableLogDropping",
+		"PrometheusGoMetricsEnabled", "PrometheusProcessMetricsEnabled", "PrometheusWireGuardMetricsEnabled",
 	},
 	KindBGP:     {"loglevel", "node_mesh", "as_num"},
 	KindCluster: {ClusterGUID, ClusterType, CalicoVersion, Ready},

@@ -32,6 +32,23 @@ type Refuser interface {
 	Refuse() string
 }
 
+// Dropper is a field that is accepted and not kept, whatever the value; there is a warning.
+type Dropper interface {
+	// Drop says why.
+	Drop() string
+}
+
+// Idler is a field that is kept and acts on nothing; there is a warning.
+type Idler interface {
+	// Idle says so.
+	Idle() string
+}
+
+// NodeTaker is a value that takes whatever stands in the document.
+type NodeTaker interface {
+	TakeNode(n *Node)
+}
+
 type binder struct {
 	r *Report
 }
@@ -61,7 +78,11 @@ func (b *binder) value(n *Node, path string, v reflect.Value) {
 		b.value(n, path, v.Elem())
 		return
 	}
-	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
+	switch u := v.Addr().Interface().(type) {
+	case NodeTaker:
+		u.TakeNode(n)
+		return
+	case encoding.TextUnmarshaler:
 		b.text(n, path, u)
 		return
 	}
@@ -106,11 +127,17 @@ func (b *binder) object(n *Node, path string, v reflect.Value) {
 			b.r.At(f.Pos, at, "%s", unknown(f.Name, known))
 			continue
 		}
-		if field := v.FieldByIndex(known[i].index); !known[i].refused {
-			b.value(f.Value, at, field)
-		} else if f.Value.Kind != Null {
-			reason, _ := field.Interface().(Refuser)
-			b.r.At(f.Pos, at, "%s", reason.Refuse())
+		switch k := known[i]; {
+		case f.Value.Kind == Null:
+		case k.refused != "":
+			b.r.At(f.Pos, at, "%s", k.refused)
+		case k.dropped != "":
+			b.r.warnAt(f.Pos, at, k.dropped)
+		default:
+			if k.idle != "" {
+				b.r.warnAt(f.Pos, at, k.idle)
+			}
+			b.value(f.Value, at, v.FieldByIndex(k.index))
 		}
 	}
 }
@@ -118,7 +145,7 @@ func (b *binder) object(n *Node, path string, v reflect.Value) {
 func unknown(name string, known []field) string {
 	var names []string
 	for _, k := range known {
-		if !k.refused {
+		if k.refused == "" && k.dropped == "" {
 			names = append(names, k.name)
 		}
 	}
@@ -235,9 +262,10 @@ func parseInt(text string) (int64, error) {
 
 // field is a field of a struct that manifests can set.
 type field struct {
-	name    string
-	index   []int
-	refused bool
+	name  string
+	index []int
+	// What a [Refuser], [Dropper] or [Idler] says.
+	refused, dropped, idle string
 }
 
 // fieldsOf lists the fields of a struct, with those of structs embedded in it.
@@ -249,14 +277,30 @@ func fieldsOf(t reflect.Type) []field {
 	for _, f := range reflect.VisibleFields(t) {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		if name != "" && name != "-" {
-			out = append(out, field{name: name, index: f.Index, refused: f.Type.Implements(refuser)})
+			k := field{name: name, index: f.Index}
+			k.refused, k.dropped, k.idle = marks(f.Type)
+			out = append(out, k)
 		}
 	}
 	fieldCache.Store(t, out)
 	return out
 }
 
-var refuser = reflect.TypeFor[Refuser]()
+// marks is what a field's type says of the field.
+func marks(t reflect.Type) (refused, dropped, idle string) {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch m := reflect.Zero(t).Interface().(type) {
+	case Refuser:
+		refused = m.Refuse()
+	case Dropper:
+		dropped = m.Drop()
+	case Idler:
+		idle = m.Idle()
+	}
+	return refused, dropped, idle
+}
 
 // fieldCache holds what fieldsOf found, by type: a compiled table.
 var fieldCache sync.Map

@@ -14,6 +14,8 @@ type Fault struct {
 	// Path says which value of the document is meant; empty for the document itself.
 	Path string
 	Msg  string
+	// field is the path within the object.
+	field string
 }
 
 // Error is the fault as one line: file:line:column: path: message.
@@ -60,6 +62,39 @@ func (fs Faults) Sorted() Faults {
 	return out
 }
 
+// Condensed leaves of those that say the same of the same field in several objects the
+// first, with how many there are.
+func (fs Faults) Condensed() Faults {
+	type about struct{ field, msg string }
+	var out Faults
+	count := map[about]int{}
+	for _, f := range fs {
+		k := about{f.field, f.Msg}
+		if count[k]++; count[k] == 1 {
+			first := *f
+			out = append(out, &first)
+		}
+	}
+	for _, f := range out {
+		if n := count[about{f.field, f.Msg}]; n > 1 {
+			f.Msg += fmt.Sprintf(" (and so in %d more)", n-1)
+		}
+	}
+	return out
+}
+
+// About are those of one field of their objects, by its path there. It finds what
+// [Report.AddIfNew] and [Report.Warn] added.
+func (fs Faults) About(field string) Faults {
+	var out Faults
+	for _, f := range fs {
+		if f.field == field {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
 // Report collects the faults of one document or part of one.
 type Report struct {
 	file   string
@@ -68,6 +103,8 @@ type Report struct {
 	faults Faults
 	// ifNew holds what is a fault only of an object that does not exist yet.
 	ifNew Faults
+	// warnings are about what is taken otherwise than its author may think.
+	warnings Faults
 	// broken holds the paths of values that could not be taken.
 	broken []string
 }
@@ -94,8 +131,18 @@ func (r *Report) Add(path, format string, args ...any) {
 // AddIfNew adds what is a fault only if the object does not exist yet: one that does
 // must stay changeable, by whatever name it was made.
 func (r *Report) AddIfNew(path, format string, args ...any) {
-	r.ifNew = append(r.ifNew, &Fault{File: r.file, Pos: r.root.Find(path), Path: r.full(path), Msg: fmt.Sprintf(format, args...)})
+	r.ifNew = append(r.ifNew, &Fault{File: r.file, Pos: r.root.Find(path), Path: r.full(path), Msg: fmt.Sprintf(format, args...), field: path})
 }
+
+// Warn adds a warning about the value at path.
+func (r *Report) Warn(path, msg string) { r.warnAt(r.root.Find(path), path, msg) }
+
+func (r *Report) warnAt(pos Pos, path, msg string) {
+	r.warnings = append(r.warnings, &Fault{File: r.file, Pos: pos, Path: r.full(path), Msg: msg, field: path})
+}
+
+// Warnings returns what Warn added, and what binding found.
+func (r *Report) Warnings() Faults { return r.warnings }
 
 // IfNew returns what AddIfNew added.
 func (r *Report) IfNew() Faults { return r.ifNew }

@@ -1,6 +1,8 @@
 package tree
 
 import (
+	"bytes"
+	"encoding/json"
 	"strconv"
 	"strings"
 )
@@ -63,6 +65,40 @@ func (n *Node) Field(name string) *Node {
 		if f.Name == name {
 			return f.Value
 		}
+	}
+	return nil
+}
+
+// JSON is the node as JSON, the fields of mappings in alphabetical order.
+func (n *Node) JSON() []byte {
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(n.plain()) // it consists of what JSON consists of
+	return bytes.TrimSpace(out.Bytes())
+}
+
+func (n *Node) plain() any {
+	switch n.Kind {
+	case Map:
+		m := make(map[string]any, len(n.Fields))
+		for _, f := range n.Fields {
+			m[f.Name] = f.Value.plain()
+		}
+		return m
+	case List:
+		list := make([]any, len(n.Items))
+		for i, item := range n.Items {
+			list[i] = item.plain()
+		}
+		return list
+	case Scalar:
+		// Numbers and truth values are written alike in YAML 1.2 and JSON.
+		if text := []byte(n.Text); !n.Quoted && json.Valid(text) {
+			return json.RawMessage(text)
+		}
+		return n.Text
+	case Null:
 	}
 	return nil
 }

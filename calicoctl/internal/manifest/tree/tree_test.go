@@ -96,6 +96,21 @@ func TestParse(t *testing.T) {
 			want: []string{"{x={a=1@2:6} y={a=1@2:6} z={b=2@6:6 a=1@2:6}}"},
 		},
 		{
+			name: "a list of merges, the first of which comes first",
+			text: "x: &x {a: 1}\ny: &y {a: 2, c: 3}\nz:\n  <<: [*x, *y]\n",
+			want: []string{"{x={a=1@1:11} y={a=2@2:11 c=3@2:17} z={a=1@1:11 c=3@2:17}}"},
+		},
+		{
+			name: "merges of what is no mapping",
+			text: "x: &x {a: 1}\ny:\n  <<: [*x, 5, [b]]\nz:\n  <<: 5\n",
+			want: []string{"{x={a=1@1:11} y={a=1@1:11} z={}}"},
+			faults: []string{
+				"f.yaml:3:12: << needs a mapping or a list of mappings, not a single value",
+				"f.yaml:3:15: << needs a mapping or a list of mappings, not a list",
+				"f.yaml:5:7: << needs a mapping or a list of mappings, not a single value",
+			},
+		},
+		{
 			name: "JSON with all that only JSON allows",
 			text: "{\"a\":\t\"\\/ \\ud83d\\ude00\",\n\t\"b\": [1, true, null]}",
 			want: []string{"{a=\"/ 😀\"@1:7 b=[1@2:8 true@2:11 null]}"},

@@ -52,7 +52,11 @@ func (c *yamlReader) pos(y *yaml.Node) Pos {
 }
 
 func (c *yamlReader) fault(y *yaml.Node, format string, args ...any) {
-	c.faults = append(c.faults, &Fault{File: c.doc.File, Pos: c.pos(y), Msg: fmt.Sprintf(format, args...)})
+	c.faultAt(c.pos(y), format, args...)
+}
+
+func (c *yamlReader) faultAt(pos Pos, format string, args ...any) {
+	c.faults = append(c.faults, &Fault{File: c.doc.File, Pos: pos, Msg: fmt.Sprintf(format, args...)})
 }
 
 func (c *yamlReader) node(y *yaml.Node, depth int) *Node {
@@ -157,11 +161,14 @@ func (c *yamlReader) merge(y *yaml.Node, depth int) []Field {
 	case List:
 		var out []Field
 		for _, item := range n.Items {
+			if item.Kind != Map {
+				c.faultAt(item.Pos, "<< needs a mapping or a list of mappings, not %s", item.Kind)
+			}
 			out = append(out, item.Fields...)
 		}
 		return out
 	case Null, Scalar:
 	}
-	c.fault(y, "<< needs a mapping")
+	c.fault(y, "<< needs a mapping or a list of mappings, not %s", n.Kind)
 	return nil
 }

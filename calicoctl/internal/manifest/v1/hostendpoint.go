@@ -37,7 +37,6 @@ func hostEndpointKind() dialect.Kind {
 		},
 		decode: decodeHostEndpoint,
 		encode: encodeHostEndpoint,
-		carry:  func(old, next *model.HostEndpoint) { next.Meta, next.Ports = old.Meta, old.Ports },
 		columns: []dialect.Column{
 			column("NODE", func(e *HostEndpoint, _ dialect.Cluster) string { return e.Metadata.Node }),
 			column("NAME", func(e *HostEndpoint, _ dialect.Cluster) string { return e.Metadata.Name }),

@@ -1,7 +1,9 @@
 package v1
 
 import (
+	"maps"
 	"reflect"
+	"slices"
 	"strings"
 
 	"calico.internal/calicoctl/internal/manifest/dialect"
@@ -41,27 +43,24 @@ type conversion[M, S any, R model.Resource] struct {
 	key     func(*tree.Report, M) model.Key
 	decode  func(*tree.Report, M, S) R
 	encode  func(model.Key, R) (m M, s S, lost []string)
-	carry   func(old, next R)
+	// settle takes away what is stored and must not stand beside what the document says.
+	settle  func(R)
+	owns    func(model.Key) bool
 	columns []dialect.Column
 	short   []string
 	wide    []string
 }
 
 func (c conversion[M, S, R]) dialectKind() dialect.Kind {
-	return dialect.Kind{
+	k := dialect.Kind{
 		APIVersion: APIVersion, Name: string(c.kind), Model: c.kind, Aliases: c.aliases,
 		Columns: c.columns, Short: c.short, Wide: c.wide,
 		Document: reflect.TypeFor[Resource[M, S]](),
 		Identify: c.identify,
 		Decode:   c.document,
 		Encode:   c.write,
-		Carry: func(old, next model.Resource) {
-			o, ok1 := old.(R)
-			n, ok2 := next.(R)
-			if ok1 && ok2 {
-				c.carry(o, n)
-			}
-		},
+		Rules:    asWritten,
+		Owns:     c.owns,
 		List: func(docs []any) any {
 			list := List[M, S]{TypeMetadata: TypeMetadata{Kind: string(c.kind) + "List", APIVersion: APIVersion}}
 			for _, d := range docs {
@@ -70,6 +69,14 @@ func (c conversion[M, S, R]) dialectKind() dialect.Kind {
 			return list
 		},
 	}
+	if c.settle != nil {
+		k.Settle = func(v model.Resource) {
+			if value, ok := v.(R); ok {
+				c.settle(value)
+			}
+		}
+	}
+	return k
 }
 
 // identify binds only the metadata; a fault elsewhere in the document is no matter.
@@ -99,10 +106,28 @@ func (c conversion[M, S, R]) write(k model.Key, v model.Resource) (any, []string
 		return nil, nil
 	}
 	m, s, lost := c.encode(k, value)
+	lost = append(lost, c.hidden(model.MetadataOf(v))...)
 	return &Resource[M, S]{
 		TypeMetadata: TypeMetadata{Kind: string(c.kind), APIVersion: APIVersion},
 		Metadata:     m, Spec: s,
 	}, lost
+}
+
+// hidden names what stands in a resource's metadata and in no document of the dialect. Its
+// name and identity in v3 are left out: v1 has other ones, that it shows. So are annotations of
+// workload endpoints: the Docker plugin keeps there what it knows of the container, which
+// "get -o wide" shows, and a warning about each endpoint would warn of nothing.
+func (c conversion[M, S, R]) hidden(meta *model.Meta) (lost []string) {
+	if meta == nil {
+		return nil
+	}
+	if len(meta.Annotations) > 0 && c.kind != model.KindPolicy && c.kind != model.KindWorkloadEndpoint {
+		lost = append(lost, "annotations")
+	}
+	if len(meta.V3Labels) > 0 {
+		lost = append(lost, "metadata labels")
+	}
+	return append(lost, slices.Sorted(maps.Keys(meta.V3Inert))...)
 }
 
 // column makes a column from a function of a kind's document.

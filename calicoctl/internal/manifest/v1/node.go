@@ -38,10 +38,6 @@ func nodeKind() dialect.Kind {
 		},
 		decode: decodeNode,
 		encode: encodeNode,
-		carry: func(old, next *model.Node) {
-			next.Meta, next.Labels = old.Meta, old.Labels
-			next.RouteReflectorClusterID = old.RouteReflectorClusterID
-		},
 		columns: []dialect.Column{
 			column("NAME", func(n *Node, _ dialect.Cluster) string { return n.Metadata.Name }),
 			column("ASN", nodeAS),

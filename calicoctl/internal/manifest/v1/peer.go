@@ -28,9 +28,6 @@ func bgpPeerKind() dialect.Kind {
 		key:     peerKey,
 		decode:  decodePeer,
 		encode:  encodePeer,
-		carry: func(old, next *model.BGPPeer) {
-			next.Meta, next.Password, next.Port, next.Filters = old.Meta, old.Password, old.Port, old.Filters
-		},
 		columns: []dialect.Column{
 			column("SCOPE", func(p *BGPPeer, _ dialect.Cluster) string { return string(p.Metadata.Scope) }),
 			column("PEERIP", func(p *BGPPeer, _ dialect.Cluster) string { return p.Metadata.PeerIP.String() }),

@@ -39,14 +39,7 @@ func policyKind() dialect.Kind {
 		},
 		decode: decodePolicy,
 		encode: encodePolicy,
-		carry: func(old, next *model.Policy) {
-			annotations := next.Annotations
-			next.Meta = old.Meta
-			next.Annotations = annotations
-			next.ApplyOnForward = old.ApplyOnForward
-			carryRules(old.InboundRules, next.InboundRules)
-			carryRules(old.OutboundRules, next.OutboundRules)
-		},
+		owns:   inDefaultTier,
 		columns: []dialect.Column{
 			column("NAME", func(p *Policy, _ dialect.Cluster) string { return p.Metadata.Name }),
 			column("ORDER", func(p *Policy, _ dialect.Cluster) string { return orderText(p.Spec.Order) }),
@@ -55,6 +48,12 @@ func policyKind() dialect.Kind {
 		short: []string{"NAME"},
 		wide:  []string{"NAME", "ORDER", "SELECTOR"},
 	}.dialectKind()
+}
+
+// inDefaultTier tells the policies that the dialect can name: it has no tiers.
+func inDefaultTier(k model.Key) bool {
+	key, ok := k.(model.PolicyKey)
+	return ok && (key.Tier == "" || key.Tier == model.DefaultTier)
 }
 
 func orderText(order *float64) string {
@@ -106,13 +105,20 @@ func encodePolicy(k model.Key, p *model.Policy) (m PolicyMetadata, s PolicySpec,
 		DoNotTrack:   p.DoNotTrack,
 		PreDNAT:      p.PreDNAT,
 	}
-	for _, t := range p.Types {
+	types := p.Types
+	if len(types) == 0 { // what an empty list means in the store is not what it means in a document
+		types = []string{model.PolicyTypeIngress, model.PolicyTypeEgress}
+		if p.PreDNAT {
+			types = types[:1]
+		}
+	}
+	for _, t := range types {
 		s.Types = append(s.Types, Direction(strings.ToLower(t)))
 	}
-	if key.Tier != "" && key.Tier != model.DefaultTier {
+	if !inDefaultTier(key) {
 		lost = append(lost, "tier "+key.Tier)
 	}
-	if p.ApplyOnForward && !p.PreDNAT && !p.DoNotTrack {
+	if p.ApplyOnForward {
 		lost = append(lost, "applyOnForward")
 	}
 	return m, s, lost

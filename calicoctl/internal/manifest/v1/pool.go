@@ -44,11 +44,11 @@ func ipPoolKind() dialect.Kind {
 		},
 		decode: decodePool,
 		encode: encodePool,
-		carry: func(old, next *model.IPPool) {
-			next.Meta, next.BlockSize, next.NodeSelector = old.Meta, old.BlockSize, old.NodeSelector
-			next.DisableBGPExport, next.Manual = old.DisableBGPExport, old.Manual
-			if next.IPIPDevice == "" {
-				next.VXLANMode = old.VXLANMode
+		settle: func(p *model.IPPool) {
+			if p.IPIPDevice != "" {
+				p.VXLANMode = ""
+			} else {
+				p.IPIPMode = "" // it would turn on what is off for who looks at it alone
 			}
 		},
 		columns: []dialect.Column{
@@ -92,6 +92,9 @@ func encodePool(_ model.Key, p *model.IPPool) (m IPPoolMetadata, s IPPoolSpec, l
 	}
 	if p.Manual {
 		lost = append(lost, "assignment mode manual")
+	}
+	if !p.Deleting.IsZero() {
+		lost = append(lost, "that it is being deleted")
 	}
 	return m, s, lost
 }

@@ -49,11 +49,6 @@ func profileKind() dialect.Kind {
 			}
 			return m, s, lost
 		},
-		carry: func(old, next *model.Profile) {
-			next.Meta = old.Meta
-			carryRules(old.InboundRules, next.InboundRules)
-			carryRules(old.OutboundRules, next.OutboundRules)
-		},
 		columns: []dialect.Column{
 			column("NAME", func(p *Profile, _ dialect.Cluster) string { return p.Metadata.Name }),
 			column("TAGS", func(p *Profile, _ dialect.Cluster) string { return strings.Join(p.Metadata.Tags, ",") }),

@@ -2,9 +2,6 @@ package v1
 
 import (
 	"net/netip"
-	"reflect"
-	"slices"
-	"strconv"
 
 	"calico.internal/calicoctl/internal/manifest/dialect"
 	"calico.internal/calicoctl/internal/manifest/tree"
@@ -124,32 +121,27 @@ func decodePorts(in []Port) []model.Port {
 	return out
 }
 
+// asWritten is how the dialect writes rules.
+var asWritten = dialect.Rules{
+	Show: func(r model.Rule) any { return encodeRule(r) },
+	Lost: func(r model.Rule) (lost []string) {
+		if r.LogPrefix != "" {
+			lost = append(lost, "log prefix")
+		}
+		if len(r.Annotations) > 0 {
+			lost = append(lost, "annotations")
+		}
+		return lost
+	},
+}
+
 func encodeRules(path string, in []model.Rule, lost *[]string) []Rule {
+	*lost = append(*lost, asWritten.LostOf(path, in)...)
 	out := make([]Rule, len(in))
 	for i, rule := range in {
 		out[i] = encodeRule(rule)
-		if rule.LogPrefix != "" {
-			*lost = append(*lost, path+"["+strconv.Itoa(i)+"] log prefix")
-		}
-		if namesPort(rule.Source) || namesPort(rule.Destination) {
-			*lost = append(*lost, path+"["+strconv.Itoa(i)+"] ports by name")
-		}
-		if len(rule.Annotations) > 0 {
-			*lost = append(*lost, path+"["+strconv.Itoa(i)+"] annotations")
-		}
 	}
 	return out
-}
-
-// carryRules keeps the log prefixes and annotations of rules that are otherwise as they
-// were.
-func carryRules(old, next []model.Rule) {
-	dialect.CarryRules(old, next, func(a, b model.Rule) bool { return reflect.DeepEqual(encodeRule(a), encodeRule(b)) })
-}
-
-func namesPort(m model.Match) bool {
-	named := func(p model.Port) bool { return p.Name != "" }
-	return slices.ContainsFunc(m.Ports, named) || slices.ContainsFunc(m.NotPorts, named)
 }
 
 func encodeRule(in model.Rule) Rule {

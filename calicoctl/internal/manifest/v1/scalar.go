@@ -2,7 +2,6 @@ package v1
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -105,35 +104,17 @@ type Port model.Port
 
 // UnmarshalText reads a port.
 func (p *Port) UnmarshalText(text []byte) error {
-	s := string(text)
-	first, last, isRange := strings.Cut(s, ":")
-	if !isRange {
-		last = first
-	}
-	f, err1 := scalar.ParseDigits(first, 16)
-	l, err2 := scalar.ParseDigits(last, 16)
-	if errors.Join(err1, err2) != nil || f == 0 || f > l {
-		return fmt.Errorf("%q is not a port: expected 1 to 65535, or a range such as 8000:8010", s)
-	}
-	p.First, p.Last = uint16(f), uint16(l)
-	return nil
+	port, err := scalar.ParsePort(string(text))
+	*p = Port(port)
+	return err
 }
 
 // String is the port as manifests have it.
 func (p Port) String() string {
-	switch {
-	case p.Name != "":
-		return p.Name
-	case p.First == p.Last:
-		return strconv.Itoa(int(p.First))
-	}
-	return fmt.Sprintf("%d:%d", p.First, p.Last)
+	return model.Port(p).String()
 }
 
 // MarshalJSON writes a single port as a number.
 func (p Port) MarshalJSON() ([]byte, error) {
-	if p.Name == "" && p.First == p.Last {
-		return json.Marshal(p.First)
-	}
-	return json.Marshal(p.String())
+	return model.Port(p).MarshalJSON()
 }

@@ -53,9 +53,6 @@ func workloadEndpointKind() dialect.Kind {
 		key:     workloadEndpointKey,
 		decode:  decodeWorkloadEndpoint,
 		encode:  encodeWorkloadEndpoint,
-		carry: func(old, next *model.WorkloadEndpoint) {
-			next.Meta, next.State, next.Ports = old.Meta, old.State, old.Ports
-		},
 		columns: workloadEndpointColumns(),
 		short:   []string{"NODE", "ORCHESTRATOR", "WORKLOAD", "NAME"},
 		wide:    []string{"NODE", "ORCHESTRATOR", "WORKLOAD", "NAME", "NETWORKS", "NATS", "INTERFACE", "PROFILES"},

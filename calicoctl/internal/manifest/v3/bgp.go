@@ -48,6 +48,7 @@ func bgpPeerKind() dialect.Kind {
 			}
 			return node + "." + strings.Trim(strings.NewReplacer(".", "-", ":", "-").Replace(key.IP.String()), "-")
 		},
+		secret: func(s *BGPPeerSpec, p *model.BGPPeer) (shown, stored *string) { return &s.Password, &p.Password },
 		places: map[string]string{"metadata.peerIP": "spec.peerIP", "metadata.node": "spec.node"},
 		columns: []dialect.Column{
 			nameColumn[BGPPeerSpec](),
@@ -137,6 +138,7 @@ func bgpFilterKind() dialect.Kind {
 			}, nil
 		},
 		nameOf: func(k model.Key, _ *model.BGPFilter) string { return k.(model.BGPFilterKey).Name },
+		keyOf:  func(name string) model.Key { return model.BGPFilterKey{Name: name} },
 		columns: []dialect.Column{
 			nameColumn[BGPFilterSpec](),
 			count("NUMEXPORTV4", func(s BGPFilterSpec) []FilterRule { return s.ExportV4 }),

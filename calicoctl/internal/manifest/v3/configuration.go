@@ -69,17 +69,6 @@ func eachSetting(spec any, do func(name string, field reflect.Value)) {
 	}
 }
 
-// carrySettings keeps the raw settings that the dialect has no word for.
-func carrySettings[S any](old, next *settings.Settings) {
-	var spec S
-	for _, lost := range fromRaw(&spec, old.Values) {
-		name := strings.TrimPrefix(lost, "setting ")
-		if _, set := next.Values[name]; !set {
-			next.Values[name] = old.Values[name]
-		}
-	}
-}
-
 // The values of fields.
 type (
 	// Text is any text.
@@ -92,6 +81,12 @@ type (
 	Mark uint32
 	// Duration is a time span such as 10s or 1m30s.
 	Duration time.Duration
+	// IdleText is a text; it and the next two are of settings that no program acts on.
+	IdleText string
+	// IdleFlag is true or false.
+	IdleFlag bool
+	// IdleDuration is a time span.
+	IdleDuration struct{ Duration }
 	// Severity is a level of logging.
 	Severity string
 	// EndpointAction is a fate of packets from a workload to its host.
@@ -127,6 +122,27 @@ func (f *Flag) SetRaw(raw string) error {
 	}
 	return nil
 }
+
+// Idle says that the setting has no effect.
+func (IdleText) Idle() string { return scalar.Idle }
+
+// Raw is the value as the store has it.
+func (t *IdleText) Raw() string { return string(*t) }
+
+// SetRaw reads the store's value.
+func (t *IdleText) SetRaw(raw string) error { *t = IdleText(raw); return nil }
+
+// Idle says that the setting has no effect.
+func (IdleFlag) Idle() string { return scalar.Idle }
+
+// Raw is the value as the store has it.
+func (f *IdleFlag) Raw() string { return (*Flag)(f).Raw() }
+
+// SetRaw reads the store's value.
+func (f *IdleFlag) SetRaw(raw string) error { return (*Flag)(f).SetRaw(raw) }
+
+// Idle says that the setting has no effect.
+func (IdleDuration) Idle() string { return scalar.Idle }
 
 // Raw is the value as the store has it.
 func (n *Number) Raw() string { return strconv.Itoa(int(*n)) }
@@ -317,7 +333,8 @@ func (p *FailsafePort) set(item string) error {
 	return errors.Join(p.Protocol.UnmarshalText([]byte(protocol)), p.Port.UnmarshalText([]byte(rest)))
 }
 
-// FelixConfigurationSpec is the settings that felix honours.
+// FelixConfigurationSpec is the settings of felix: those that it honours, those that it
+// names as of no effect, and those that cannot be set because they would change traffic.
 type FelixConfigurationSpec struct {
 	InterfacePrefix              *Text           `json:"interfacePrefix,omitempty" raw:"InterfacePrefix"`
 	IPv6Support                  *Flag           `json:"ipv6Support,omitempty" raw:"Ipv6Support"`
@@ -330,14 +347,12 @@ type FelixConfigurationSpec struct {
 	IptablesMarkMask             *Mark           `json:"iptablesMarkMask,omitempty" raw:"IptablesMarkMask"`
 	DisableConntrackInvalidCheck *Flag           `json:"disableConntrackInvalidCheck,omitempty" raw:"DisableConntrackInvalidCheck"`
 
-	IptablesRefreshInterval        *Duration `json:"iptablesRefreshInterval,omitempty" raw:"IptablesRefreshInterval"`
-	IptablesPostWriteCheckInterval *Duration `json:"iptablesPostWriteCheckInterval,omitempty" raw:"IptablesPostWriteCheckIntervalSecs"`
-	IpsetsRefreshInterval          *Duration `json:"ipsetsRefreshInterval,omitempty" raw:"IpsetsRefreshInterval"`
-	RouteRefreshInterval           *Duration `json:"routeRefreshInterval,omitempty" raw:"RouteRefreshInterval"`
-	NetlinkTimeout                 *Duration `json:"netlinkTimeout,omitempty" raw:"NetlinkTimeoutSecs"`
-	MaxIpsetSize                   *Number   `json:"maxIpsetSize,omitempty" raw:"MaxIpsetSize"`
-	DeviceRouteProtocol            *Number   `json:"deviceRouteProtocol,omitempty" raw:"DeviceRouteProtocol"`
-	RemoveExternalRoutes           *Flag     `json:"removeExternalRoutes,omitempty" raw:"RemoveExternalRoutes"`
+	IptablesRefreshInterval *Duration `json:"iptablesRefreshInterval,omitempty" raw:"IptablesRefreshInterval"`
+	IpsetsRefreshInterval   *Duration `json:"ipsetsRefreshInterval,omitempty" raw:"IpsetsRefreshInterval"`
+	RouteRefreshInterval    *Duration `json:"routeRefreshInterval,omitempty" raw:"RouteRefreshInterval"`
+	MaxIpsetSize            *Number   `json:"maxIpsetSize,omitempty" raw:"MaxIpsetSize"`
+	DeviceRouteProtocol     *Number   `json:"deviceRouteProtocol,omitempty" raw:"DeviceRouteProtocol"`
+	RemoveExternalRoutes    *Flag     `json:"removeExternalRoutes,omitempty" raw:"RemoveExternalRoutes"`
 
 	WorkloadsReachControlPlane *Flag          `json:"workloadsReachControlPlane,omitempty" raw:"WorkloadsReachControlPlane"`
 	FailsafeInboundHostPorts   *FailsafePorts `json:"failsafeInboundHostPorts,omitempty" raw:"FailsafeInboundHostPorts"`
@@ -357,10 +372,24 @@ type FelixConfigurationSpec struct {
 	PrometheusMetricsHost    *Text   `json:"prometheusMetricsHost,omitempty" raw:"PrometheusMetricsHost"`
 	PrometheusMetricsPort    *Number `json:"prometheusMetricsPort,omitempty" raw:"PrometheusMetricsPort"`
 
+	LogFilePath                    *IdleText     `json:"logFilePath,omitempty" raw:"LogFilePath"`
+	LogSeverityFile                *IdleText     `json:"logSeverityFile,omitempty" raw:"LogSeverityFile"`
+	LogSeveritySys                 *IdleText     `json:"logSeveritySys,omitempty" raw:"LogSeveritySys"`
+	IptablesPostWriteCheckInterval *IdleDuration `json:"iptablesPostWriteCheckInterval,omitempty" raw:"IptablesPostWriteCheckIntervalSecs"`
+	IptablesLockFilePath           *IdleText     `json:"iptablesLockFilePath,omitempty" raw:"IptablesLockFilePath"`
+	IptablesLockProbeInterval      *IdleText     `json:"iptablesLockProbeInterval,omitempty" raw:"IptablesLockProbeIntervalMillis"`
+	IptablesLockTimeout            *IdleDuration `json:"iptablesLockTimeout,omitempty" raw:"IptablesLockTimeoutSecs"`
+	NetlinkTimeout                 *IdleDuration `json:"netlinkTimeout,omitempty" raw:"NetlinkTimeoutSecs"`
+	UsageReportingEnabled          *IdleFlag     `json:"usageReportingEnabled,omitempty" raw:"UsageReportingEnabled"`
+	UsageReportingInitialDelay     *IdleDuration `json:"usageReportingInitialDelay,omitempty" raw:"UsageReportingInitialDelaySecs"`
+	UsageReportingInterval         *IdleDuration `json:"usageReportingInterval,omitempty" raw:"UsageReportingIntervalSecs"`
+	DebugMemoryProfilePath         *IdleText     `json:"debugMemoryProfilePath,omitempty" raw:"DebugMemoryProfilePath"`
+	DebugDisableLogDropping        *IdleFlag     `json:"debugDisableLogDropping,omitempty" raw:"DebugDisableLogDropping"`
+	PrometheusGoMetrics            *IdleFlag     `json:"prometheusGoMetricsEnabled,omitempty" raw:"PrometheusGoMetricsEnabled"`
+	PrometheusProcessMetrics       *IdleFlag     `json:"prometheusProcessMetricsEnabled,omitempty" raw:"PrometheusProcessMetricsEnabled"`
+	PrometheusWireguardMetrics     *IdleFlag     `json:"prometheusWireGuardMetricsEnabled,omitempty" raw:"PrometheusWireGuardMetricsEnabled"`
+
 	IptablesBackend scalar.Elsewhere `json:"iptablesBackend,omitzero"`
-	LogSeverityFile scalar.Elsewhere `json:"logSeverityFile,omitzero"`
-	LogSeveritySys  scalar.Elsewhere `json:"logSeveritySys,omitzero"`
-	LogFilePath     scalar.Elsewhere `json:"logFilePath,omitzero"`
 	IPIPMTU         scalar.Elsewhere `json:"ipipMTU,omitzero"`
 	BPFEnabled      scalar.Elsewhere `json:"bpfEnabled,omitzero"`
 	VXLANEnabled    scalar.Elsewhere `json:"vxlanEnabled,omitzero"`
@@ -398,7 +427,12 @@ func configuration[S any](name string, of model.Kind, check func(*tree.Report, s
 			return spec, lost
 		},
 		nameOf: func(k model.Key, _ *settings.Settings) string { return k.(settings.Key).Name() },
-		carry:  carrySettings[S],
+		keyOf: func(name string) model.Key {
+			if k, ok := settings.ParseName(of, name); ok {
+				return k
+			}
+			return nil
+		},
 	}
 }
 
@@ -501,15 +535,9 @@ func (m *MeshEnabled) Raw() string { return fmt.Sprintf(`{"enabled":%t}`, *m) }
 
 // SetRaw reads the store's value.
 func (m *MeshEnabled) SetRaw(raw string) error {
-	switch strings.Join(strings.Fields(raw), "") {
-	case `{"enabled":true}`:
-		*m = true
-	case `{"enabled":false}`:
-		*m = false
-	default:
-		return errors.New("not a mesh setting")
-	}
-	return nil
+	enabled, err := settings.ParseMesh(raw)
+	*m = MeshEnabled(enabled)
+	return err
 }
 
 // ClusterAS is the AS number of nodes that have none of their own.

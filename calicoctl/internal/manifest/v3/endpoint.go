@@ -3,6 +3,7 @@ package v3
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"calico.internal/calicoctl/internal/manifest/dialect"
@@ -148,8 +149,8 @@ func workloadEndpointKind() dialect.Kind {
 		nameOf: func(k model.Key, _ *model.WorkloadEndpoint) string {
 			return endpointName(k.(model.WorkloadEndpointKey))
 		},
+		keyOf:  func(name string) model.Key { return endpointKey(name) },
 		labels: func(e *model.WorkloadEndpoint) *map[string]string { return &e.Labels },
-		carry:  func(old, next *model.WorkloadEndpoint) { next.State = old.State },
 		places: map[string]string{
 			"metadata.node": "spec.node", "metadata.orchestrator": "spec.orchestrator",
 			"metadata.workload": "spec.workload", "metadata.name": "spec.endpoint",
@@ -178,6 +179,36 @@ func endpointName(k model.WorkloadEndpointKey) string {
 		parts[i] = strings.ReplaceAll(p, "-", "--")
 	}
 	return strings.Join(parts, "-")
+}
+
+// endpointKey is what identifies the endpoint of a name. Another that has the same name, as
+// one with parts that begin or end with a dash may, is not found by it; then it says nil.
+func endpointKey(name string) model.Key {
+	var parts []string
+	part := ""
+	for rest := name; rest != ""; {
+		i := strings.IndexByte(rest, '-')
+		if i < 0 {
+			part += rest
+			break
+		}
+		part += rest[:i]
+		dashes := len(rest[i:]) - len(strings.TrimLeft(rest[i:], "-"))
+		rest = rest[i+dashes:]
+		switch {
+		case dashes == 1:
+			parts, part = append(parts, part), ""
+		case dashes%2 == 1:
+			return nil // one of them is between parts, but which?
+		default:
+			part += strings.Repeat("-", dashes/2)
+		}
+	}
+	parts = append(parts, part)
+	if len(parts) != 4 || slices.Contains(parts, "") {
+		return nil
+	}
+	return model.WorkloadEndpointKey{Node: parts[0], Orchestrator: parts[1], Workload: parts[2], Name: parts[3]}
 }
 
 func decodeWorkloadEndpoint(r *tree.Report, m ObjectMeta, s WorkloadEndpointSpec) (model.Key, *model.WorkloadEndpoint) {

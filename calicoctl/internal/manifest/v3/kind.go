@@ -4,8 +4,10 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"time"
 
 	"calico.internal/calicoctl/internal/manifest/dialect"
+	"calico.internal/calicoctl/internal/manifest/scalar"
 	"calico.internal/calicoctl/internal/manifest/settings"
 	"calico.internal/calicoctl/internal/manifest/tree"
 	"calico.internal/libcalico/model"
@@ -24,8 +26,9 @@ type TypeMetadata struct {
 type Resource[S any] struct {
 	TypeMetadata
 
-	Metadata ObjectMeta `json:"metadata"`
-	Spec     S          `json:"spec"`
+	Metadata ObjectMeta        `json:"metadata"`
+	Spec     S                 `json:"spec"`
+	Status   scalar.ServerKept `json:"status,omitzero"`
 }
 
 // SetRevision shows the revision of the resource in the document.
@@ -67,8 +70,15 @@ type conversion[S any, R model.Resource] struct {
 	encode func(model.Key, R) (s S, lost []string)
 	// nameOf is the resource's name where metadata does not hold one; not nil.
 	nameOf func(k model.Key, v R) string
-	owns   func(model.Key) bool
-	carry  func(old, next R)
+	// keyOf is the inverse of nameOf where that looks only at the key.
+	keyOf func(name string) model.Key
+	owns  func(model.Key) bool
+	// settle takes away what is stored and must not stand beside what the document says.
+	settle func(R)
+	// secret is where the specification and the resource have their secret.
+	secret func(s *S, v R) (shown, stored *string)
+	// deleting is since when the resource is being deleted.
+	deleting func(R) time.Time
 	// labels is where the model has the labels of the document's metadata.
 	labels func(R) *map[string]string
 	// places are the model's paths with those of the dialect.
@@ -84,7 +94,7 @@ func (c conversion[S, R]) dialectKind() dialect.Kind {
 		APIVersion: APIVersion, Name: c.name, Model: c.kind, Aliases: c.aliases,
 		Columns: c.columns, Short: c.short, Wide: c.wide,
 		Namespaced: c.namespaced, ReadOnly: c.readOnly, Owns: c.owns,
-		Decode: c.document, Encode: c.write, Carry: c.keep, NameOf: c.names,
+		Decode: c.document, Encode: c.write, Rules: asWritten, NameOf: c.names,
 		Revision: revisionOf, Document: reflect.TypeFor[Resource[S]](),
 		IdentifyName: func(r *tree.Report) (string, string) { return identify(r, c.namespaced) },
 		List:         func(docs []any) any { return c.list(docs, c.name+"List", 0) },
@@ -94,6 +104,17 @@ func (c conversion[S, R]) dialectKind() dialect.Kind {
 			}
 			return c.list(docs, c.name+"List", revision)
 		},
+	}
+	c.withSecret(&k)
+	if c.keyOf != nil {
+		k.KeyOf = c.key
+	}
+	if c.settle != nil {
+		k.Settle = func(v model.Resource) {
+			if value, ok := v.(R); ok {
+				c.settle(value)
+			}
+		}
 	}
 	if c.compare != nil {
 		k.Compare = func(a, b any) int { return c.compare(a.(*Resource[S]), b.(*Resource[S])) }
@@ -124,6 +145,16 @@ func (c conversion[S, R]) names(k model.Key, v model.Resource) (namespace, name 
 	return namespace, c.nameOf(k, value)
 }
 
+// key is the key of the resource that names gives a name.
+func (c conversion[S, R]) key(namespace, name string) (model.Key, bool) {
+	k := c.keyOf(name)
+	if k == nil || c.owns != nil && !c.owns(k) {
+		return nil, false
+	}
+	atNamespace, called := c.names(k, nil)
+	return k, atNamespace == namespace && called == name
+}
+
 func (c conversion[S, R]) document(r *tree.Report) (model.Key, model.Resource) {
 	var d Resource[S]
 	tree.Bind(r, &d)
@@ -132,6 +163,7 @@ func (c conversion[S, R]) document(r *tree.Report) (model.Key, model.Resource) {
 	if meta := model.MetadataOf(value); meta != nil {
 		name := meta.V3Name
 		*meta = d.Metadata.meta()
+		meta.V3Inert = inertOf(&d.Spec)
 		if name != c.nameOf(key, value) {
 			meta.V3Name = name
 		}
@@ -154,31 +186,48 @@ func (c conversion[S, R]) write(k model.Key, v model.Resource) (any, []string) {
 	if meta := model.MetadataOf(v); meta != nil {
 		d.Metadata.show(*meta)
 	}
+	if c.deleting != nil {
+		d.Metadata.Deletion.Time = Time{c.deleting(value)}
+	}
 	d.Metadata.Namespace, d.Metadata.Name = c.names(k, v)
 	if c.labels != nil {
 		d.Metadata.Labels = *c.labels(value)
 	}
 	var lost []string
 	d.Spec, lost = c.encode(k, value)
+	if meta := model.MetadataOf(v); meta != nil {
+		showInert(&d.Spec, meta.V3Inert)
+	}
+	if c.secret != nil {
+		if shown, stored := c.secret(&d.Spec, value); *stored != "" {
+			*shown = scalar.Hidden
+		}
+	}
 	return d, lost
 }
 
-// keep copies what the dialect has no word for, and the identity that the store keeps.
-func (c conversion[S, R]) keep(old, next model.Resource) {
-	o, ok1 := old.(R)
-	n, ok2 := next.(R)
-	if !ok1 || !ok2 {
+// withSecret adds to a kind what it needs to know of its secret.
+func (c conversion[S, R]) withSecret(k *dialect.Kind) {
+	if c.secret == nil {
 		return
 	}
-	if from, to := model.MetadataOf(old), model.MetadataOf(next); from != nil && to != nil {
-		to.UID, to.CreationTimestamp = from.UID, from.CreationTimestamp
-		if c.labels != nil {
-			to.V3Labels = from.V3Labels
+	k.Secret = func(v model.Resource) *string {
+		value, ok := v.(R)
+		if !ok {
+			return nil
+		}
+		_, stored := c.secret(new(S), value)
+		return stored
+	}
+	k.Reveal = func(doc any, v model.Resource) {
+		d, ok1 := doc.(*Resource[S])
+		value, ok2 := v.(R)
+		if ok1 && ok2 {
+			shown, stored := c.secret(&d.Spec, value)
+			*shown = *stored
 		}
 	}
-	if c.carry != nil {
-		c.carry(o, n)
-	}
+	k.SecretField = "spec.password"
 }
 
 // place is where the dialect has the value that the model complains about.

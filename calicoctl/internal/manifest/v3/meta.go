@@ -25,10 +25,33 @@ type ObjectMeta struct {
 	Annotations       map[string]string `json:"annotations,omitempty"`
 
 	GenerateName    scalar.Kubernetes `json:"generateName,omitzero"`
-	Generation      scalar.Kubernetes `json:"generation,omitzero"`
-	OwnerReferences scalar.Kubernetes `json:"ownerReferences,omitzero"`
-	Finalizers      scalar.Kubernetes `json:"finalizers,omitzero"`
-	ManagedFields   scalar.Kubernetes `json:"managedFields,omitzero"`
+	Generation      scalar.ServerKept `json:"generation,omitzero"`
+	OwnerReferences scalar.ServerKept `json:"ownerReferences,omitzero"`
+	Finalizers      scalar.ServerKept `json:"finalizers,omitzero"`
+	ManagedFields   scalar.ServerKept `json:"managedFields,omitzero"`
+	SelfLink        scalar.ServerKept `json:"selfLink,omitzero"`
+	Deletion        Since             `json:"deletionTimestamp,omitzero"`
+	DeletionGrace   scalar.ServerKept `json:"deletionGracePeriodSeconds,omitzero"`
+}
+
+// Since is a moment that is shown, and not taken from documents.
+type Since struct {
+	scalar.ServerKept
+	Time
+}
+
+// lastApplied is the annotation in which kubectl keeps a copy of the document.
+const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
+
+// dropLastApplied drops what kubectl keeps for itself.
+func (m *ObjectMeta) dropLastApplied(r *tree.Report) {
+	if _, ok := m.Annotations[lastApplied]; !ok {
+		return
+	}
+	r.Warn(tree.Join("metadata.annotations", lastApplied), scalar.ServerKept{}.Drop())
+	if delete(m.Annotations, lastApplied); len(m.Annotations) == 0 {
+		m.Annotations = nil
+	}
 }
 
 // Time is a moment, to the second.
@@ -75,6 +98,7 @@ const (
 // are narrower than those of the dialect v1; they hold for new objects.
 func (c conversion[S, R]) checkMeta(r *tree.Report, m *ObjectMeta) {
 	c.checkName(r, m.Name)
+	m.dropLastApplied(r)
 	switch {
 	case !c.namespaced && m.Namespace != "":
 		r.Add("metadata.namespace", "a %s has no namespace", c.name)

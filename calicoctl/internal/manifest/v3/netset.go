@@ -17,12 +17,14 @@ type NetworkSetSpec struct {
 func globalNetworkSetKind() dialect.Kind {
 	c := networkSet("GlobalNetworkSet", "globalnetworkset", "globalnetworksets", "gns")
 	c.owns = notInNamespace
+	c.keyOf = func(name string) model.Key { return model.NetworkSetKey{Name: name} }
 	return c.dialectKind()
 }
 
 func networkSetKind() dialect.Kind {
 	c := networkSet("NetworkSet", "networkset", "networksets", "netset", "netsets")
 	c.owns, c.namespaced = inNamespace, true
+	c.keyOf = func(name string) model.Key { return model.NetworkSetKey{Name: namespacePrefix + name} }
 	return c.dialectKind()
 }
 

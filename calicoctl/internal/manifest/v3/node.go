@@ -13,14 +13,14 @@ import (
 type NodeSpec struct {
 	BGP *NodeBGPSpec `json:"bgp,omitempty"`
 
-	OrchRefs      scalar.Kubernetes `json:"orchRefs,omitzero"`
-	Addresses     scalar.Elsewhere  `json:"addresses,omitzero"`
-	Interfaces    scalar.Elsewhere  `json:"interfaces,omitzero"`
-	Wireguard     scalar.Elsewhere  `json:"wireguard,omitzero"`
-	IPv4VXLAN     scalar.Elsewhere  `json:"ipv4VXLANTunnelAddr,omitzero"`
-	IPv6VXLAN     scalar.Elsewhere  `json:"ipv6VXLANTunnelAddr,omitzero"`
-	VXLANMAC      scalar.Elsewhere  `json:"vxlanTunnelMACAddr,omitzero"`
-	VXLANMACForV6 scalar.Elsewhere  `json:"vxlanTunnelMACAddrV6,omitzero"`
+	OrchRefs      scalar.Inert `json:"orchRefs,omitzero"`
+	Addresses     scalar.Inert `json:"addresses,omitzero"`
+	Interfaces    scalar.Inert `json:"interfaces,omitzero"`
+	Wireguard     scalar.Inert `json:"wireguard,omitzero"`
+	IPv4VXLAN     scalar.Inert `json:"ipv4VXLANTunnelAddr,omitzero"`
+	IPv6VXLAN     scalar.Inert `json:"ipv6VXLANTunnelAddr,omitzero"`
+	VXLANMAC      scalar.Inert `json:"vxlanTunnelMACAddr,omitzero"`
+	VXLANMACForV6 scalar.Inert `json:"vxlanTunnelMACAddrV6,omitzero"`
 }
 
 // NodeBGPSpec is a node as BGP sees it.
@@ -30,7 +30,13 @@ type NodeBGPSpec struct {
 	IPv6Address             *scalar.IPNet    `json:"ipv6Address,omitempty"`
 	RouteReflectorClusterID string           `json:"routeReflectorClusterID,omitempty"`
 
-	IPv4IPIPTunnelAddr scalar.Elsewhere `json:"ipv4IPIPTunnelAddr,omitzero"`
+	IPv4IPIPTunnelAddr scalar.Inert `json:"ipv4IPIPTunnelAddr,omitzero"`
+}
+
+// onlyInert says whether there is something, and nothing of it has an effect. That is what
+// is shown of a node that BGP does not know.
+func (s NodeBGPSpec) onlyInert() bool {
+	return s == NodeBGPSpec{IPv4IPIPTunnelAddr: s.IPv4IPIPTunnelAddr} && s != NodeBGPSpec{}
 }
 
 // Node is the document of a node.
@@ -42,6 +48,7 @@ func nodeKind() dialect.Kind {
 		kind: model.KindNode, name: "Node", aliases: []string{"node", "nodes", "no", "nos"},
 		decode: decodeNode, encode: encodeNode,
 		nameOf: func(k model.Key, _ *model.Node) string { return k.(model.NodeKey).Name },
+		keyOf:  func(name string) model.Key { return model.NodeKey{Name: name} },
 		labels: func(n *model.Node) *map[string]string { return &n.Labels },
 		columns: []dialect.Column{
 			nameColumn[NodeSpec](),
@@ -74,7 +81,7 @@ func decodeNode(r *tree.Report, m ObjectMeta, s NodeSpec) (model.Key, *model.Nod
 	n.RouteReflectorClusterID = s.BGP.RouteReflectorClusterID
 	n.IPv4, n.IPv4Net = decodeAddress(r, "spec.bgp.ipv4Address", s.BGP.IPv4Address, netip.Addr.Is4)
 	n.IPv6, n.IPv6Net = decodeAddress(r, "spec.bgp.ipv6Address", s.BGP.IPv6Address, netip.Addr.Is6)
-	if s.BGP.IPv4Address == nil && s.BGP.IPv6Address == nil && !r.Has("spec.bgp") {
+	if s.BGP.IPv4Address == nil && s.BGP.IPv6Address == nil && !s.BGP.onlyInert() && !r.Has("spec.bgp") {
 		r.Add("spec.bgp", "no BGP IP address and subnet specified")
 	}
 	return key, n

@@ -23,7 +23,7 @@ type PolicySpec struct {
 	Egress   []Rule      `json:"egress,omitempty"`
 
 	ServiceAccountSelector scalar.Kubernetes `json:"serviceAccountSelector,omitzero"`
-	PerformanceHints       scalar.Elsewhere  `json:"performanceHints,omitzero"`
+	PerformanceHints       scalar.Inert      `json:"performanceHints,omitzero"`
 }
 
 // GlobalNetworkPolicySpec is the specification of a global policy.
@@ -67,7 +67,8 @@ func globalNetworkPolicyKind() dialect.Kind {
 	return conversion[GlobalNetworkPolicySpec, *model.Policy]{
 		kind: model.KindPolicy, name: "GlobalNetworkPolicy",
 		aliases: []string{"globalnetworkpolicy", "globalnetworkpolicies", "globalnetworkpol", "globalnetworkpols", "gnp", "gnps"},
-		owns:    notInNamespace, nameOf: policyName, places: policyPlaces, carry: carryPolicy,
+		owns:    notInNamespace, nameOf: policyName, keyOf: func(name string) model.Key { return model.NewPolicyKey("", name) },
+		places: policyPlaces,
 		decode: func(r *tree.Report, m ObjectMeta, s GlobalNetworkPolicySpec) (model.Key, *model.Policy) {
 			p := decodePolicy(r, s.PolicySpec)
 			p.DoNotTrack, p.PreDNAT, p.ApplyOnForward = s.DoNotTrack, s.PreDNAT, s.ApplyOnForward
@@ -97,7 +98,8 @@ func networkPolicyKind() dialect.Kind {
 			"networkpolicy", "networkpolicies", "networkpol", "networkpols", "np", "nps",
 			"policy", "policies", "pol", "pols",
 		},
-		owns: inNamespace, nameOf: policyName, places: policyPlaces, carry: carryPolicy,
+		owns: inNamespace, nameOf: policyName, keyOf: func(name string) model.Key { return model.NewPolicyKey("", namespacePrefix+name) },
+		places: policyPlaces,
 		decode: func(r *tree.Report, m ObjectMeta, s NetworkPolicySpec) (model.Key, *model.Policy) {
 			p := decodePolicy(r, s.PolicySpec)
 			if len(p.Types) == 0 {
@@ -187,14 +189,6 @@ func encodePolicy(k model.Key, p *model.Policy, lost *[]string) PolicySpec {
 	return s
 }
 
-func carryPolicy(old, next *model.Policy) {
-	carryRules(old.InboundRules, next.InboundRules)
-	carryRules(old.OutboundRules, next.OutboundRules)
-	if old.PreDNAT == next.PreDNAT && old.DoNotTrack == next.DoNotTrack && (next.PreDNAT || next.DoNotTrack) {
-		next.ApplyOnForward = old.ApplyOnForward // as the dialect v1 leaves it
-	}
-}
-
 // TierSpec is the specification of a tier.
 type TierSpec struct {
 	Order         *float64   `json:"order,omitempty"`
@@ -216,12 +210,8 @@ func tierKind() dialect.Kind {
 		encode: func(_ model.Key, t *model.Tier) (TierSpec, []string) {
 			return TierSpec{Order: t.Order, DefaultAction: TierAction(cmp.Or(t.DefaultAction, model.TierDeny))}, nil
 		},
-		carry: func(old, next *model.Tier) {
-			if old.DefaultAction == "" && next.DefaultAction == model.TierDeny {
-				next.DefaultAction = ""
-			}
-		},
 		nameOf: func(k model.Key, _ *model.Tier) string { return k.(model.TierKey).Name },
+		keyOf:  func(name string) model.Key { return model.TierKey{Name: name} },
 		compare: func(a, b *Resource[TierSpec]) int {
 			return cmp.Or(cmp.Compare(deref(a.Spec.Order, math.Inf(1)), deref(b.Spec.Order, math.Inf(1))),
 				cmp.Compare(a.Metadata.Name, b.Metadata.Name))
@@ -262,12 +252,8 @@ func profileKind() dialect.Kind {
 				Egress:        encodeRules("spec.egress", p.OutboundRules, &lost),
 			}, lost
 		},
-		carry: func(old, next *model.Profile) {
-			next.Tags = old.Tags
-			carryRules(old.InboundRules, next.InboundRules)
-			carryRules(old.OutboundRules, next.OutboundRules)
-		},
 		nameOf: func(k model.Key, _ *model.Profile) string { return k.(model.ProfileKey).Name },
+		keyOf:  func(name string) model.Key { return model.ProfileKey{Name: name} },
 		columns: []dialect.Column{
 			nameColumn[ProfileSpec](),
 			column("LABELS", func(d *Resource[ProfileSpec]) string { return labelText(d.Spec.LabelsToApply) }),

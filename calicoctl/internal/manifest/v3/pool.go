@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"calico.internal/calicoctl/internal/manifest/dialect"
 	"calico.internal/calicoctl/internal/manifest/scalar"
@@ -43,18 +44,15 @@ func ipPoolKind() dialect.Kind {
 		decode:  decodePool, encode: encodePool,
 		nameOf: func(k model.Key, _ *model.IPPool) string { return cidrName(k.(model.IPPoolKey).CIDR) },
 		places: map[string]string{"metadata.cidr": "spec.cidr", "spec.ipip": "spec.ipipMode", "spec.ipip.mode": "spec.ipipMode"},
-		carry: func(old, next *model.IPPool) {
-			if old.BlockSize == DefaultBlockSize(old.CIDR) && next.BlockSize == 0 {
-				next.BlockSize = old.BlockSize
+		settle: func(p *model.IPPool) {
+			if p.IPIPDevice == "" {
+				p.IPIPMode = "" // it would turn on what is off for who looks at it alone
 			}
-			if old.NodeSelector == all && next.NodeSelector == "" {
-				next.NodeSelector = all
-			}
-			next.IPAM = old.IPAM
 		},
-		columns: poolColumns(),
-		short:   []string{"NAME", "CIDR", "SELECTOR"},
-		wide:    []string{"NAME", "CIDR", "NAT", "IPIPMODE", "VXLANMODE", "DISABLED", "DISABLEBGPEXPORT", "SELECTOR", "ASSIGNMENTMODE"},
+		deleting: func(p *model.IPPool) time.Time { return p.Deleting },
+		columns:  poolColumns(),
+		short:    []string{"NAME", "CIDR", "SELECTOR"},
+		wide:     []string{"NAME", "CIDR", "NAT", "IPIPMODE", "VXLANMODE", "DISABLED", "DISABLEBGPEXPORT", "SELECTOR", "ASSIGNMENTMODE"},
 	}.dialectKind()
 }
 
@@ -72,6 +70,7 @@ func poolColumns() []dialect.Column {
 		flag("DISABLEBGPEXPORT", func(p *IPPool) bool { return p.Spec.DisableBGPExport }),
 		column("SELECTOR", func(p *IPPool) string { return p.Spec.NodeSelector }),
 		column("ASSIGNMENTMODE", func(p *IPPool) string { return string(p.Spec.AssignmentMode) }),
+		column("DELETING", func(p *IPPool) string { return strconv.FormatBool(!p.Metadata.Deletion.IsZero()) }),
 		column("BLOCKSIZE", func(p *IPPool) string { return strconv.Itoa(deref(p.Spec.BlockSize, 0)) }),
 	}
 }
@@ -115,9 +114,7 @@ func decodePool(r *tree.Report, m ObjectMeta, s IPPoolSpec) (model.Key, *model.I
 		p.IPIPDevice, p.IPIPMode = tunnelDevice, model.IPIPCrossSubnet
 	default:
 	}
-	if s.VXLANMode != "" && s.VXLANMode != Never {
-		r.Add("spec.vxlanMode", "must be Never: this Calico has no VXLAN; ipipMode reaches hosts of other subnets")
-	}
+	p.VXLANMode = vxlanModes[s.VXLANMode]
 	if len(s.AllowedUses) > 0 && !slices.Contains(s.AllowedUses, "Workload") && !r.Doubts("spec.allowedUses[0]") {
 		r.Add("spec.allowedUses", "must hold Workload: nothing here takes addresses for tunnels alone")
 	}
@@ -148,14 +145,16 @@ func encodePool(_ model.Key, p *model.IPPool) (s IPPoolSpec, lost []string) {
 	default:
 		s.IPIPMode = Always
 	}
-	switch p.VXLANMode {
-	case "always":
-		s.VXLANMode = Always
-	case "cross-subnet":
-		s.VXLANMode = CrossSubnet
+	for mode, stored := range vxlanModes {
+		if p.VXLANMode == stored {
+			s.VXLANMode = mode
+		}
 	}
 	return s, lost
 }
+
+// vxlanModes is what the store has for the modes of VXLAN.
+var vxlanModes = map[Encapsulation]string{Always: "always", CrossSubnet: "cross-subnet"}
 
 // IPReservationSpec is the specification of a reservation.
 type IPReservationSpec struct {
@@ -173,6 +172,7 @@ func ipReservationKind() dialect.Kind {
 			return IPReservationSpec{encodeNets(v.ReservedCIDRs)}, nil
 		},
 		nameOf: func(k model.Key, _ *model.IPReservation) string { return k.(model.IPReservationKey).Name },
+		keyOf:  func(name string) model.Key { return model.IPReservationKey{Name: name} },
 		columns: []dialect.Column{
 			nameColumn[IPReservationSpec](),
 			column("CIDRS", func(d *Resource[IPReservationSpec]) string { return joined(d.Spec.ReservedCIDRs) }),
@@ -196,10 +196,7 @@ func ipamConfigurationKind() dialect.Kind {
 	return conversion[IPAMConfigurationSpec, *model.IPAMConfig]{
 		kind: model.KindIPAMConfig, name: "IPAMConfiguration", only: "default",
 		aliases: []string{"ipamconfiguration", "ipamconfigurations", "ipamconfig", "ipamconfigs"},
-		decode: func(r *tree.Report, _ ObjectMeta, s IPAMConfigurationSpec) (model.Key, *model.IPAMConfig) {
-			if s.MaxBlocksPerHost > 0 && !s.StrictAffinity && !r.Has("spec") {
-				r.Add("spec.maxBlocksPerHost", "needs strictAffinity: without it a node borrows from the blocks of others")
-			}
+		decode: func(_ *tree.Report, _ ObjectMeta, s IPAMConfigurationSpec) (model.Key, *model.IPAMConfig) {
 			return model.IPAMConfigKey{}, &model.IPAMConfig{
 				StrictAffinity: s.StrictAffinity, AutoAllocateBlocks: deref(s.AutoAllocateBlocks, true), MaxBlocksPerHost: s.MaxBlocksPerHost,
 			}

@@ -2,13 +2,14 @@ package v3
 
 import (
 	"net/netip"
-	"reflect"
+	"strconv"
 	"strings"
 
 	"calico.internal/calicoctl/internal/manifest/dialect"
 	"calico.internal/calicoctl/internal/manifest/scalar"
 	"calico.internal/calicoctl/internal/manifest/tree"
 	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/selector"
 )
 
 // Rule matches packets and says what becomes of them.
@@ -125,16 +126,87 @@ func decodePorts(in []Port) []model.Port {
 	return out
 }
 
+// asWritten is how the dialect writes rules.
+var asWritten = dialect.Rules{
+	Show: func(r model.Rule) any { return encodeRule(r) },
+	Lost: func(r model.Rule) (lost []string) {
+		for _, tag := range []struct{ selector, tag, operator string }{
+			{r.Source.Selector, r.Source.Tag, and},
+			{r.Source.NotSelector, r.Source.NotTag, or},
+			{r.Destination.Selector, r.Destination.Tag, and},
+			{r.Destination.NotSelector, r.Destination.NotTag, or},
+		} {
+			if _, ok := withTag(tag.selector, tag.tag, tag.operator); !ok {
+				lost = append(lost, "tag "+strconv.Quote(tag.tag))
+			}
+		}
+		if r.LogPrefix != "" {
+			lost = append(lost, "log prefix")
+		}
+		return lost
+	},
+	Blurred: func(stored, made model.Rule) (lost []string) {
+		for _, was := range []model.Match{stored.Source, stored.Destination} {
+			for _, is := range []model.Match{made.Source, made.Destination} {
+				if blurred(was, is) {
+					lost = append(lost, "selector and tag "+strconv.Quote(was.Tag)+BothApart)
+				}
+			}
+		}
+		return lost
+	},
+}
+
+// BothApart ends what is said of a selector and a tag that would become one selector.
+const BothApart = " as two conditions (apiVersion v1 can)"
+
+// blurred says whether a selector was made of the text that stood for a selector and a tag.
+// Felix takes those as two sets with the address in both: one of them may have it of a
+// network set, the other of an endpoint. One selector asks both of the same, so it chooses
+// less, and a deny with it can be none. Negated, the two mean the same.
+func blurred(was, is model.Match) bool {
+	if was.Selector == "" || was.Tag == "" || is.Tag != "" {
+		return false
+	}
+	has, err1 := selector.Parse("has(" + was.Tag + ")")
+	made, err2 := selector.Parse(is.Selector)
+	return err1 == nil && err2 == nil && made.String() != has.String() && strings.Contains(made.String(), has.String())
+}
+
+// The operators that join a selector and a tag.
+const (
+	and = " && "
+	or  = " || "
+)
+
+// withTag is the selector that stands for a selector and a tag, which the dialect does not
+// have: for a rule, a tag is the label of that name. ok is false when there is none,
+// because the tag is no name of a label or the whole is nested too deep.
+func withTag(sel, tag, operator string) (text string, ok bool) {
+	if tag == "" {
+		return sel, true
+	}
+	has := "has(" + tag + ")"
+	if parsed, err := selector.Parse(has); err != nil || parsed.String() != has {
+		return sel, false
+	}
+	if sel == "" {
+		return has, true
+	}
+	text = "(" + sel + ")" + operator + has
+	_, err1 := selector.Parse(sel)
+	_, err2 := selector.Parse(text)
+	if err1 != nil || err2 != nil {
+		return sel, false
+	}
+	return text, true
+}
+
 func encodeRules(path string, in []model.Rule, lost *[]string) []Rule {
+	*lost = append(*lost, asWritten.LostOf(path, in)...)
 	var out []Rule
-	for i, rule := range in {
+	for _, rule := range in {
 		out = append(out, encodeRule(rule))
-		if rule.Source.Tag+rule.Source.NotTag+rule.Destination.Tag+rule.Destination.NotTag != "" {
-			*lost = append(*lost, tree.Index(path, i)+" tags")
-		}
-		if rule.LogPrefix != "" {
-			*lost = append(*lost, tree.Index(path, i)+" log prefix")
-		}
 	}
 	return out
 }
@@ -165,10 +237,9 @@ func encodeRule(in model.Rule) Rule {
 }
 
 func encodeEntity(in model.Match) EntityRule {
-	out := EntityRule{
-		Selector: in.Selector, NotSelector: in.NotSelector,
-		Nets: encodeNets(in.Nets), NotNets: encodeNets(in.NotNets),
-	}
+	out := EntityRule{Nets: encodeNets(in.Nets), NotNets: encodeNets(in.NotNets)}
+	out.Selector, _ = withTag(in.Selector, in.Tag, and)
+	out.NotSelector, _ = withTag(in.NotSelector, in.NotTag, or)
 	for _, p := range in.Ports {
 		out.Ports = append(out.Ports, Port(p))
 	}
@@ -184,9 +255,4 @@ func encodeNets(in []netip.Prefix) []scalar.IPNet {
 		out = append(out, scalar.IPNet{Prefix: p})
 	}
 	return out
-}
-
-// carryRules keeps the tags and log prefixes of rules that are otherwise as they were.
-func carryRules(old, next []model.Rule) {
-	dialect.CarryRules(old, next, func(a, b model.Rule) bool { return reflect.DeepEqual(encodeRule(a), encodeRule(b)) })
 }

@@ -149,12 +149,9 @@ type Port model.Port
 
 // UnmarshalText reads a port.
 func (p *Port) UnmarshalText(text []byte) error {
-	port, err := model.ParsePort(string(text))
-	if err != nil || port.Name == "" && (port.First == 0 || port.First > port.Last) {
-		return fmt.Errorf("%q is not a port: expected 1 to 65535, a range such as 8000:8010, or the name of an endpoint's port", text)
-	}
+	port, err := scalar.ParsePort(string(text))
 	*p = Port(port)
-	return nil
+	return err
 }
 
 // MarshalJSON writes a single port as a number.

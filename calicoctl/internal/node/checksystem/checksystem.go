@@ -1,7 +1,7 @@
-// Package checksystem says whether a host's kernel has what Calico needs, and whether its
-// settings let containers work. It reads
-// files alone and runs no program, so that it works where lsmod and modprobe are
-// missing.
+// Package checksystem finds out whether a host has what Calico needs: it tries in a network
+// namespace of its own what felix and the plugin do, reads the host's settings, and asks Docker's
+// engine and etcd. Where nothing can be tried, and for a kernel that does not run, it reads
+// the kernel's files. It is an edge.
 package checksystem
 
 import (
@@ -74,37 +74,6 @@ var requirements = []requirement{
 	{"ipip", "CONFIG_NET_IPIP", "IP-in-IP of pools", false},
 }
 
-// setting is one of the host's own that can keep containers from the network, and the value
-// or, if not is set, any but the value that it must have.
-type setting struct {
-	name, value string
-	not         bool
-	purpose     string
-	needed      bool
-}
-
-var settings = []setting{
-	{"net.ipv4.conf.all.arp_ignore", "8", true, "containers find their gateway", true},
-	{"net.ipv4.conf.all.rp_filter", "0", false, "containers with several networks", false},
-}
-
-// item is what the host has of a setting.
-func (s setting) item(root fs.FS) Item {
-	it := Item{Name: s.name + " = " + s.value, Needed: s.needed, For: s.purpose, State: Unknown}
-	if s.not {
-		it.Name = s.name + " other than " + s.value
-	}
-	have := strings.TrimSpace(readText(root, "proc/sys/"+strings.ReplaceAll(s.name, ".", "/")))
-	if have == "" {
-		return it
-	}
-	it.State, it.How = Found, "is "+have
-	if (have == s.value) == s.not {
-		it.State = Missing
-	}
-	return it
-}
-
 // Check looks at a host by the root of its files. config, if not nil, is a kernel
 // configuration that alone decides about modules.
 func Check(root fs.FS, config []byte) Report {
@@ -124,11 +93,6 @@ func Check(root fs.FS, config []byte) Report {
 			}
 		}
 		r.add(it)
-	}
-	if config == nil { // which is not about a host
-		for _, s := range settings {
-			r.add(s.item(root))
-		}
 	}
 	return r
 }

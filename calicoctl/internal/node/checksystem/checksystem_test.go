@@ -73,43 +73,11 @@ func TestVerdict(t *testing.T) {
 	}
 }
 
-func TestSettings(t *testing.T) {
-	const ignore, paths = "net.ipv4.conf.all.arp_ignore other than 8", "net.ipv4.conf.all.rp_filter = 0"
-	kernel := func(files fstest.MapFS) fstest.MapFS {
-		files["proc/sys/kernel/osrelease"] = file("6.1.0\n")
-		for _, q := range requirements {
-			files["sys/module/"+q.module+"/x"] = file("")
-		}
-		return files
+func TestThePluginAsAServiceIsRecommended(t *testing.T) {
+	if f := pluginPlace(true); f.State != Warning || !strings.Contains(f.Cure, "--plugin=host") || !strings.Contains(f.Found, "an engine that starts finds it there") {
+		t.Errorf("got %+v", f)
 	}
-	for _, tc := range []struct {
-		name string
-		fs   fstest.MapFS
-		want map[string]string
-		ok   bool
-	}{
-		{"nothing tells", fstest.MapFS{}, map[string]string{ignore: Unknown, paths: Unknown}, true},
-		{"the kernel's own", fstest.MapFS{
-			"proc/sys/net/ipv4/conf/all/arp_ignore": file("0\n"), "proc/sys/net/ipv4/conf/all/rp_filter": file("0\n"),
-		}, map[string]string{ignore: Found, paths: Found}, true},
-		{"what felix copes with", fstest.MapFS{
-			"proc/sys/net/ipv4/conf/all/arp_ignore": file("2\n"), "proc/sys/net/ipv4/conf/all/rp_filter": file("1\n"),
-		}, map[string]string{ignore: Found, paths: Missing}, true},
-		{"no answer at all", fstest.MapFS{
-			"proc/sys/net/ipv4/conf/all/arp_ignore": file("8\n"),
-		}, map[string]string{ignore: Missing, paths: Unknown}, false},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			r := Check(kernel(tc.fs), nil)
-			got := map[string]string{}
-			for _, it := range r.Items {
-				if _, asked := tc.want[it.Name]; asked {
-					got[it.Name] = it.State
-				}
-			}
-			if diff := cmp.Diff(tc.want, got); diff != "" || r.OK != tc.ok {
-				t.Errorf("ok is %v; items (-want +got):\n%s", r.OK, diff)
-			}
-		})
+	if f := pluginPlace(false); f.State != OK {
+		t.Errorf("got %+v", f)
 	}
 }

@@ -5,9 +5,11 @@ package diags
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -32,10 +34,12 @@ type Result struct {
 	Missed []Missed `json:"missed"`
 }
 
-// Source is a file of the bundle that is made by the caller.
+// Source is a file of the bundle that is made by the caller: by Read, or by Stream, which is
+// for what may be large and takes the secrets out itself.
 type Source struct {
-	Name string
-	Read func(context.Context) ([]byte, error)
+	Name   string
+	Read   func(context.Context) ([]byte, error)
+	Stream func(context.Context, io.Writer) error
 }
 
 // Config says what to collect.
@@ -46,7 +50,11 @@ type Config struct {
 	Name string
 	// LogDir is the folder with the programs' logs.
 	LogDir string
-	// Files are files of the host that are copied.
+	// StateDir is what the host remembers, which has secrets' files too: they stay out.
+	StateDir string
+	// Wanted are the programs that should run here; there are none on a host that is no node.
+	Wanted []string
+	// Files are files of the host that are copied, if they are there.
 	Files []string
 	// Sources are made first.
 	Sources  []Source
@@ -55,38 +63,10 @@ type Config struct {
 }
 
 const (
-	commandTimeout = 20 * time.Second
+	commandTimeout = 8 * time.Second
 	// maxFile is how much of a file or an output is kept, from its end.
 	maxFile = 16 << 20
 )
-
-// commands are what is asked of the host.
-var commands = [][]string{
-	{"date"},
-	{"hostname"},
-	{"uname", "-a"},
-	{"uptime"},
-	{"ip", "-details", "-statistics", "link"},
-	{"ip", "address"},
-	{"ip", "-4", "route", "show", "table", "all"},
-	{"ip", "-6", "route", "show", "table", "all"},
-	{"ip", "rule"},
-	{"ip", "neighbour"},
-	{"iptables-save", "-c"},
-	{"ip6tables-save", "-c"},
-	{"ipset", "list"},
-	{"nft", "list", "ruleset"},
-	{"ss", "-tanp"},
-	{"ps", "auxww"},
-	{"lsmod"},
-	{"sysctl", "-a", "-r", `^net\.(ipv4|ipv6|netfilter)`},
-	{"journalctl", "--no-pager", "-n", "5000", "-u", "docker"},
-	{"journalctl", "--no-pager", "-n", "2000", "-k"},
-	{"docker", "version"},
-	{"docker", "info"},
-	{"docker", "ps", "-a", "--no-trunc"},
-	{"docker", "network", "ls", "--no-trunc"},
-}
 
 // Collect makes the bundle.
 func Collect(ctx context.Context, cfg Config) (Result, error) {
@@ -109,42 +89,126 @@ type collector struct {
 	cfg    Config
 	tar    *tar.Writer
 	result Result
+	// inside says that calico-node's container runs.
+	inside   bool
+	manifest []entry
+	started  time.Time
+}
+
+// entry says what became of one thing.
+type entry struct {
+	Name string `json:"name"`
+	// Bytes is its size in the bundle; 0 when it is not there.
+	Bytes int64 `json:"bytes"`
+	// Milliseconds is how long it took.
+	Milliseconds int64  `json:"milliseconds"`
+	Why          string `json:"why,omitempty"`
 }
 
 func (c *collector) all(ctx context.Context) error {
+	c.learn(ctx)
 	for _, s := range c.cfg.Sources {
-		data, err := s.Read(ctx)
-		if err := c.keep(s.Name, data, err); err != nil {
+		if err := c.source(ctx, s); err != nil {
 			return err
 		}
 	}
-	for _, command := range commands {
-		if err := c.command(ctx, "commands/"+fileName(command), command...); err != nil {
+	for _, part := range []func(context.Context) error{c.commands, c.container, c.docker, c.files, c.logs} {
+		if err := part(ctx); err != nil {
 			return err
 		}
-	}
-	if err := c.docker(ctx); err != nil {
-		return err
-	}
-	for _, name := range c.cfg.Files {
-		data, err := readEnd(name)
-		if err := c.keep("files"+name, data, err); err != nil {
-			return err
-		}
-	}
-	if err := c.logs(); err != nil {
-		return err
 	}
 	var missed bytes.Buffer
 	for _, m := range c.result.Missed {
 		fmt.Fprintf(&missed, "%s: %s\n", m.Name, m.Reason)
 	}
-	return c.add("missed.txt", missed.Bytes())
+	if err := c.add("missed.txt", missed.Bytes()); err != nil {
+		return err
+	}
+	manifest, err := json.MarshalIndent(c.manifest, "", "  ")
+	if err != nil {
+		return err
+	}
+	return c.add("manifest.json", manifest)
+}
+
+// learn finds out whether the container runs, and which secrets it was given: they are taken
+// out wherever they stand.
+func (c *collector) learn(ctx context.Context) {
+	out, err := run(ctx, "docker", "container", "inspect", "--format", "{{.State.Running}} {{json .Config.Env}}", nodeContainer)
+	running, env, _ := strings.Cut(string(out), " ")
+	c.inside = err == nil && running == "true"
+	var variables []string
+	if json.Unmarshal([]byte(env), &variables) == nil {
+		c.cfg.Redactor.KnowVariables(variables)
+	}
+	files, err := filepath.Glob(filepath.Join(c.cfg.StateDir, "*.env"))
+	if err != nil {
+		return // the pattern is not at fault
+	}
+	for _, name := range files {
+		if text, err := os.ReadFile(name); err == nil {
+			c.cfg.Redactor.KnowVariables(strings.Split(string(text), "\n"))
+		}
+	}
+}
+
+func (c *collector) files(context.Context) error {
+	for _, name := range c.cfg.Files {
+		c.started = time.Now()
+		data, err := readEnd(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			err = errAbsent
+		}
+		if err := c.keep("files"+name, data, err); err != nil {
+			return err
+		}
+	}
+	if _, err := os.Stat(c.cfg.StateDir); errors.Is(err, fs.ErrNotExist) {
+		return nil // a host that is no node
+	}
+	return c.folder("state", c.cfg.StateDir, func(name string) bool {
+		return strings.HasSuffix(name, ".env") || strings.HasSuffix(name, ".key") || strings.HasSuffix(name, ".pem")
+	})
+}
+
+func (c *collector) source(ctx context.Context, s Source) error {
+	c.started = time.Now()
+	if s.Stream != nil {
+		return c.stream(ctx, s)
+	}
+	data, err := s.Read(ctx)
+	return c.keep(s.Name, data, err)
+}
+
+// stream adds what a source writes. The archive has to know its size before, so that it is
+// kept beside the bundle meanwhile, in a file without a name.
+func (c *collector) stream(ctx context.Context, s Source) error {
+	f, err := os.CreateTemp(c.cfg.Dir, "."+c.cfg.Name+"-") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // it has no name, nothing is left of it
+	if err := os.Remove(f.Name()); err != nil {
+		return err
+	}
+	out := bufio.NewWriter(f)
+	if err := errors.Join(s.Stream(ctx, out), out.Flush()); err != nil {
+		return c.keep(s.Name, nil, err)
+	}
+	size, err := f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	c.manifest = append(c.manifest, entry{Name: s.Name, Bytes: size, Milliseconds: time.Since(c.started).Milliseconds()})
+	return c.addFrom(s.Name, f, size)
 }
 
 // fileName is a command as the name of a file.
 func fileName(command []string) string {
-	name := strings.Join(command, "_")
+	name, _, _ := strings.Cut(strings.Join(command, "_"), "_--format")
 	return strings.Map(func(r rune) rune {
 		if strings.ContainsRune(`/\^$|()*' `, r) {
 			return -1
@@ -155,31 +219,37 @@ func fileName(command []string) string {
 
 // keep adds a file, or notes why there is none.
 func (c *collector) keep(name string, data []byte, err error) error {
+	e := entry{Name: name, Milliseconds: time.Since(c.started).Milliseconds()}
 	if err != nil {
-		c.result.Missed = append(c.result.Missed, Missed{name, strings.TrimSpace(err.Error())})
+		e.Why = string(c.cfg.Redactor.Redact([]byte(strings.TrimSpace(err.Error()))))
+		if !errors.Is(err, errAbsent) {
+			c.result.Missed = append(c.result.Missed, Missed{name, e.Why})
+		}
 	}
+	if len(data) > 0 {
+		data = c.cfg.Redactor.Redact(data)
+		e.Bytes = int64(len(data))
+	}
+	c.manifest = append(c.manifest, e)
 	if len(data) == 0 {
 		return nil
 	}
-	return c.add(name, data)
+	return c.addFrom(name, bytes.NewReader(data), e.Bytes)
 }
 
 func (c *collector) add(name string, data []byte) error {
 	data = c.cfg.Redactor.Redact(data)
-	err := c.tar.WriteHeader(&tar.Header{
-		Name: c.cfg.Name + "/" + name, Mode: 0o600, Size: int64(len(data)), ModTime: c.cfg.Now,
-	})
+	return c.addFrom(name, bytes.NewReader(data), int64(len(data)))
+}
+
+func (c *collector) addFrom(name string, r io.Reader, size int64) error {
+	err := c.tar.WriteHeader(&tar.Header{Name: c.cfg.Name + "/" + name, Mode: 0o600, Size: size, ModTime: c.cfg.Now})
 	if err != nil {
 		return err
 	}
 	c.result.Files++
-	_, err = c.tar.Write(data)
+	_, err = io.Copy(c.tar, r)
 	return err
-}
-
-func (c *collector) command(ctx context.Context, file string, command ...string) error {
-	data, err := run(ctx, command...)
-	return c.keep(file, data, err)
 }
 
 // run returns what a program printed, also when it failed.
@@ -189,49 +259,16 @@ func run(ctx context.Context, command ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.WaitDelay = time.Second
 	data, err := cmd.CombinedOutput()
-	if errors.Is(err, exec.ErrNotFound) {
-		return nil, errors.New("the command is not installed")
+	switch {
+	case errors.Is(err, exec.ErrNotFound):
+		return nil, errNotInstalled
+	case ctx.Err() != nil:
+		err = fmt.Errorf("it did not end within %s", commandTimeout)
+	case err != nil:
+		said, _, _ := bytes.Cut(bytes.TrimSpace(data), []byte("\n"))
+		err = fmt.Errorf("%w: %s", err, said)
 	}
 	return data[max(0, len(data)-maxFile):], err
-}
-
-// docker asks the engine about the networks of this project and the containers that
-// run it.
-func (c *collector) docker(ctx context.Context) error {
-	networks, err := run(ctx, "docker", "network", "ls", "-q", "--filter", "driver=calico")
-	if ids := strings.Fields(string(networks)); err == nil && len(ids) > 0 {
-		if err := c.command(ctx, "docker/networks.json", append([]string{"docker", "network", "inspect"}, ids...)...); err != nil {
-			return err
-		}
-	}
-	names, err := run(ctx, "docker", "ps", "-a", "--format", "{{.Names}}", "--filter", "name=calico")
-	if err != nil {
-		return nil //nolint:nilerr // "docker ps" has said so before
-	}
-	for name := range strings.FieldsSeq(string(names)) {
-		if err := c.command(ctx, "docker/"+name+".json", "docker", "inspect", name); err != nil {
-			return err
-		}
-		if err := c.command(ctx, "docker/"+name+".log", "docker", "logs", "--timestamps", "--tail", "20000", name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// logs copies the log folder.
-func (c *collector) logs() error {
-	return filepath.WalkDir(c.cfg.LogDir, func(path string, d fs.DirEntry, err error) error {
-		name, relErr := filepath.Rel(c.cfg.LogDir, path)
-		switch {
-		case err != nil || relErr != nil:
-			return c.keep("logs/"+name, nil, errors.Join(err, relErr))
-		case !d.Type().IsRegular() || d.Name() == "lock":
-			return nil
-		}
-		data, err := readEnd(path)
-		return c.keep("logs/"+name, data, err)
-	})
 }
 
 // readEnd reads the end of a file.

@@ -2,7 +2,9 @@ package diags
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -12,7 +14,7 @@ import (
 const hidden = "[redacted]"
 
 // secretWord is in the names of values that are secrets.
-const secretWord = `(?:password|passwd|secret|token|credential|authorization|api[_-]?key|private[_-]?key)`
+const secretWord = `(?:password|passwd|passphrase|secret|token|credential|authorization|api[_-]?key|private[_-]?key)`
 
 // Redactor takes secrets out of texts.
 type Redactor struct {
@@ -23,7 +25,8 @@ type Redactor struct {
 	assigned *regexp.Regexp
 	// flagged matches --password value.
 	flagged *regexp.Regexp
-	// userinfo matches the user and password of a URL.
+	// userinfo matches what stands before the host of a URL: a user, a password, a token, each of
+	// which may be missing, and may hold an @.
 	userinfo *regexp.Regexp
 	// pemKey matches a private key.
 	pemKey *regexp.Regexp
@@ -38,7 +41,7 @@ func NewRedactor() *Redactor {
 		assigned: regexp.MustCompile(`(?i)([\w.-]*` + secretWord + `[\w.-]*\\*['"]?[ \t]*[:=][ \t]*)` +
 			`(\\+".*?\\+"|"(?:[^"\\]|\\.)*"|'[^']*'|[^\s"'\\{\[][^\n]*)`),
 		flagged:  regexp.MustCompile(`(?i)(--[\w-]*` + secretWord + `[\w-]*[ \t]+)(\S+)`),
-		userinfo: regexp.MustCompile(`(://)[^/\s:@"']+:[^/\s@"']+@`),
+		userinfo: regexp.MustCompile(`(://)[^/\s"']+@`),
 		pemKey:   regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----`),
 	}
 }
@@ -47,15 +50,41 @@ func NewRedactor() *Redactor {
 // would take too much with it.
 const minSecret = 4
 
-// Know makes a text a secret wherever it stands.
+// Know makes a text a secret wherever it stands, also as it is written in URLs, in JSON and in
+// base 64.
 func (r *Redactor) Know(secrets ...string) {
 	for _, s := range secrets {
-		if len(s) >= minSecret && !slices.Contains(r.known, s) {
-			r.known = append(r.known, s)
+		for _, form := range formsOf(s) {
+			if len(s) >= minSecret && !slices.Contains(r.known, form) {
+				r.known = append(r.known, form)
+			}
 		}
 	}
 	// The longer first, in case one is part of another.
 	slices.SortFunc(r.known, func(a, b string) int { return len(b) - len(a) })
+}
+
+// formsOf are the ways in which a secret is written.
+func formsOf(s string) []string {
+	forms := []string{s, url.QueryEscape(s), url.PathEscape(s), base64.StdEncoding.EncodeToString([]byte(s))}
+	for _, html := range []bool{false, true} {
+		var out bytes.Buffer
+		enc := json.NewEncoder(&out)
+		enc.SetEscapeHTML(html)
+		if enc.Encode(s) == nil {
+			forms = append(forms, strings.Trim(strings.TrimSpace(out.String()), `"`))
+		}
+	}
+	return forms
+}
+
+// KnowVariables makes the values known of variables, NAME=VALUE, that are secrets by their name.
+func (r *Redactor) KnowVariables(variables []string) {
+	for _, v := range variables {
+		if name, value, ok := strings.Cut(v, "="); ok && r.secretName.MatchString(name) {
+			r.Know(strings.TrimSpace(value))
+		}
+	}
 }
 
 // Redact returns a text without its secrets.
@@ -69,6 +98,34 @@ func (r *Redactor) Redact(text []byte) []byte {
 		text = bytes.ReplaceAll(text, []byte(s), []byte(hidden))
 	}
 	return text
+}
+
+// RedactValue returns the value of something that has a name, such as a key of etcd, without
+// its secrets.
+func (r *Redactor) RedactValue(name string, value []byte) []byte {
+	if len(value) > 0 && r.secretName.MatchString(name) {
+		return []byte(hidden)
+	}
+	text := string(value)
+	if mayHoldSecret(text) {
+		text, _ = r.walk(text).(string)
+	}
+	for _, s := range r.known {
+		text = strings.ReplaceAll(text, s, hidden)
+	}
+	return []byte(text)
+}
+
+// hints are parts of every text that holds what a [Redactor] takes out, in lower case: of
+// secretWord, of URLs and of keys; what is escaped may be anything.
+var hints = []string{
+	"passw", "passphrase", "secret", "token", "credential", "authorization", "api", "private", "://", "-----begin", `\u`,
+}
+
+// mayHoldSecret says whether it is worth looking closely: of 100,000 values few are.
+func mayHoldSecret(text string) bool {
+	text = strings.ToLower(text)
+	return slices.ContainsFunc(hints, func(hint string) bool { return strings.Contains(text, hint) })
 }
 
 func (r *Redactor) redactText(text []byte) []byte {
@@ -154,6 +211,9 @@ func (r *Redactor) secretsIn(v any, found *[]string) {
 // KnowValues makes the secrets in JSON documents known.
 func (r *Redactor) KnowValues(values ...string) {
 	for _, text := range values {
+		if !mayHoldSecret(text) {
+			continue
+		}
 		var v any
 		if json.Unmarshal([]byte(text), &v) == nil {
 			var found []string

@@ -13,6 +13,10 @@ func TestRedact(t *testing.T) {
 		"a flag":                      "etcd --password XSECRETX --name a",
 		"a flag with an equals sign":  "etcd --root-password=XSECRETX",
 		"a URL":                       "endpoint http://root:XSECRETX@10.0.0.1:2379/x",
+		"a URL without a user":        "endpoint http://:XSECRETX@10.0.0.1:2379/x",
+		"a URL with a token":          "endpoint https://XSECRETX@10.0.0.1:2379/x",
+		"a URL with @ in a password":  "endpoint http://root:X@SECRETX@10.0.0.1:2379/x",
+		"a passphrase":                "ETCD_PASSPHRASE=XSECRETX",
 		"a JSON field":                `{"name":"a","password":"XSECRETX\" XSECRETX","n":1}`,
 		"a JSON list of variables":    `[{"Env":["A=b","MY_TOKEN=XSECRETX and XSECRETX"]}]`,
 		"JSON within JSON":            `{"values":{"/calico/bgp/v1/global/peer_v4/192.0.2.1":"{\"ip\":\"192.0.2.1\",\"password\":\"XSECRETX\"}"}}`,
@@ -31,7 +35,18 @@ func TestRedact(t *testing.T) {
 			if strings.Contains(got, "SECRET") || !strings.Contains(got, hidden) {
 				t.Errorf("got %s", got)
 			}
+			if value := string(r.RedactValue("/calico/x", []byte(text))); strings.Contains(value, "SECRET") || !strings.Contains(value, hidden) {
+				t.Errorf("as a value: %s", value)
+			}
 		})
+	}
+	r := NewRedactor()
+	if got := string(r.RedactValue("/calico/x/password", []byte("hunter2"))); got != hidden {
+		t.Errorf("a key that names a secret: %s", got)
+	}
+	const harmless = `{"b": 1, "a": "role == 'x'"}`
+	if got := string(r.RedactValue("/calico/x", []byte(harmless))); got != harmless {
+		t.Errorf("got %s, want it as it is", got)
 	}
 }
 
@@ -42,6 +57,7 @@ func TestRedactKeepsTheRest(t *testing.T) {
 		"A=1\nETCD_PASSWORD=x\nB=2":                   "A=1\nETCD_PASSWORD=[redacted]\nB=2",
 		`[{"Env":["A=b","TOKEN=x"],"n":12345678901}]`: "[\n  {\n    \"Env\": [\n      \"A=b\",\n      \"TOKEN=[redacted]\"\n    ],\n    \"n\": 12345678901\n  }\n]\n",
 		"no secret here, not even hunter3":            "no secret here, not even hunter3",
+		"see http://10.0.0.1:2379/x and a@b.example":  "see http://10.0.0.1:2379/x and a@b.example",
 		"md5 hunter2 ok":                              "md5 [redacted] ok",
 		`{"password":""}`:                             "{\n  \"password\": \"\"\n}\n",
 	} {

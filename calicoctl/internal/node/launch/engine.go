@@ -12,6 +12,8 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+
+	"calico.internal/libcalico/etcdstore"
 )
 
 // errNoDocker says that there is no engine to run the container on.
@@ -37,23 +39,88 @@ func quote(text string) string {
 	return " | " + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n | ")
 }
 
-// Scope asks the engine whether its networks can be global: only an engine up to
-// 20.10 with a cluster store spreads them. Without an answer it is "local".
-func Scope(ctx context.Context) string {
+// engineInfo is what the engine says of itself.
+type engineInfo struct {
+	ServerVersion, ClusterStore string
+	SecurityOptions             []string
+}
+
+// askEngine asks the engine who it is.
+func askEngine(ctx context.Context) (info engineInfo, err error) {
 	out, err := docker(ctx, "info", "--format", "{{json .}}")
 	if err != nil {
-		return "local"
+		return info, err
 	}
-	var info struct{ ServerVersion, ClusterStore string }
-	if json.Unmarshal([]byte(out), &info) != nil {
-		return "local"
+	if err := json.Unmarshal([]byte(out), &info); err != nil {
+		return info, fmt.Errorf("docker info: %w", err)
 	}
-	major, _, _ := strings.Cut(info.ServerVersion, ".")
+	if info.ServerVersion == "" { // docker info ends well without an engine
+		_, err = docker(ctx, "version", "--format", "{{.Server.Version}}")
+	}
+	return info, err
+}
+
+// scope is that of the engine's networks: only an engine up to 20.10 with a cluster store
+// spreads them.
+func (i engineInfo) scope() string {
+	major, _, _ := strings.Cut(i.ServerVersion, ".")
 	n, err := strconv.Atoi(major)
-	if err == nil && n <= 20 && info.ClusterStore != "" {
+	if err == nil && n <= 20 && i.ClusterStore != "" {
 		return "global"
 	}
 	return "local"
+}
+
+// has says whether the engine has a security option, such as userns or rootless.
+func (i engineInfo) has(option string) bool {
+	for _, o := range i.SecurityOptions {
+		if name, _, _ := strings.Cut(strings.TrimPrefix(o, "name="), ","); name == option {
+			return true
+		}
+	}
+	return false
+}
+
+// container is what the engine knows of a container.
+type container struct {
+	ID, Name, Image string
+	State           struct {
+		Running bool
+		Pid     int
+	}
+	Config struct {
+		Env []string
+	}
+	HostConfig struct {
+		AutoRemove    bool
+		RestartPolicy struct{ Name string }
+	}
+}
+
+// inspect asks the engine for a container; nil when there is none of that name.
+func inspect(ctx context.Context, name string) (*container, error) {
+	out, err := docker(ctx, "container", "inspect", name)
+	if err != nil {
+		if strings.Contains(err.Error(), "No such container") {
+			return nil, nil //nolint:nilnil // there is none
+		}
+		return nil, err
+	}
+	var list []*container
+	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list) != 1 {
+		return nil, fmt.Errorf("docker container inspect %s: unexpected answer: %w", name, err)
+	}
+	list[0].Name = strings.TrimPrefix(list[0].Name, "/")
+	return list[0], nil
+}
+
+// remove removes a container, and says nothing when there is none.
+func remove(ctx context.Context, name string) error {
+	_, err := docker(ctx, "rm", "-f", name)
+	if err != nil && strings.Contains(err.Error(), "No such container") {
+		return nil
+	}
+	return err
 }
 
 // SharedRun reports whether /run lies on a shared mount, which rslave asks for.
@@ -84,10 +151,19 @@ func hostSharesRun() bool {
 	return SharedRun(f)
 }
 
-// Probe fills in what the options need to know of this host.
-func (o *Options) Probe(ctx context.Context) {
-	o.Scope = Scope(ctx)
+// Probe fills in what the options need to know of this host. Without an engine, what it
+// would say stays out.
+func (o *Options) Probe(ctx context.Context, etcd etcdstore.Config) error {
+	o.Scope = "local"
+	if info, err := askEngine(ctx); err == nil {
+		o.Scope, o.UserNamespaces = info.scope(), info.has("userns")
+	}
 	o.SharedRun = hostSharesRun()
 	_, err := os.Stat("/lib/modules")
 	o.Modules = err == nil
+	if o.Self, err = os.Executable(); err != nil {
+		return err
+	}
+	o.Certificates, err = FindCertificates(etcd)
+	return err
 }

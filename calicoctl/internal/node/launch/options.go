@@ -7,13 +7,18 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"strconv"
 	"strings"
+	"time"
 
-	"calico.internal/calicoctl/internal/node/address"
-	"calico.internal/libcalico/etcdstore"
-	"calico.internal/libcalico/hostrecord"
+	"calico.internal/calicoctl/internal/manifest/tree"
 	"calico.internal/libcalico/model"
+	"calico.internal/libcalico/nodestart/address"
+	"calico.internal/libcalico/selector"
 )
+
+// DefaultLogDir is the directory of this host for the programs' logs.
+const DefaultLogDir = "/var/log/calico"
 
 // ContainerName is the name of the container that a host runs.
 const ContainerName = "calico-node"
@@ -26,7 +31,20 @@ type Options struct {
 	NoDefaultPools, DryRun, InitSystem bool
 	Privileged                         bool
 	DisableDockerNetworking, UseLabels bool
-	IfPrefix                           string
+	// Plugin is where the plugin runs: in the container ("container", as is ""), or as a service
+	// of the host ("host").
+	Plugin   string
+	IfPrefix string
+	// Pool4 and Pool6 say how the default pools of a new cluster are.
+	Pool4, Pool6 Pool
+	// Env are further variables of the container, and Felix parameters of felix, each as
+	// NAME=VALUE.
+	Env, Felix []string
+	// Force takes the node's name from the host that has it.
+	Force bool
+	// Timeout is how long the start-up, and after it the programs, may each take to be
+	// ready.
+	Timeout time.Duration
 	// Scope is what Docker is told about networks: "local" or "global".
 	Scope string
 	// SharedRun says that /run is a shared mount, so that what is mounted below it later
@@ -34,6 +52,34 @@ type Options struct {
 	SharedRun bool
 	// Modules says that the host has /lib/modules.
 	Modules bool
+	// UserNamespaces says that the engine gives containers user namespaces, which one in
+	// the host's network cannot have.
+	UserNamespaces bool
+	// BootFile is the file that says which start of the host this is, where the kernel does
+	// not tell.
+	BootFile string
+	// Certificates are the files for etcd as the container sees them.
+	Certificates Certificates
+	// Self is the path of calicoctl, for units that call it.
+	Self string
+}
+
+// Pool is how the default pool of a family is to be; what is empty is the start-up's to
+// choose.
+type Pool struct {
+	CIDR, BlockSize, NodeSelector, NATOutgoing, IPIP string
+}
+
+// variables are those by which the start-up is told.
+func (p Pool) variables(family int) []variable {
+	prefix := fmt.Sprintf("CALICO_IPV%dPOOL_", family)
+	return []variable{
+		{prefix + "CIDR", p.CIDR},
+		{prefix + "BLOCK_SIZE", p.BlockSize},
+		{prefix + "NODE_SELECTOR", p.NodeSelector},
+		{prefix + "NAT_OUTGOING", p.NATOutgoing},
+		{prefix + "IPIP", p.IPIP},
+	}
 }
 
 var prefixFormat = regexp.MustCompile(`^[a-zA-Z0-9]+$`)
@@ -60,6 +106,9 @@ func (o *Options) Validate() error {
 		o.AS = as.String()
 	}
 	for _, method := range []string{o.IPMethod, o.IP6Method} {
+		if method == "" {
+			continue // the start-up decides
+		}
 		if _, err := address.Parse(method); err != nil {
 			return err
 		}
@@ -70,11 +119,83 @@ func (o *Options) Validate() error {
 	if o.DisableDockerNetworking && o.UseLabels {
 		return errors.New("invalid to disable Docker Networking and enable Container labels")
 	}
+	if err := o.checkPlugin(); err != nil {
+		return err
+	}
+	if err := o.Pool4.check(4); err != nil {
+		return err
+	}
+	if err := o.Pool6.check(6); err != nil {
+		return err
+	}
+	if o.NoDefaultPools && (o.Pool4 != Pool{} || o.Pool6 != Pool{}) {
+		return errors.New("--no-default-ippools and flags of default pools exclude each other")
+	}
+	return o.checkVariables()
+}
+
+// check checks what can be known of a pool without a datastore.
+func (p Pool) check(family int) error {
+	flag := func(name string) string { return fmt.Sprintf("--ipv%dpool-%s", family, name) }
+	bits := map[int]int{4: 32, 6: 128}[family]
+	if p.CIDR != "" {
+		cidr, err := netip.ParsePrefix(p.CIDR)
+		if err != nil || cidr != cidr.Masked() || cidr.Addr().BitLen() != bits {
+			return fmt.Errorf("%s=%s is not an IPv%d network", flag("cidr"), p.CIDR, family)
+		}
+	}
+	if p.BlockSize != "" {
+		if n, err := strconv.Atoi(p.BlockSize); err != nil || n < 1 || n > bits {
+			return fmt.Errorf("%s=%s is not the length of a prefix: 26 gives each node blocks of 64 addresses of IPv4, 122 of IPv6", flag("block-size"), p.BlockSize)
+		}
+	}
+	if p.NodeSelector != "" {
+		if _, err := selector.Parse(p.NodeSelector); err != nil {
+			return fmt.Errorf("%s: %w", flag("node-selector"), err)
+		}
+	}
+	if p.NATOutgoing != "" {
+		if _, err := strconv.ParseBool(p.NATOutgoing); err != nil {
+			return fmt.Errorf("%s=%s is neither true nor false", flag("nat-outgoing"), p.NATOutgoing)
+		}
+	}
+	switch strings.ToLower(p.IPIP) {
+	case "", "off", "never", "always", "cross-subnet":
+		return nil
+	}
+	return fmt.Errorf("%s=%s: use always, cross-subnet or off", flag("ipip"), p.IPIP)
+}
+
+// variableName is what a variable of the environment may be called.
+var variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// checkVariables checks --env and --felix.
+func (o *Options) checkVariables() error {
+	for _, text := range o.Env {
+		name, value, ok := strings.Cut(text, "=")
+		switch {
+		case !ok || !variableName.MatchString(name):
+			return fmt.Errorf("--env=%s: expected NAME=VALUE, or the NAME of a variable of the environment that is set", name)
+		case strings.ContainsAny(value, "\n\r\x00"):
+			return fmt.Errorf("--env=%s: a value is one line", name)
+		}
+	}
+	for i, text := range o.Felix {
+		name, value, ok := strings.Cut(text, "=")
+		if !ok || strings.ContainsAny(value, "\n\r\x00") {
+			return fmt.Errorf("--felix=%s: expected NAME=VALUE, such as LogSeverityScreen=debug", name)
+		}
+		known, ok := felixParameter(name)
+		if !ok {
+			return fmt.Errorf("--felix=%s: felix has no such parameter%s", name, tree.DidYouMean(name, felixParameters))
+		}
+		o.Felix[i] = known + "=" + value
+	}
 	return nil
 }
 
 func checkIP(flag, text string, family func(netip.Addr) bool) error {
-	if text == "" || text == "autodetect" {
+	if text == "" || text == "autodetect" || text == "none" {
 		return nil
 	}
 	a, err := netip.ParseAddr(text)
@@ -89,149 +210,4 @@ func checkIP(flag, text string, family func(netip.Addr) bool) error {
 		return fmt.Errorf("%s is wrong IP version", flag)
 	}
 	return nil
-}
-
-// certificates are where the TLS files lie in the container.
-const (
-	caFile   = "/etc/calico/certs/ca_cert.crt"
-	keyFile  = "/etc/calico/certs/key.pem"
-	certFile = "/etc/calico/certs/cert.crt"
-)
-
-// Command is the docker command line, in a fixed order so that two runs can be
-// compared.
-func Command(o Options, etcd etcdstore.Config) []string {
-	args := []string{"docker", "run", "--net=host"}
-	args = append(args, rights(o)...)
-	args = append(args, "--name="+ContainerName)
-	if o.InitSystem {
-		args = append(args, "--rm")
-	} else {
-		args = append(args, "-d", "--restart=always")
-	}
-	for _, e := range environment(o, etcd) {
-		args = append(args, "-e", e)
-	}
-	for _, v := range volumes(o, etcd) {
-		args = append(args, "-v", v)
-	}
-	return append(args, o.Image)
-}
-
-// What the programs need instead of --privileged, which some hosts refuse: routes, sets
-// and rules (NET_ADMIN), reverse-path and raw sockets (NET_RAW), entering a container's
-// sandbox (SYS_ADMIN), and writing /proc/sys/net, which Docker and AppArmor's profile for
-// it otherwise protect.
-var (
-	capabilities    = []string{"NET_ADMIN", "NET_RAW", "SYS_ADMIN"}
-	securityOptions = []string{"systempaths=unconfined", "apparmor=unconfined"}
-)
-
-func rights(o Options) []string {
-	if o.Privileged {
-		return []string{"--privileged"}
-	}
-	var args []string
-	for _, c := range capabilities {
-		args = append(args, "--cap-add="+c)
-	}
-	for _, s := range securityOptions {
-		args = append(args, "--security-opt="+s)
-	}
-	return args
-}
-
-func environment(o Options, etcd etcdstore.Config) []string {
-	env := []string{
-		"NODENAME=" + o.Name,
-		"CALICO_NETWORKING_BACKEND=" + o.Backend,
-		fmt.Sprintf("CALICO_LIBNETWORK_ENABLED=%t", !o.DisableDockerNetworking),
-		"ETCD_ENDPOINTS=" + strings.Join(etcd.Endpoints, ","),
-	}
-	add := func(name, value string) {
-		if value != "" {
-			env = append(env, name+"="+value)
-		}
-	}
-	add("IP", o.IP)
-	add("IP6", o.IP6)
-	add("AS", o.AS)
-	add("IP_AUTODETECTION_METHOD", unlessDefault(o.IPMethod))
-	add("IP6_AUTODETECTION_METHOD", unlessDefault(o.IP6Method))
-	if o.NoDefaultPools {
-		add("NO_DEFAULT_POOLS", "true")
-	}
-	if !o.DisableDockerNetworking {
-		add("CALICO_LIBNETWORK_IFPREFIX", o.IfPrefix)
-		add("CALICO_LIBNETWORK_SCOPE", o.Scope)
-	}
-	if o.UseLabels {
-		add("CALICO_LIBNETWORK_CREATE_PROFILES", "false")
-		add("CALICO_LIBNETWORK_LABEL_ENDPOINTS", "true")
-	}
-	for _, file := range tlsFiles(etcd) {
-		if file.onHost != "" {
-			add(file.variable, file.inside)
-		}
-	}
-	add("ETCD_USERNAME", etcd.Username)
-	add("ETCD_PASSWORD", etcd.Password)
-	return env
-}
-
-func unlessDefault(method string) string {
-	if method == "first-found" {
-		return ""
-	}
-	return method
-}
-
-type tlsFile struct{ variable, onHost, inside string }
-
-func tlsFiles(etcd etcdstore.Config) []tlsFile {
-	return []tlsFile{
-		{"ETCD_CA_CERT_FILE", etcd.CACertFile, caFile},
-		{"ETCD_KEY_FILE", etcd.KeyFile, keyFile},
-		{"ETCD_CERT_FILE", etcd.CertFile, certFile},
-	}
-}
-
-// volumes share with the container: the logs, what the host remembers, the programs'
-// sockets, and /run as a
-// whole, which holds Docker's socket, its plugin folder, its sandboxes and the lock of
-// iptables. Mounting Docker's socket by itself would keep a dead one after the engine
-// has restarted.
-func volumes(o Options, etcd etcdstore.Config) []string {
-	run := "/run:/run"
-	if o.SharedRun {
-		run += ":rslave"
-	}
-	vols := []string{o.LogDir + ":/var/log/calico", hostrecord.DefaultDir + ":" + hostrecord.DefaultDir, run, "/var/run/calico:/var/run/calico"}
-	if o.Modules {
-		vols = append(vols, "/lib/modules:/lib/modules:ro")
-	}
-	for _, file := range tlsFiles(etcd) {
-		if file.onHost != "" {
-			vols = append(vols, file.onHost+":"+file.inside+":ro")
-		}
-	}
-	return vols
-}
-
-var plainWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./-]+$`)
-
-// Shell is the command as a line for a shell; a password is shown only when
-// secrets is true.
-func Shell(command []string, secrets bool) string {
-	words := make([]string, len(command))
-	for i, w := range command {
-		if !secrets && strings.HasPrefix(w, "ETCD_PASSWORD=") {
-			w = "ETCD_PASSWORD=<hidden>"
-		}
-		if !plainWord.MatchString(w) {
-			w = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
-		}
-		words[i] = w
-	}
-	return strings.Join(words, " ")
 }

@@ -1,27 +1,26 @@
-// Package status asks the programs of this host how they are, over their sockets, and
-// prints the answer.
+// Package status asks calico-node of this host how it is, and bgpd for its sessions, over their
+// sockets, and prints the answer. Where calico-node does not answer, the programs are asked one by
+// one.
 package status
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"time"
 	"unicode"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"calico.internal/calicoctl/internal/printer"
 	"calico.internal/libcalico/grpcsock"
 	bgpdv1 "calico.internal/proto/bgpd/v1"
-	felixv1 "calico.internal/proto/felix/v1"
+	nodev1 "calico.internal/proto/node/v1"
 )
 
 // Peer is a BGP session as it is shown.
@@ -34,91 +33,214 @@ type Peer struct {
 	AS      uint32    `json:"asNumber"`
 }
 
+// The states of a host and of a program.
+const (
+	Starting  = "starting"
+	Healthy   = "healthy"
+	Degraded  = "degraded"
+	Down      = "down"
+	NotReady  = "not ready"
+	Ready     = "ready"
+	CrashLoop = "crash loop"
+)
+
+// Program is a program that should run on this host.
+type Program struct {
+	Name string `json:"name"`
+	// Wanted is false when it was stopped by hand.
+	Wanted   bool      `json:"wanted"`
+	State    string    `json:"state"`
+	PID      int32     `json:"pid,omitempty"`
+	Since    time.Time `json:"since,omitzero"`
+	Restarts int32     `json:"restarts"`
+	LastExit string    `json:"lastExit,omitempty"`
+	Why      string    `json:"why,omitempty"`
+	Cure     string    `json:"cure,omitempty"`
+}
+
+// Problem is what is not as it should be.
+type Problem struct {
+	Object string `json:"object"`
+	Reason string `json:"reason"`
+	Cure   string `json:"cure,omitempty"`
+}
+
+// Identity tells hosts of one name apart.
+type Identity struct {
+	ID   string `json:"id"`
+	Boot string `json:"boot"`
+}
+
+// Engine is Docker's, as the plugin knows it.
+type Engine struct {
+	Connected bool   `json:"connected"`
+	ID        string `json:"id,omitempty"`
+	Scope     string `json:"scope"`
+}
+
+// Datastore is etcd, as calico-node sees it.
+type Datastore struct {
+	Endpoints []string  `json:"endpoints"`
+	Connected bool      `json:"connected"`
+	Since     time.Time `json:"since,omitzero"`
+	Why       string    `json:"why,omitempty"`
+}
+
 // Status is the state of this host.
 type Status struct {
-	Node    string `json:"node,omitempty"`
-	Running bool   `json:"running"`
-	// BGP is false when the host runs no BGP daemon.
+	Node    string    `json:"node,omitempty"`
+	Version string    `json:"version,omitempty"`
+	Started time.Time `json:"started,omitzero"`
+	State   string    `json:"state"`
+	// Running is whether felix runs.
+	Running   bool       `json:"running"`
+	Identity  *Identity  `json:"identity,omitempty"`
+	Addresses []string   `json:"addresses,omitempty"`
+	Datastore *Datastore `json:"datastore,omitempty"`
+	// FromRecord says that the programs run by what the host remembers, since etcd did not
+	// answer.
+	FromRecord bool      `json:"fromRecord,omitempty"`
+	Engine     *Engine   `json:"engine,omitempty"`
+	Dataplane  string    `json:"dataplane,omitempty"`
+	Backend    string    `json:"backend,omitempty"`
+	Programs   []Program `json:"programs"`
+	// BGP is whether bgpd answers.
 	BGP   bool   `json:"bgp"`
 	Peers []Peer `json:"peers"`
 	// Problems say what is not as it should be.
-	Problems []string `json:"problems,omitempty"`
+	Problems []Problem `json:"problems,omitempty"`
 	// Notes say what is configured and done otherwise.
 	Notes []string `json:"notes,omitempty"`
 }
 
-// Read asks felix and bgpd by the sockets in a folder.
-func Read(ctx context.Context, runDir string) (Status, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+// Healthy reports whether all is as it should be with the host's own programs. Sessions that other
+// hosts do not answer do not count.
+func (s Status) Healthy() bool { return s.State == Healthy }
+
+func (s *Status) add(object, cure, format string, args ...any) {
+	s.Problems = append(s.Problems, Problem{Object: object, Reason: fmt.Sprintf(format, args...), Cure: cure})
+}
+
+// limit bounds all questions together.
+const limit = 5 * time.Second
+
+// Where is where a host's programs are found.
+type Where struct {
+	// RunDir is the directory of their sockets.
+	RunDir string
+	// Programs are those that should run here, if that is known without asking.
+	Programs []string
+}
+
+// Read asks the programs of this host.
+func Read(ctx context.Context, w Where) (Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	s := Status{Peers: []Peer{}}
-	if err := s.readFelix(ctx, filepath.Join(runDir, "felix.sock")); err != nil {
-		return s, err
-	}
-	return s, s.readBGP(ctx, filepath.Join(runDir, "bgpd.sock"))
-}
-
-func (s *Status) readFelix(ctx context.Context, socket string) error {
-	conn, err := grpcsock.Dial(socket)
-	if err != nil {
-		return err
-	}
-	defer conn.Close() //nolint:errcheck // only asked
-	answer, err := felixv1.NewFelixClient(conn).Status(ctx, &felixv1.StatusRequest{})
+	s := Status{Peers: []Peer{}, Programs: []Program{}}
+	answer, err := askNode(ctx, filepath.Join(w.RunDir, "node.sock"))
 	switch {
-	case errors.Is(err, os.ErrPermission) || strings.Contains(grpcstatus.Convert(err).Message(), "permission denied"):
-		return errors.New("Need super user privileges: Operation not permitted") //nolint:staticcheck // ST1005: the original's message
-	case grpcstatus.Code(err) == codes.Unavailable:
-		return nil
-	case err != nil:
-		s.Problems = append(s.Problems, "felix does not answer: "+grpcstatus.Convert(err).Message())
-		return nil
+	case err == nil:
+		s.take(answer)
+	case notPermitted(err):
+		return s, errors.New("Need super user privileges: Operation not permitted") //nolint:staticcheck // ST1005: the original's message
+	default:
+		if err := s.askEach(ctx, w, err); err != nil {
+			return s, err
+		}
 	}
-	s.Running, s.Node = true, answer.GetNode()
-	if !answer.GetInSync() {
-		s.Problems = append(s.Problems, "felix has not yet programmed the kernel")
-	}
-	if !answer.GetDatastoreConnected() {
-		s.Problems = append(s.Problems, "felix does not reach etcd; what is in force stays so")
-	}
-	for _, p := range answer.GetProblems() {
-		s.Problems = append(s.Problems, fmt.Sprintf("felix: %s: %s", p.GetObject(), p.GetReason()))
-	}
-	return nil
+	s.readPeers(ctx, filepath.Join(w.RunDir, "bgpd.sock"))
+	return s, nil
 }
 
-func (s *Status) readBGP(ctx context.Context, socket string) error {
+func notPermitted(err error) bool {
+	return errors.Is(err, os.ErrPermission) || strings.Contains(grpcstatus.Convert(err).Message(), "permission denied")
+}
+
+// with asks a question on a socket.
+func with(socket string, question func(*grpc.ClientConn) error) error {
 	if _, err := os.Stat(socket); err != nil {
-		return nil //nolint:nilerr // no socket: the host runs without BGP
+		return err
 	}
 	conn, err := grpcsock.Dial(socket)
 	if err != nil {
 		return err
 	}
 	defer conn.Close() //nolint:errcheck // only asked
-	client := bgpdv1.NewBgpdClient(conn)
-	state, err := client.Status(ctx, &bgpdv1.StatusRequest{})
-	if err != nil {
-		s.Problems = append(s.Problems, "bgpd does not answer: "+grpcstatus.Convert(err).Message())
+	return question(conn)
+}
+
+func askNode(ctx context.Context, socket string) (answer *nodev1.StatusResponse, err error) {
+	err = with(socket, func(c *grpc.ClientConn) (err error) {
+		answer, err = nodev1.NewNodeClient(c).Status(ctx, &nodev1.StatusRequest{})
+		return err
+	})
+	return answer, err
+}
+
+var nodeStates = map[nodev1.NodeState]string{
+	nodev1.NodeState_NODE_STATE_STARTING: Starting,
+	nodev1.NodeState_NODE_STATE_HEALTHY:  Healthy,
+	nodev1.NodeState_NODE_STATE_DEGRADED: Degraded,
+}
+
+var programStates = map[nodev1.ProgramState]string{
+	nodev1.ProgramState_PROGRAM_STATE_DOWN:       Down,
+	nodev1.ProgramState_PROGRAM_STATE_STARTING:   Starting,
+	nodev1.ProgramState_PROGRAM_STATE_NOT_READY:  NotReady,
+	nodev1.ProgramState_PROGRAM_STATE_READY:      Ready,
+	nodev1.ProgramState_PROGRAM_STATE_CRASH_LOOP: CrashLoop,
+}
+
+// take takes over what calico-node says.
+func (s *Status) take(a *nodev1.StatusResponse) {
+	s.Node, s.Version, s.State = a.GetNode(), a.GetVersion(), nodeStates[a.GetState()]
+	s.Started, s.Addresses, s.Backend, s.Dataplane = at(a.GetStarted()), a.GetAddresses(), a.GetBackend(), a.GetDataplane()
+	s.FromRecord, s.Notes = a.GetStartup().GetFromRecord(), a.GetNotes()
+	if i := a.GetIdentity(); i.GetId() != "" {
+		s.Identity = &Identity{ID: i.GetId(), Boot: i.GetBoot()}
+	}
+	if e := a.GetEngine(); e != nil {
+		s.Engine = &Engine{Connected: e.GetConnected(), ID: e.GetId(), Scope: e.GetScope()}
+	}
+	if d := a.GetDatastore(); d != nil {
+		s.Datastore = &Datastore{Endpoints: d.GetEndpoints(), Connected: d.GetConnected(), Since: at(d.GetSince()), Why: d.GetWhy()}
+	}
+	for _, p := range a.GetPrograms() {
+		s.Programs = append(s.Programs, Program{
+			Name: p.GetName(), Wanted: p.GetWanted(), State: programStates[p.GetState()], PID: p.GetPid(), Since: at(p.GetSince()),
+			Restarts: p.GetRestarts(), LastExit: p.GetLastExit(), Why: p.GetWhy(), Cure: p.GetCure(),
+		})
+		s.Running = s.Running || p.GetName() == felix && p.GetPid() != 0
+	}
+	for _, p := range a.GetProblems() {
+		s.Problems = append(s.Problems, Problem{Object: p.GetObject(), Reason: p.GetReason(), Cure: p.GetCure()})
+	}
+}
+
+func at(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime().Local()
+}
+
+// readPeers asks bgpd for its sessions. That it does not answer is told already.
+func (s *Status) readPeers(ctx context.Context, socket string) {
+	err := with(socket, func(c *grpc.ClientConn) error {
+		answer, err := bgpdv1.NewBgpdClient(c).ListPeers(ctx, &bgpdv1.ListPeersRequest{})
+		if err != nil {
+			return err
+		}
+		s.BGP = true
+		for _, p := range answer.GetPeers() {
+			s.Peers = append(s.Peers, shown(p))
+		}
 		return nil
+	})
+	if code := grpcstatus.Code(err); err != nil && !errors.Is(err, os.ErrNotExist) && code != codes.Unavailable {
+		s.add(bgpd, "", "does not tell its sessions: %s", grpcstatus.Convert(err).Message())
+		s.State = Degraded
 	}
-	s.BGP = true
-	if e := state.GetConfigError(); e != "" {
-		s.Problems = append(s.Problems, "bgpd runs the last good configuration, the newest is refused: "+e)
-	}
-	for _, p := range state.GetProblems() {
-		s.Problems = append(s.Problems, "bgpd: "+p)
-	}
-	s.Notes = state.GetNotes()
-	answer, err := client.ListPeers(ctx, &bgpdv1.ListPeersRequest{})
-	if err != nil {
-		s.Problems = append(s.Problems, "bgpd does not answer: "+grpcstatus.Convert(err).Message())
-		return nil
-	}
-	for _, p := range answer.GetPeers() {
-		s.Peers = append(s.Peers, shown(p))
-	}
-	return nil
 }
 
 var typeNames = map[bgpdv1.PeerType]string{
@@ -130,10 +252,7 @@ var typeNames = map[bgpdv1.PeerType]string{
 // shown gives a session the words that users know from BIRD: up or start, and the BGP
 // state as the information.
 func shown(p *bgpdv1.Peer) Peer {
-	out := Peer{Address: p.GetAddress(), Type: typeNames[p.GetType()], State: "start", AS: p.GetAsNumber()}
-	if p.GetSince() != nil {
-		out.Since = p.GetSince().AsTime().Local()
-	}
+	out := Peer{Address: p.GetAddress(), Type: typeNames[p.GetType()], State: "start", AS: p.GetAsNumber(), Since: at(p.GetSince())}
 	if p.GetState() == "established" {
 		out.State = "up"
 	}
@@ -149,65 +268,4 @@ func capitalised(word string) string {
 		return string(unicode.ToUpper(r)) + word[i+len(string(r)):]
 	}
 	return word
-}
-
-// Healthy reports whether nothing is wrong with the host's own programs. Sessions
-// that other hosts do not answer do not count.
-func (s Status) Healthy() bool { return s.Running && len(s.Problems) == 0 }
-
-// PrintJSON writes the state as one JSON document.
-func (s Status) PrintJSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(s)
-}
-
-// Print writes the state as people read it.
-func (s Status) Print(w io.Writer, now time.Time) error {
-	if s.Running {
-		fmt.Fprintln(w, "Calico process is running.")
-	} else {
-		fmt.Fprintln(w, "Calico process is not running.")
-	}
-	if s.BGP {
-		err := errors.Join(s.printFamily(w, "IPv4", now, netip.Addr.Is4), s.printFamily(w, "IPv6", now, netip.Addr.Is6))
-		if err != nil {
-			return err
-		}
-	} else if s.Running {
-		fmt.Fprintln(w, "\nNone of the BGP backend processes (bgpd) are running.")
-	}
-	for _, p := range s.Problems {
-		fmt.Fprintln(w, "PROBLEM:", p)
-	}
-	for _, n := range s.Notes {
-		fmt.Fprintln(w, "NOTE:", n)
-	}
-	return nil
-}
-
-func (s Status) printFamily(w io.Writer, name string, now time.Time, family func(netip.Addr) bool) error {
-	rows := [][]string{{"PEER ADDRESS", "PEER TYPE", "STATE", "SINCE", "INFO"}}
-	for _, p := range s.Peers {
-		if a, err := netip.ParseAddr(p.Address); err == nil && family(a) {
-			rows = append(rows, []string{p.Address, p.Type, p.State, since(p.Since, now), p.Info})
-		}
-	}
-	fmt.Fprintf(w, "\n%s BGP status\n", name)
-	if len(rows) == 1 {
-		_, err := fmt.Fprintf(w, "No %s peers found.\n", name)
-		return err
-	}
-	return printer.WriteBox(w, rows, len(rows[0]))
-}
-
-// since is a time of today, or a date.
-func since(t, now time.Time) string {
-	switch {
-	case t.IsZero():
-		return "never"
-	case now.Sub(t) < 24*time.Hour:
-		return t.Format(time.TimeOnly)
-	}
-	return t.Format(time.DateOnly)
 }
