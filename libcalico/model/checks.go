@@ -337,6 +337,9 @@ func checkDockerNetwork(f *faults, k DockerNetworkKey, n *DockerNetwork) {
 	for _, node := range sortedKeys(n.IDs) {
 		f.name("spec.ids", node)
 	}
+	for _, node := range sortedKeys(n.Problems) {
+		f.name("spec.problems", node)
+	}
 }
 
 func checkLock(f *faults, _ LockKey, l *Lock) {

@@ -197,7 +197,8 @@ type HandleKey struct {
 type IPAMConfigKey struct{}
 
 // DockerNetworkKey names a Docker network that uses the calico driver.
-// Path: /calico/docker/v1/network/<name>.
+// Path: /calico/docker/v1/network/<name>. Engines take any name that is not blank; one that
+// cannot be a key is mapped to one that can, as it must be to name a profile.
 type DockerNetworkKey struct {
 	Name string
 }

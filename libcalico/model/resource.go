@@ -354,19 +354,53 @@ type BlockAttributes struct {
 	Unknown   Unknown           `json:"-"`
 }
 
-// DockerNetwork is what all hosts know of a Docker network.
+// DockerNetwork is what all hosts know of a Docker network. Its UID, which is made anew
+// with each network of the name, says that the network is meant for all hosts; without one
+// it is a network of those hosts alone that have it.
 type DockerNetwork struct {
 	Meta
 
+	// Name is Docker's name of the network where the key cannot be it; see [DockerNetworkKey].
+	Name string `json:"name,omitempty"`
 	// IDs holds the engine's id of the network, by node. In cluster-store mode every
 	// node has the same.
-	IDs      map[string]string `json:"ids"`
-	IPv4Pool string            `json:"ipv4_pool,omitempty"`
-	IPv6Pool string            `json:"ipv6_pool,omitempty"`
-	Options  map[string]string `json:"options,omitempty"`
-	Labels   map[string]string `json:"labels,omitempty"`
-	Internal bool              `json:"internal,omitempty"`
-	Scope    string            `json:"scope,omitempty"`
+	IDs map[string]string `json:"ids"`
+	// Removed says that a user removed the network on one host. It stays until it is gone
+	// from all hosts that have it.
+	Removed bool `json:"removed,omitempty"`
+	// Problems says, by node, why the network of this name is not this one there.
+	Problems map[string]string `json:"problems,omitempty"`
+
+	// IPv4Pool and IPv6Pool are the first subnet of each family, as older programs know them.
+	IPv4Pool   string            `json:"ipv4_pool,omitempty"`
+	IPv6Pool   string            `json:"ipv6_pool,omitempty"`
+	Options    map[string]string `json:"options,omitempty"`
+	Labels     map[string]string `json:"labels,omitempty"`
+	Internal   bool              `json:"internal,omitempty"`
+	Attachable bool              `json:"attachable,omitempty"`
+	IPv6       bool              `json:"ipv6,omitempty"`
+	// NoIPv4 is of engines from 28 on, where a network can be without IPv4.
+	NoIPv4 bool        `json:"no_ipv4,omitempty"`
+	IPAM   *DockerIPAM `json:"ipam,omitempty"`
+	Scope  string      `json:"scope,omitempty"`
+}
+
+// DockerIPAM is where the addresses of a Docker network come from, as its creator chose.
+type DockerIPAM struct {
+	Driver  string            `json:"driver,omitempty"`
+	Options map[string]string `json:"options,omitempty"`
+	Subnets []DockerSubnet    `json:"subnets,omitempty"`
+	Unknown Unknown           `json:"-"`
+}
+
+// DockerSubnet is a subnet of a Docker network that its creator named, in the engine's
+// texts.
+type DockerSubnet struct {
+	Subnet  string  `json:"subnet"`
+	Range   string  `json:"range,omitempty"`
+	Unknown Unknown `json:"-"`
+	// Reserved are its auxiliary addresses, by name.
+	Reserved map[string]string `json:"reserved,omitempty"`
 }
 
 // History is the value of [HistoryKey].

@@ -45,8 +45,10 @@ type Config struct {
 	MTU int
 	// StartContainers starts those that failed to start because the plugin was away.
 	StartContainers bool
-	LogLevel        slog.Level
-	LogFormat       string
+	// SyncNetworks makes the networks of all hosts the same, unless the engines do.
+	SyncNetworks bool
+	LogLevel     slog.Level
+	LogFormat    string
 }
 
 // Setting is one setting as the user sees it.
@@ -70,6 +72,7 @@ func Settings() []Setting {
 		{"felix-timeout", "CALICO_LIBNETWORK_FELIX_TIMEOUT", "10s", "how long a container's start waits until its policy is in force"},
 		{"mtu", "CALICO_LIBNETWORK_VETH_MTU", "", "MTU of container interfaces (default: the kernel's)"},
 		{"start-containers", "CALICO_LIBNETWORK_START_CONTAINERS", "true", "start containers that could not start while the plugin was away"},
+		{"sync-networks", "CALICO_LIBNETWORK_SYNC_NETWORKS", "true", "make networks the same on all hosts, where the engines do not"},
 		{"log-level", "CALICO_LIBNETWORK_LOG_LEVEL", "info", "debug, info, warn or error"},
 		{"log-format", "CALICO_LIBNETWORK_LOG_FORMAT", "text", "text or json"},
 	}
@@ -119,6 +122,7 @@ func (r *reader) config(debug bool) Config {
 		FelixTimeout:    r.duration("felix-timeout"),
 		MTU:             r.mtu("mtu"),
 		StartContainers: r.boolean("start-containers"),
+		SyncNetworks:    r.boolean("sync-networks"),
 		LogFormat:       r.oneOf("log-format", "text", "json"),
 		LogLevel:        r.level("log-level"),
 	}

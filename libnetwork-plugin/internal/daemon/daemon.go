@@ -30,6 +30,7 @@ import (
 	"calico.internal/libnetwork-plugin/internal/felix"
 	"calico.internal/libnetwork-plugin/internal/httpapi"
 	"calico.internal/libnetwork-plugin/internal/ipam"
+	"calico.internal/libnetwork-plugin/internal/netsync"
 	"calico.internal/libnetwork-plugin/internal/network"
 	"calico.internal/libnetwork-plugin/internal/registry"
 	"calico.internal/libnetwork-plugin/internal/revive"
@@ -71,6 +72,7 @@ type daemon struct {
 	book      *address.Book
 	scope     *scope.Keeper
 	registry  *registry.Registry
+	networks  *netsync.Syncer
 	driver    *network.Driver
 	sweeper   *sweep.Sweeper
 	reviver   *revive.Reviver
@@ -93,6 +95,12 @@ func build(cfg config.Config, getenv func(string) string, log *slog.Logger) (*da
 	d.book = address.New(d.pools, borrowed, d.store, d.links, d.node, log).On(d.host)
 	d.scope = scope.New(d.engine, cfg.Scope, log, cfg.StateDir, cfg.RunDir)
 	d.registry = registry.New(d.store, d.engine, d.node, network.Name, log)
+	d.networks = netsync.New(netsync.Config{
+		Node: d.node, Driver: network.Name, Spread: cfg.SyncNetworks, CreateProfiles: cfg.CreateProfiles, StateDir: cfg.StateDir,
+	}, netsync.Parts{
+		Store: d.store, Guard: d.store.Guard(d.cluster(), log), Engine: d.engine, Ours: d.registry.Ours, Saw: d.registry.Saw,
+		Sole: d.book.Sole, Scope: d.scope.Current, Log: log,
+	})
 	d.sweeper = sweep.New(d.book, d.links, d.engine, sweep.Grace, sweep.Every, log)
 	d.reviver = revive.New(d.engine, waiter.Ready, d.registry.Has, log)
 	d.etcd = newEtcdWatch(d.store, d.etcdUp, log)
@@ -112,6 +120,15 @@ func build(cfg config.Config, getenv func(string) string, log *slog.Logger) (*da
 		EngineConnected: d.engine.Connected, EngineID: d.engineID, Networks: d.registry.Known, Endpoints: d.book.Endpoints,
 	})
 	return d, nil
+}
+
+// cluster is the cluster that this host has been part of; empty if it does not remember.
+func (d *daemon) cluster() string {
+	record, _, err := hostrecord.Read(hostrecord.Dir(d.getenv))
+	if err != nil {
+		d.log.Warn("what this host remembers cannot be read: another cluster's etcd is not noticed", logattr.Err, err)
+	}
+	return record.ClusterGUID
 }
 
 // owing says which addresses etcd refuses to have taken back, though nobody has them.
@@ -179,6 +196,7 @@ func (d *daemon) run(ctx context.Context) error {
 	tasks.Go(func() error { d.engine.Watch(ctx, d); return nil })
 	tasks.Go(func() error { return d.book.Run(ctx) })
 	tasks.Go(func() error { return d.sweeper.Run(ctx) })
+	tasks.Go(func() error { return d.networks.Run(ctx) })
 	if d.cfg.StartContainers {
 		tasks.Go(func() error { return d.reviver.Run(ctx) })
 	}
@@ -293,6 +311,9 @@ func (d *daemon) engineID(ctx context.Context) string {
 func (d *daemon) EngineUp(ctx context.Context) {
 	scope := d.scope.Refresh(ctx)
 	d.log.Info("Docker's engine answers", "scope", scope)
+	if err := d.networks.Look(ctx); err != nil { // the reviver goes by it
+		d.log.Warn("networks of the engine are not known", logattr.Err, err)
+	}
 	d.sync(ctx)
 	d.reviver.Kick()
 }
@@ -307,27 +328,16 @@ func (d *daemon) etcdUp(ctx context.Context) {
 
 // sync brings etcd in line with the engine.
 func (d *daemon) sync(ctx context.Context) {
-	// What another host of this name has, the engine here does not know.
-	if err := d.book.Sole(ctx); err != nil {
-		d.log.Error("nothing of this node is brought in line with the engine", logattr.Err, err)
-	} else if err := d.registry.Sync(ctx); err != nil {
-		d.log.Warn("names of networks are not up to date", logattr.Err, err)
-	}
+	d.networks.Kick()
 	if err := d.driver.Backfill(ctx); err != nil {
 		d.log.Warn("containers of endpoints are not up to date", logattr.Err, err)
 	}
 	d.sweeper.Kick()
 }
 
-// NetworkChanged learns the name of a new network, which the engine does not tell when
-// it has it created.
-func (d *daemon) NetworkChanged(ctx context.Context, e dockerapi.Event) {
-	err := d.registry.Changed(ctx, e)
-	if err != nil {
-		name, _ := e.Network()
-		d.log.Warn("name of network is not written to etcd", logattr.Network, name, logattr.Err, err)
-	}
-}
+// NetworkChanged has the name of a new network learned, which the engine does not tell when
+// it has it created, and the networks of all hosts made the same.
+func (d *daemon) NetworkChanged(context.Context, dockerapi.Event) { d.networks.Kick() }
 
 // EngineDown notes that the engine does not answer.
 func (d *daemon) EngineDown(err error) {

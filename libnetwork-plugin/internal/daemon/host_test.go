@@ -64,6 +64,7 @@ func newHost(t testing.TB, r enginetest.Release) *host {
 	etcd := etcdtest.Shared(t)
 	h := onEtcd(t, r, "node00", etcd.Endpoint())
 	h.raw = etcd.Client(t)
+	must(t, first(h.store.Create(t.Context(), model.ReadyKey{}, new(model.Ready(true)))))
 	for _, p := range []netip.Prefix{pool4, pool6} {
 		must(t, first(h.store.Create(t.Context(), model.IPPoolKey{CIDR: p}, &model.IPPool{CIDR: p, IPAM: true})))
 	}
@@ -79,7 +80,7 @@ func onEtcd(t testing.TB, r enginetest.Release, node, etcd string) *host {
 		cfg: config.Config{
 			Node: node, RunDir: filepath.Dir(felix.Socket), PluginDir: t.TempDir(), StateDir: t.TempDir(),
 			InterfacePrefix: "cali", CreateProfiles: true, LabelTimeout: 2 * time.Second,
-			FelixTimeout: 5 * time.Second, StartContainers: true,
+			FelixTimeout: 5 * time.Second, StartContainers: true, SyncNetworks: true,
 		},
 	}
 	h.cfg.DockerHost = h.engine.Host()
@@ -99,6 +100,15 @@ func onEtcd(t testing.TB, r enginetest.Release, node, etcd string) *host {
 		must(t, h.store.Close())
 	})
 	return h
+}
+
+// noRecord waits until etcd knows nothing of a network.
+func (h *host) noRecord(name string) {
+	h.t.Helper()
+	enginetest.Eventually(h.t, "the network's record is gone", func() bool {
+		_, err := h.store.Get(h.t.Context(), model.DockerNetworkKey{Name: name})
+		return errors.Is(err, etcdstore.ErrNotFound)
+	})
 }
 
 // start runs the plugin until the test ends or stop is called.

@@ -1,6 +1,7 @@
 package dockerapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,6 +33,10 @@ var (
 	ErrUnavailable = errors.New("the Docker engine does not answer")
 	// ErrNotFound says that the engine does not know the object.
 	ErrNotFound = errors.New("not known to the Docker engine")
+	// ErrConflict says that the engine has another object of that name.
+	ErrConflict = errors.New("there is another one of that name")
+	// ErrInUse says that the engine does not remove what containers use.
+	ErrInUse = errors.New("in use by containers")
 )
 
 // Client asks one engine. It is safe for concurrent use.
@@ -91,6 +96,32 @@ func (c *Client) Networks(ctx context.Context) ([]Network, error) {
 	return list, err
 }
 
+// CreateNetwork makes a network and returns its id. The engine calls its driver meanwhile.
+func (c *Client) CreateNetwork(ctx context.Context, n NewNetwork) (id string, err error) {
+	ctx, cancel := limit(ctx)
+	defer cancel()
+	resp, err := c.do(ctx, http.MethodPost, "/networks/create", nil, n)
+	if err != nil {
+		return "", err
+	}
+	var made struct {
+		ID string `json:"Id"`
+	}
+	return made.ID, c.decode(ctx, resp, &made)
+}
+
+// RemoveNetwork removes a network. [ErrInUse] says that it has endpoints, [ErrNotFound]
+// that it is not there.
+func (c *Client) RemoveNetwork(ctx context.Context, id string) error {
+	ctx, cancel := limit(ctx)
+	defer cancel()
+	resp, err := c.do(ctx, http.MethodDelete, "/networks/"+url.PathEscape(id), nil, nil)
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
 // Containers lists all containers, running or not.
 func (c *Client) Containers(ctx context.Context) ([]Container, error) {
 	var list []Container
@@ -144,7 +175,7 @@ func (c *Client) Inspect(ctx context.Context, id string) (Details, error) {
 func (c *Client) Start(ctx context.Context, id string) error {
 	ctx, cancel := limit(ctx)
 	defer cancel()
-	resp, err := c.do(ctx, http.MethodPost, "/containers/"+url.PathEscape(id)+"/start", nil)
+	resp, err := c.do(ctx, http.MethodPost, "/containers/"+url.PathEscape(id)+"/start", nil, nil)
 	if err != nil {
 		return err
 	}
@@ -155,12 +186,18 @@ func (c *Client) Start(ctx context.Context, id string) error {
 func (c *Client) get(ctx context.Context, path string, query url.Values, out any) error {
 	ctx, cancel := limit(ctx)
 	defer cancel()
-	resp, err := c.do(ctx, http.MethodGet, path, query)
+	resp, err := c.do(ctx, http.MethodGet, path, query, nil)
 	if err != nil {
 		return err
 	}
+	return c.decode(ctx, resp, out)
+}
+
+// decode reads an answer to its end and closes it.
+func (c *Client) decode(ctx context.Context, resp *http.Response, out any) error {
 	defer resp.Body.Close() //nolint:errcheck // nothing is buffered
 	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		path := resp.Request.URL.Path
 		if ctx.Err() != nil {
 			return c.unavailable(path, err)
 		}
@@ -169,14 +206,14 @@ func (c *Client) get(ctx context.Context, path string, query url.Values, out any
 	return nil
 }
 
-// do sends one request in the negotiated version and turns an answer that is not a
-// success into an error.
-func (c *Client) do(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
+// do sends one request in the negotiated version, with a body unless it is nil, and turns
+// an answer that is not a success into an error.
+func (c *Client) do(ctx context.Context, method, path string, query url.Values, body any) (*http.Response, error) {
 	version, err := c.negotiate(ctx)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := c.send(ctx, method, "/v"+version+path, query)
+	resp, err := c.send(ctx, method, "/v"+version+path, query, body)
 	if err != nil {
 		c.version.Store(nil)
 		return nil, c.unavailable(path, err)
@@ -188,7 +225,7 @@ func (c *Client) do(ctx context.Context, method, path string, query url.Values) 
 	if resp.StatusCode == http.StatusBadRequest {
 		c.version.Store(nil) // Another engine may have taken the socket over.
 	}
-	return nil, answerError(path, resp)
+	return nil, answerError(method, path, resp)
 }
 
 // negotiate finds the version to speak: the engine's newest, or ours if that is
@@ -197,13 +234,13 @@ func (c *Client) negotiate(ctx context.Context) (string, error) {
 	if v := c.version.Load(); v != nil {
 		return *v, nil
 	}
-	resp, err := c.send(ctx, http.MethodGet, "/_ping", nil)
+	resp, err := c.send(ctx, http.MethodGet, "/_ping", nil, nil)
 	if err != nil {
 		return "", c.unavailable("/_ping", err)
 	}
 	defer resp.Body.Close() //nolint:errcheck // nothing is buffered
 	if resp.StatusCode >= 400 {
-		return "", answerError("/_ping", resp)
+		return "", answerError(http.MethodGet, "/_ping", resp)
 	}
 	version := older(resp.Header.Get("Api-Version"), newestAPI)
 	c.version.Store(&version)
@@ -211,11 +248,22 @@ func (c *Client) negotiate(ctx context.Context) (string, error) {
 }
 
 // send makes one HTTP request; it decides nothing.
-func (c *Client) send(ctx context.Context, method, path string, query url.Values) (*http.Response, error) {
+func (c *Client) send(ctx context.Context, method, path string, query url.Values, body any) (*http.Response, error) {
 	u := url.URL{Scheme: "http", Host: "docker.engine", Path: path, RawQuery: query.Encode()}
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), nil)
+	var content io.Reader
+	if body != nil {
+		text, err := json.Marshal(body)
+		if err != nil {
+			return nil, err
+		}
+		content = bytes.NewReader(text)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u.String(), content)
 	if err != nil {
 		return nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	return c.http.Do(req)
 }
@@ -228,15 +276,22 @@ func (c *Client) unavailable(path string, err error) error {
 	return fmt.Errorf("%w at %s (%s): %w", ErrUnavailable, c.host, path, err)
 }
 
-// answerError turns an answer with an error status into an error.
-func answerError(path string, resp *http.Response) error {
+// answerError turns an answer with an error status into an error. Engines answer 403 for a
+// network that has endpoints; from 24 on also for what they never remove, such as "bridge".
+func answerError(method, path string, resp *http.Response) error {
 	var body struct{ Message string }
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096))
 	if json.Unmarshal(text, &body) != nil || body.Message == "" {
 		body.Message = strings.TrimSpace(string(text))
 	}
-	if resp.StatusCode == http.StatusNotFound {
+	switch {
+	case resp.StatusCode == http.StatusNotFound:
 		return fmt.Errorf("%s: %w: %s", path, ErrNotFound, body.Message)
+	case resp.StatusCode == http.StatusConflict && method == http.MethodPost:
+		return fmt.Errorf("%s: %w: %s", path, ErrConflict, body.Message)
+	case resp.StatusCode == http.StatusForbidden && method == http.MethodDelete,
+		resp.StatusCode == http.StatusConflict && method == http.MethodDelete:
+		return fmt.Errorf("%s: %w: %s", path, ErrInUse, body.Message)
 	}
 	return fmt.Errorf("%s: Docker's engine answers %s: %s", path, resp.Status, body.Message)
 }

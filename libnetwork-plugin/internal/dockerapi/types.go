@@ -12,22 +12,53 @@ type Info struct {
 
 // Network is a network of the engine.
 type Network struct {
-	ID       string `json:"Id"`
-	Name     string
-	Driver   string
-	Scope    string
-	Internal bool
-	Options  map[string]string
-	Labels   map[string]string
-	IPAM     struct {
-		Driver string
-		Config []struct {
-			Subnet string
-		}
-	}
+	ID         string `json:"Id"`
+	Name       string
+	Driver     string
+	Scope      string
+	Internal   bool
+	Attachable bool
+	EnableIPv6 bool
+	// EnableIPv4 is nil where the engine does not tell, as up to 27.
+	EnableIPv4 *bool
+	Options    map[string]string
+	Labels     map[string]string
+	IPAM       IPAM
 	// Containers lists the endpoints: by container id, or by "ep-" and the endpoint's
 	// id while the container's start is under way. Lists of networks leave it empty.
 	Containers map[string]NetworkEndpoint
+}
+
+// IPAM is where a network's addresses come from.
+type IPAM struct {
+	Driver  string
+	Options map[string]string
+	Config  []Subnet
+}
+
+// Subnet is a subnet of a network: the user's, or the one that the IPAM driver chose.
+type Subnet struct {
+	Subnet             string
+	IPRange            string            `json:",omitempty"`
+	Gateway            string            `json:",omitempty"`
+	AuxiliaryAddresses map[string]string `json:",omitempty"`
+}
+
+// NewNetwork is a network to be made.
+type NewNetwork struct {
+	Name string
+	// CheckDuplicate has engines before API 1.44 refuse a second network of the name; later
+	// ones always do.
+	CheckDuplicate bool
+	Driver         string
+	Internal       bool
+	Attachable     bool
+	EnableIPv6     bool
+	// EnableIPv4 is left out to mean yes, as engines up to 27 do not know it.
+	EnableIPv4 *bool `json:",omitempty"`
+	Options    map[string]string
+	Labels     map[string]string
+	IPAM       IPAM
 }
 
 // NetworkEndpoint is an endpoint as its network lists it.

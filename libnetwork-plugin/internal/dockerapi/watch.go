@@ -52,7 +52,7 @@ func (c *Client) watchOnce(ctx context.Context, w Watcher) (up bool, err error) 
 	// The stream itself has no deadline, its start has: an engine that is starting
 	// accepts the connection and says nothing.
 	slow := time.AfterFunc(callLimit, cancel)
-	resp, err := c.do(ctx, http.MethodGet, "/events", networkEvents())
+	resp, err := c.do(ctx, http.MethodGet, "/events", networkEvents(), nil)
 	slow.Stop()
 	if err != nil {
 		return false, fmt.Errorf("follow events: %w", err)

@@ -106,6 +106,13 @@ func DefaultProfile(network string) *model.Profile {
 	}
 }
 
+// IsDefaultProfile reports whether a profile of a network is as it was made.
+func IsDefaultProfile(p *model.Profile, network string) bool {
+	d := DefaultProfile(network)
+	return slices.Equal(p.Tags, d.Tags) && len(p.Labels) == 0 &&
+		reflect.DeepEqual(p.InboundRules, d.InboundRules) && reflect.DeepEqual(p.OutboundRules, d.OutboundRules)
+}
+
 // Labels picks the endpoint labels out of a container's labels or driver options.
 func Labels(from map[string]string) map[string]string {
 	labels := make(map[string]string)

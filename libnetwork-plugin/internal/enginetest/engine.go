@@ -5,6 +5,7 @@ package enginetest
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -39,7 +40,8 @@ type Network struct {
 	Subnets                 []string
 	Options, Labels         map[string]string
 	// IPv6Gateway is how the engine prints an IPv6 gateway; 20.10 adds the length.
-	IPv6Gateway string
+	IPv6Gateway          string
+	Internal, Attachable bool
 }
 
 // Container is a container that the engine has.
@@ -70,6 +72,7 @@ type Engine struct {
 	mu           sync.Mutex
 	clusterStore string
 	silent       bool
+	refusal, id  string
 	networks     map[string]Network
 	containers   map[string]Container
 	calls        []string
@@ -83,7 +86,7 @@ type Engine struct {
 func Start(t testing.TB, r Release) *Engine {
 	t.Helper()
 	e := &Engine{
-		release: r, path: filepath.Join(t.TempDir(), "docker.sock"),
+		release: r, id: ID, path: filepath.Join(t.TempDir(), "docker.sock"),
 		networks: map[string]Network{}, containers: map[string]Container{},
 		streams: map[chan string]bool{}, change: make(chan struct{}),
 	}
@@ -126,6 +129,16 @@ func (e *Engine) SetSilent(on bool) { e.update(func() { e.silent = on }) }
 
 // SetClusterStore makes the engine one that was started with --cluster-store.
 func (e *Engine) SetClusterStore(url string) { e.update(func() { e.clusterStore = url }) }
+
+// RefuseNetworks makes the engine refuse to make networks, with that text; not if it is empty.
+func (e *Engine) RefuseNetworks(text string) { e.update(func() { e.refusal = text }) }
+
+// LoseData makes the engine another one, that has nothing.
+func (e *Engine) LoseData(id string) {
+	e.update(func() {
+		e.id, e.networks, e.containers = id, map[string]Network{}, map[string]Container{}
+	})
+}
 
 // AddNetwork makes a network and tells those who follow the events.
 func (e *Engine) AddNetwork(n Network) {
@@ -240,11 +253,15 @@ func (e *Engine) route(w http.ResponseWriter, r *http.Request, path string) {
 	case path == "/info":
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		fmt.Fprintf(w, infoJSON, quote(e.release.Server), quote(e.clusterStore))
+		fmt.Fprintf(w, infoJSON, quote(e.id), quote(e.release.Server), quote(e.clusterStore))
 	case path == "/events":
 		e.events(w, r)
 	case path == "/networks":
 		e.listNetworks(w)
+	case path == "/networks/create" && r.Method == http.MethodPost:
+		e.createNetwork(w, r)
+	case parts[0] == "networks" && len(parts) == 2 && r.Method == http.MethodDelete:
+		e.deleteNetwork(w, parts[1])
 	case parts[0] == "networks" && len(parts) == 2:
 		e.inspectNetwork(w, parts[1])
 	case path == "/containers/json":
@@ -282,6 +299,65 @@ func (e *Engine) listNetworks(w http.ResponseWriter) {
 		list = append(list, e.network(e.networks[id], "{}"))
 	}
 	fmt.Fprintf(w, "[%s]", strings.Join(list, ","))
+}
+
+// createNetwork makes what is asked for, with an id of its own.
+func (e *Engine) createNetwork(w http.ResponseWriter, r *http.Request) {
+	var asked struct {
+		Name, Driver         string
+		Internal, Attachable bool
+		Options, Labels      map[string]string
+		IPAM                 struct {
+			Config []struct{ Subnet string }
+		}
+	}
+	if err := json.NewDecoder(r.Body).Decode(&asked); err != nil {
+		fail(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	n := Network{
+		ID: strings.ToLower(rand.Text()), Name: asked.Name, Driver: asked.Driver, Scope: "local",
+		Options: asked.Options, Labels: asked.Labels, Internal: asked.Internal, Attachable: asked.Attachable,
+	}
+	for _, c := range asked.IPAM.Config {
+		n.Subnets = append(n.Subnets, c.Subnet)
+	}
+	e.mu.Lock()
+	taken := slices.ContainsFunc(slices.Collect(maps.Values(e.networks)), func(o Network) bool { return o.Name == n.Name })
+	refusal := e.refusal
+	e.mu.Unlock()
+	switch {
+	case refusal != "":
+		fail(w, http.StatusForbidden, refusal)
+		return
+	case taken:
+		fail(w, http.StatusConflict, "network with name "+n.Name+" already exists")
+		return
+	}
+	e.AddNetwork(n)
+	w.WriteHeader(http.StatusCreated)
+	fmt.Fprintf(w, `{"Id":%s,"Warning":""}`, quote(n.ID))
+}
+
+// deleteNetwork removes a network that no container has an endpoint of.
+func (e *Engine) deleteNetwork(w http.ResponseWriter, id string) {
+	e.mu.Lock()
+	n, ok := e.networks[id]
+	used := false
+	for _, c := range e.containers {
+		_, has := c.Endpoints[n.Name]
+		used = used || has && c.State == "running"
+	}
+	e.mu.Unlock()
+	switch {
+	case !ok:
+		fail(w, http.StatusNotFound, "network "+id+" not found")
+	case used:
+		fail(w, http.StatusForbidden, "error while removing network: network "+n.Name+" id "+id+" has active endpoints")
+	default:
+		e.RemoveNetwork(id)
+		w.WriteHeader(http.StatusNoContent)
+	}
 }
 
 func (e *Engine) inspectNetwork(w http.ResponseWriter, id string) {
@@ -364,8 +440,8 @@ func (e *Engine) network(n Network, containers string) string {
 	if e.release == Docker29 {
 		format = network29JSON
 	}
-	return fmt.Sprintf(format, quote(n.Name), quote(n.ID), quote(n.Scope), quote(n.Driver), text, containers,
-		object(n.Options), object(n.Labels))
+	return fmt.Sprintf(format, quote(n.Name), quote(n.ID), quote(n.Scope), quote(n.Driver), text, n.Internal, n.Attachable,
+		containers, object(n.Options), object(n.Labels))
 }
 
 // container renders an entry of the container list as the engine's release does.

@@ -6,7 +6,7 @@ const ID = "ZTXU:B7YH:BGA2:RUAE:XUJ5:NPYO:FXKP:YSAB:SMSL:IENV:U3QL:XC32"
 // What the engines answer, with all fields that they send, so that a decoder meets
 // what it will meet. The verbs are for the values that a test chooses.
 const (
-	infoJSON = `{"ID":"` + ID + `","Containers":0,"Images":0,
+	infoJSON = `{"ID":%s,"Containers":0,"Images":0,
 "Driver":"overlay2","Plugins":{"Volume":["local"],"Network":["bridge","host"],"Authorization":null,"Log":["json-file"]},
 "RegistryConfig":{"InsecureRegistryCIDRs":["127.0.0.0/8"],"Mirrors":[]},"NCPU":2,"Labels":[],"ExperimentalBuild":false,
 "ServerVersion":%s,"ClusterStore":%s,"ClusterAdvertise":"","Swarm":{"NodeID":"","LocalNodeState":"inactive"}}`
@@ -15,11 +15,11 @@ const (
 "scope":"local","time":1761955200,"timeNano":1761955200000000000}`
 
 	network20JSON = `{"Name":%s,"Id":%s,"Created":"2025-11-01T00:00:00.852Z","Scope":%s,"Driver":%s,"EnableIPv6":false,
-"IPAM":{"Driver":"calico-ipam","Options":{},"Config":%s},"Internal":false,"Attachable":false,"Ingress":false,
+"IPAM":{"Driver":"calico-ipam","Options":{},"Config":%s},"Internal":%t,"Attachable":%t,"Ingress":false,
 "ConfigFrom":{"Network":""},"ConfigOnly":false,"Containers":%s,"Options":%s,"Labels":%s}`
 
 	network29JSON = `{"Name":%s,"Id":%s,"Created":"2025-11-01T00:00:00.852Z","Scope":%s,"Driver":%s,"EnableIPv4":true,
-"EnableIPv6":false,"IPAM":{"Driver":"calico-ipam","Options":{},"Config":%s},"Internal":false,"Attachable":false,
+"EnableIPv6":false,"IPAM":{"Driver":"calico-ipam","Options":{},"Config":%s},"Internal":%t,"Attachable":%t,
 "Ingress":false,"ConfigFrom":{"Network":""},"ConfigOnly":false,"Containers":%s,"Options":%s,"Labels":%s,
 "Status":{"IPAM":{"Subnets":{}}}}`
 

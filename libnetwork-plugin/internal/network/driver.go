@@ -140,10 +140,11 @@ func (d *Driver) CreateNetwork(_ context.Context, r docker.CreateNetworkRequest)
 	return httpapi.Empty{}, checkNetwork(r)
 }
 
-// DeleteNetwork forgets the network's name. Its profile stays: it may hold rules that
-// a user has written.
-func (d *Driver) DeleteNetwork(ctx context.Context, r docker.DeleteNetworkRequest) (httpapi.Empty, error) {
-	return httpapi.Empty{}, d.Registry.Forget(ctx, r.NetworkID)
+// DeleteNetwork forgets the network's name. What it means for other hosts, and for the
+// network's profile, is found out when the engine has removed it (package netsync).
+func (d *Driver) DeleteNetwork(_ context.Context, r docker.DeleteNetworkRequest) (httpapi.Empty, error) {
+	d.Registry.Forget(r.NetworkID)
+	return httpapi.Empty{}, nil
 }
 
 // CreateEndpoint writes the endpoint. If nobody knows the network's name yet, as when

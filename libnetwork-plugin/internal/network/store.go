@@ -19,7 +19,7 @@ func (d *Driver) adopt(ep *model.WorkloadEndpoint, nw registry.Network) {
 	endpoint.Annotate(ep, endpoint.Network, nw.Name)
 	endpoint.DefaultLabels(ep, nw.Labels)
 	if d.CreateProfiles {
-		endpoint.UseProfile(ep, nw.Name)
+		endpoint.UseProfile(ep, nw.Profile)
 	}
 }
 

@@ -6,17 +6,16 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/etcdtest"
 	"calico.internal/libcalico/model"
 	"calico.internal/libnetwork-plugin/internal/dockerapi"
 	"calico.internal/libnetwork-plugin/internal/enginetest"
+	"calico.internal/libnetwork-plugin/internal/networks"
 )
 
 func TestMain(m *testing.M) { os.Exit(etcdtest.Main(m)) }
@@ -39,17 +38,6 @@ func store(t *testing.T) *etcdstore.Client {
 	return c
 }
 
-// stored reads a record; nil if there is none.
-func stored(t *testing.T, c *etcdstore.Client, name string) *model.DockerNetwork {
-	t.Helper()
-	e, err := c.Get(t.Context(), model.DockerNetworkKey{Name: name})
-	if errors.Is(err, etcdstore.ErrNotFound) {
-		return nil
-	}
-	must(t, err)
-	return e.Value.(*model.DockerNetwork)
-}
-
 func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -63,142 +51,70 @@ var net1 = enginetest.Network{
 	Labels:  map[string]string{"owner": "x"},
 }
 
-func TestANetworkIsLearnedFoundAndForgotten(t *testing.T) {
-	c := store(t)
-	r, e := node(t, c, "node00")
-	e.AddNetworkQuietly(net1)
-	event := dockerapi.Event{Action: "create"}
-	event.Actor.ID = "id1"
-	event.Actor.Attributes = map[string]string{"name": "net1", "type": "calico"}
-	for range 2 {
-		must(t, r.Changed(t.Context(), event))
-	}
-	want := &model.DockerNetwork{
-		IDs: map[string]string{"node00": "id1"}, IPv4Pool: "192.168.0.0/16", Scope: "local",
-		Options: net1.Options, Labels: net1.Labels,
-	}
-	if diff := cmp.Diff(want, stored(t, c, "net1"), cmpopts.EquateEmpty()); diff != "" {
-		t.Error(diff)
-	}
-	got, err := r.Find(t.Context(), "id1")
-	must(t, err)
-	if diff := cmp.Diff(Network{ID: "id1", Name: "net1", MTU: 1400, Labels: map[string]string{"zone": "a"}}, got); diff != "" {
-		t.Error(diff)
-	}
-	if !r.Has("net1") || r.Has("net2") || len(r.Known()) != 1 {
-		t.Errorf("known %v", r.Known())
-	}
-	event.Action = "destroy"
-	e.RemoveNetwork("id1")
-	for range 2 {
-		must(t, r.Changed(t.Context(), event))
-	}
-	if stored(t, c, "net1") != nil {
-		t.Error("the record is left")
-	}
-	if _, err := r.Find(t.Context(), "id1"); !errors.Is(err, ErrUnknown) {
-		t.Errorf("error %v", err)
+func TestANetworkIsFound(t *testing.T) {
+	net := Network{ID: "id1", Name: "net1", Profile: "net1", MTU: 1400, Labels: map[string]string{"zone": "a"}}
+	for name, known := range map[string]func(*Registry, *enginetest.Engine){
+		"in memory": func(r *Registry, e *enginetest.Engine) {
+			r.Saw([]dockerapi.Network{{ID: "id1", Name: "net1", Driver: "calico", Options: net1.Options}})
+			e.SetSilent(true)
+		},
+		"in etcd": func(r *Registry, e *enginetest.Engine) {
+			_, err := r.store.Create(t.Context(), model.DockerNetworkKey{Name: "net1"},
+				&model.DockerNetwork{IDs: map[string]string{"node01": "id1"}, Options: net1.Options})
+			must(t, err)
+			e.SetSilent(true)
+		},
+		"by the engine": func(_ *Registry, e *enginetest.Engine) { e.AddNetworkQuietly(net1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, e := node(t, store(t), "node00")
+			known(r, e)
+			for range 2 {
+				got, err := r.Find(t.Context(), "id1")
+				must(t, err)
+				if diff := cmp.Diff(net, got); diff != "" {
+					t.Error(diff)
+				}
+			}
+			if !r.Has("net1") || r.Has("net2") || len(r.Known()) != 1 {
+				t.Errorf("known %v", r.Known())
+			}
+			r.Forget("id1")
+			if r.Has("net1") {
+				t.Error("a network that is being removed is still known")
+			}
+		})
 	}
 }
 
-func TestTheNameOfAnEventIsEnough(t *testing.T) {
-	c := store(t)
-	r, e := node(t, c, "node00")
-	e.SetSilent(true)
-	event := dockerapi.Event{Action: "create"}
-	event.Actor.ID = "id1"
-	event.Actor.Attributes = map[string]string{"name": "net1", "type": "calico"}
-	must(t, r.Changed(t.Context(), event))
-	if got := stored(t, c, "net1"); got == nil || got.IDs["node00"] != "id1" {
-		t.Errorf("record %+v", got)
+func TestANetworkOfAnOddNameHasAProfileThatCanBeNamed(t *testing.T) {
+	r, _ := node(t, store(t), "node00")
+	key := networks.Key("my net")
+	_, err := r.store.Create(t.Context(), model.DockerNetworkKey{Name: key},
+		&model.DockerNetwork{Name: "my net", IDs: map[string]string{"node00": "id1"}})
+	must(t, err)
+	got, err := r.Find(t.Context(), "id1")
+	must(t, err)
+	if got.Name != "my net" || got.Profile != key {
+		t.Errorf("found %+v", got)
+	}
+}
+
+func TestWhatTheEngineHasNoMoreIsNotKnown(t *testing.T) {
+	r, _ := node(t, store(t), "node00")
+	r.Saw([]dockerapi.Network{{ID: "id1", Name: "net1"}, {ID: "id2", Name: "net2"}})
+	r.Saw([]dockerapi.Network{{ID: "id2", Name: "net2"}})
+	if r.Has("net1") || !r.Has("net2") {
+		t.Errorf("known %v", r.Known())
 	}
 }
 
 func TestOtherDriversNetworksAreNotOurs(t *testing.T) {
-	c := store(t)
-	r, e := node(t, c, "node00")
-	for id, driver := range map[string]string{"b": "bridge", "o": "overlay", "c": "calico-other", "m": "calico:latest"} {
-		e.AddNetworkQuietly(enginetest.Network{ID: id, Name: "net-" + id, Driver: driver})
-	}
-	must(t, r.Sync(t.Context()))
-	entries, _, _, err := c.List(t.Context(), model.KindDockerNetwork, nil)
-	must(t, err)
-	if len(entries) != 1 || stored(t, c, "net-m") == nil {
-		t.Errorf("records %v", entries)
-	}
-}
-
-func TestNodesWithTheirOwnEnginesShareARecord(t *testing.T) {
-	c := store(t)
-	one, engineOne := node(t, c, "node00")
-	two, engineTwo := node(t, c, "node01")
-	engineOne.AddNetworkQuietly(net1)
-	other := net1
-	other.ID, other.Options = "id2", map[string]string{OptionMTU: "9000"}
-	engineTwo.AddNetworkQuietly(other)
-
-	var both sync.WaitGroup
-	for _, r := range []*Registry{one, two} {
-		both.Go(func() {
-			if err := r.Sync(t.Context()); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	both.Wait()
-	got := stored(t, c, "net1")
-	if diff := cmp.Diff(map[string]string{"node00": "id1", "node01": "id2"}, got.IDs); diff != "" {
-		t.Error(diff)
-	}
-	// A network of one engine goes with it, the record stays for the others, with what a
-	// newer program wrote.
-	got.Unknown = `"newer":1`
-	_, err := c.Update(t.Context(), model.DockerNetworkKey{Name: "net1"}, got, 0)
-	must(t, err)
-	must(t, two.Sync(t.Context()))
-	must(t, two.Forget(t.Context(), "id2"))
-	if left := stored(t, c, "net1").Unknown; left != got.Unknown {
-		t.Errorf("of what a newer program wrote is left %q", left)
-	}
-	if diff := cmp.Diff(map[string]string{"node00": "id1"}, stored(t, c, "net1").IDs); diff != "" {
-		t.Error(diff)
-	}
-}
-
-func TestNodesThatShareTheNetworkForgetItTogether(t *testing.T) {
-	c := store(t)
-	one, engineOne := node(t, c, "node00")
-	two, engineTwo := node(t, c, "node01")
-	engineOne.AddNetworkQuietly(net1)
-	engineTwo.AddNetworkQuietly(net1)
-	must(t, one.Sync(t.Context()))
-	if got, err := two.Find(t.Context(), "id1"); err != nil || got.Name != "net1" {
-		t.Errorf("found %v, %v", got, err)
-	}
-	must(t, two.Sync(t.Context()))
-	must(t, two.Forget(t.Context(), "id1"))
-	if got := stored(t, c, "net1"); got != nil {
-		t.Errorf("record %+v", got)
-	}
-}
-
-func TestSyncForgetsWhatTheEngineHasNoMore(t *testing.T) {
-	c := store(t)
-	r, e := node(t, c, "node00")
-	e.AddNetworkQuietly(net1)
-	must(t, r.Sync(t.Context()))
-	_, before, _, err := c.List(t.Context(), model.KindDockerNetwork, nil)
-	must(t, err)
-	must(t, r.Sync(t.Context()))
-	_, after, _, err := c.List(t.Context(), model.KindDockerNetwork, nil)
-	must(t, err)
-	if after != before {
-		t.Errorf("a second sync wrote: revision %d became %d", before, after)
-	}
-	e.RemoveNetwork("id1")
-	must(t, r.Sync(t.Context()))
-	if stored(t, c, "net1") != nil {
-		t.Error("the record is left")
+	r, _ := node(t, store(t), "node00")
+	for driver, ours := range map[string]bool{"bridge": false, "overlay": false, "calico-other": false, "calico": true, "calico:latest": true} {
+		if r.Ours(driver) != ours {
+			t.Errorf("%s is ours: %v", driver, !ours)
+		}
 	}
 }
 
