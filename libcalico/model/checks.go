@@ -342,6 +342,13 @@ func checkDockerNetwork(f *faults, k DockerNetworkKey, n *DockerNetwork) {
 	}
 }
 
+func checkDockerName(f *faults, k DockerNameKey, n *DockerName) {
+	f.name("metadata.network", k.Network)
+	f.name("metadata.name", k.Name)
+	f.name("metadata.endpoint", k.Endpoint)
+	f.name("node", n.Node)
+}
+
 func checkLock(f *faults, _ LockKey, l *Lock) {
 	f.unless(l.By != "", "by", l.By, "is missing")
 }

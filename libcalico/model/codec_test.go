@@ -259,6 +259,12 @@ var stored = []struct {
 		map[string]string{"/calico/docker/v1/network/net1": `{"ids":{"node00":"abc"},"options":{"mtu":"1400"},"internal":true}`},
 	},
 	{
+		"a name of an endpoint",
+		model.DockerNameKey{Network: "net1", Name: "web", Endpoint: "e1"},
+		&model.DockerName{Node: "node00", Addresses: []netip.Addr{netip.MustParseAddr("192.168.3.4")}, Own: true},
+		map[string]string{"/calico/docker/v1/name/net1/web/e1": `{"node":"node00","addresses":["192.168.3.4"],"own":true}`},
+	},
+	{
 		"a BGP filter",
 		model.BGPFilterKey{Name: "tor"},
 		&model.BGPFilter{ImportV4: []model.BGPFilterRule{

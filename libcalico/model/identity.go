@@ -76,6 +76,9 @@ func (IPAMConfigKey) Kind() Kind { return KindIPAMConfig }
 func (DockerNetworkKey) Kind() Kind { return KindDockerNetwork }
 
 // Kind is the kind of the resource that the key names.
+func (DockerNameKey) Kind() Kind { return KindDockerName }
+
+// Kind is the kind of the resource that the key names.
 func (HistoryKey) Kind() Kind { return KindHistory }
 
 // Kind is the kind of the resource that the key names.
@@ -164,6 +167,11 @@ func (k IPAMConfigKey) String() string { return text(k.Kind()) }
 
 // String is the key as messages show it.
 func (k DockerNetworkKey) String() string { return text(k.Kind(), "name", k.Name) }
+
+// String is the key as messages show it.
+func (k DockerNameKey) String() string {
+	return text(k.Kind(), "network", k.Network, "name", k.Name, "endpoint", k.Endpoint)
+}
 
 // String is the key as messages show it.
 func (k HistoryKey) String() string {
@@ -267,6 +275,9 @@ func (*IPAMConfig) Kind() Kind { return KindIPAMConfig }
 
 // Kind is the kind of the key that the resource belongs to.
 func (*DockerNetwork) Kind() Kind { return KindDockerNetwork }
+
+// Kind is the kind of the key that the resource belongs to.
+func (*DockerName) Kind() Kind { return KindDockerName }
 
 // Kind is the kind of the key that the resource belongs to.
 func (*History) Kind() Kind { return KindHistory }

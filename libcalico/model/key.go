@@ -34,6 +34,7 @@ const (
 	KindHandle           Kind = "ipamHandle"
 	KindIPAMConfig       Kind = "ipamConfig"
 	KindDockerNetwork    Kind = "dockerNetwork"
+	KindDockerName       Kind = "dockerName"
 	KindHistory          Kind = "history"
 	KindLiveness         Kind = "liveness"
 	KindFelixStatus      Kind = "felixStatus"
@@ -201,6 +202,13 @@ type IPAMConfigKey struct{}
 // cannot be a key is mapped to one that can, as it must be to name a profile.
 type DockerNetworkKey struct {
 	Name string
+}
+
+// DockerNameKey is one name of a container's endpoint in a Docker network, by which the
+// containers of that network ask for it. Path: /calico/docker/v1/name/<network>/<name>/<endpoint>.
+type DockerNameKey struct {
+	// Network is that of the network's record, Name in small letters, Endpoint the engine's id.
+	Network, Name, Endpoint string
 }
 
 // HistoryKey is a host's account of the store's history: how far it has counted or, for

@@ -449,6 +449,14 @@ var layouts = []*layout{
 		join:     named(func(name string) DockerNetworkKey { return DockerNetworkKey{name} }),
 		check:    checkDockerNetwork,
 	}.layout(),
+	spec[DockerNameKey, DockerName, *DockerName]{
+		kind:     KindDockerName,
+		prefixes: []string{PrefixDocker + "name/"},
+		patterns: []string{PrefixDocker + "name/{}/{}/{}"},
+		split:    one(func(k DockerNameKey) []string { return []string{k.Network, k.Name, k.Endpoint} }),
+		join:     func(_ int, ids []string) (DockerNameKey, bool) { return DockerNameKey{ids[0], ids[1], ids[2]}, true },
+		check:    checkDockerName,
+	}.layout(),
 	spec[HistoryKey, History, *History]{
 		kind:     KindHistory,
 		prefixes: []string{PrefixStatus + "host/"},

@@ -141,6 +141,11 @@ var pathsOf = []struct {
 	},
 	{model.HandleKey{ID: "net1 4e5e"}, "ipamHandle(id=net1 4e5e)", []string{"/calico/ipam/v2/handle/net1 4e5e"}},
 	{model.DockerNetworkKey{Name: "net1"}, "dockerNetwork(name=net1)", []string{"/calico/docker/v1/network/net1"}},
+	{
+		model.DockerNameKey{Network: "net1", Name: "web", Endpoint: "e1"},
+		"dockerName(network=net1, name=web, endpoint=e1)",
+		[]string{"/calico/docker/v1/name/net1/web/e1"},
+	},
 	{model.HistoryKey{Node: "node00"}, "history(node=node00)", []string{"/calico/status/v1/host/node00/history"}},
 	{
 		model.HistoryKey{Node: "node00", WrittenBack: true},

@@ -403,6 +403,17 @@ type DockerSubnet struct {
 	Reserved map[string]string `json:"reserved,omitempty"`
 }
 
+// DockerName is the value of [DockerNameKey].
+type DockerName struct {
+	// Node is where the endpoint is.
+	Node string `json:"node"`
+	// Addresses are the endpoint's.
+	Addresses []netip.Addr `json:"addresses"`
+	// Own says that it is the container's name, which its addresses are known by.
+	Own     bool    `json:"own,omitempty"`
+	Unknown Unknown `json:"-"`
+}
+
 // History is the value of [HistoryKey].
 type History struct {
 	// Count only ever grows: whoever reads a lower one than before has another history.

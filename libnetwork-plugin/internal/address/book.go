@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 	"calico.internal/libcalico/model"
 	"calico.internal/libnetwork-plugin/internal/endpoint"
 	"calico.internal/libnetwork-plugin/internal/veth"
+	"calico.internal/libnetwork-plugin/internal/zone"
 )
 
 // ErrHeld says that another container has an address.
@@ -186,15 +188,29 @@ func (b *Book) unbind(ctx context.Context, id string, still ...etcdstore.Write) 
 	if err != nil {
 		return nil, err
 	}
-	remove, err := etcdstore.DeleteWrite(key, 0)
-	if err != nil {
-		return nil, err
+	ep := entry.Value.(*model.WorkloadEndpoint)
+	writes := slices.Clone(still)
+	for _, k := range append([]model.Key{key}, nameKeys(key, ep)...) {
+		remove, err := etcdstore.DeleteWrite(k, 0)
+		if err != nil {
+			return nil, err
+		}
+		writes = append(writes, remove)
 	}
-	if _, err := b.ipam.ReleaseOf(ctx, id, append(still, remove)...); err != nil {
+	if _, err := b.ipam.ReleaseOf(ctx, id, writes...); err != nil {
 		return nil, err
 	}
 	b.mem.untouch(id)
-	return endpoint.Addresses(entry.Value.(*model.WorkloadEndpoint)), nil
+	return endpoint.Addresses(ep), nil
+}
+
+// nameKeys lists the keys of an endpoint's names.
+func nameKeys(key model.WorkloadEndpointKey, ep *model.WorkloadEndpoint) []model.Key {
+	var keys []model.Key
+	for _, k := range zone.Gone(key, ep, nil) {
+		keys = append(keys, k)
+	}
+	return keys
 }
 
 // tellEnd leaves the deletion of an endpoint that the store does not have in the store's

@@ -47,8 +47,10 @@ type Config struct {
 	StartContainers bool
 	// SyncNetworks makes the networks of all hosts the same, unless the engines do.
 	SyncNetworks bool
-	LogLevel     slog.Level
-	LogFormat    string
+	// AnswerNames answers the names of containers to the containers of this host.
+	AnswerNames bool
+	LogLevel    slog.Level
+	LogFormat   string
 }
 
 // Setting is one setting as the user sees it.
@@ -73,6 +75,7 @@ func Settings() []Setting {
 		{"mtu", "CALICO_LIBNETWORK_VETH_MTU", "", "MTU of container interfaces (default: the kernel's)"},
 		{"start-containers", "CALICO_LIBNETWORK_START_CONTAINERS", "true", "start containers that could not start while the plugin was away"},
 		{"sync-networks", "CALICO_LIBNETWORK_SYNC_NETWORKS", "true", "make networks the same on all hosts, where the engines do not"},
+		{"answer-names", "CALICO_LIBNETWORK_ANSWER_NAMES", "true", "answer names of containers of all hosts at 169.254.1.1, port 53"},
 		{"log-level", "CALICO_LIBNETWORK_LOG_LEVEL", "info", "debug, info, warn or error"},
 		{"log-format", "CALICO_LIBNETWORK_LOG_FORMAT", "text", "text or json"},
 	}
@@ -123,6 +126,7 @@ func (r *reader) config(debug bool) Config {
 		MTU:             r.mtu("mtu"),
 		StartContainers: r.boolean("start-containers"),
 		SyncNetworks:    r.boolean("sync-networks"),
+		AnswerNames:     r.boolean("answer-names"),
 		LogFormat:       r.oneOf("log-format", "text", "json"),
 		LogLevel:        r.level("log-level"),
 	}

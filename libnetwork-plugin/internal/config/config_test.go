@@ -18,7 +18,7 @@ func defaults() Config {
 	return Config{
 		RunDir: "/var/run/calico", PluginDir: "/run/docker/plugins", StateDir: "/var/lib/calico",
 		DockerHost: "unix:///var/run/docker.sock", InterfacePrefix: "cali", CreateProfiles: true,
-		LabelTimeout: 5 * time.Second, FelixTimeout: 10 * time.Second, StartContainers: true, SyncNetworks: true,
+		LabelTimeout: 5 * time.Second, FelixTimeout: 10 * time.Second, StartContainers: true, SyncNetworks: true, AnswerNames: true,
 		LogLevel: slog.LevelInfo, LogFormat: "text",
 	}
 }

@@ -547,6 +547,7 @@ func TestTheEndOfAnEndpointThatTheStoreLacksIsSeen(t *testing.T) {
 	key := endpoint.Key(h.cfg.Node, epA)
 	lost, err := h.store.Delete(t.Context(), key, 0)
 	must(t, err)
+	must(t, first(h.raw.Delete(t.Context(), model.ListPrefixes(model.KindDockerName)[0], clientv3.WithPrefix())))
 	h.remove(web, addr)
 	h.nothingLeft()
 	history := func() (types []string) {

@@ -27,12 +27,14 @@ import (
 	"calico.internal/libnetwork-plugin/internal/address"
 	"calico.internal/libnetwork-plugin/internal/config"
 	"calico.internal/libnetwork-plugin/internal/dockerapi"
+	"calico.internal/libnetwork-plugin/internal/endpoint"
 	"calico.internal/libnetwork-plugin/internal/felix"
 	"calico.internal/libnetwork-plugin/internal/httpapi"
 	"calico.internal/libnetwork-plugin/internal/ipam"
 	"calico.internal/libnetwork-plugin/internal/netsync"
 	"calico.internal/libnetwork-plugin/internal/network"
 	"calico.internal/libnetwork-plugin/internal/registry"
+	"calico.internal/libnetwork-plugin/internal/resolver"
 	"calico.internal/libnetwork-plugin/internal/revive"
 	"calico.internal/libnetwork-plugin/internal/sandbox"
 	"calico.internal/libnetwork-plugin/internal/scope"
@@ -40,6 +42,7 @@ import (
 	"calico.internal/libnetwork-plugin/internal/sweep"
 	"calico.internal/libnetwork-plugin/internal/systemd"
 	"calico.internal/libnetwork-plugin/internal/veth"
+	"calico.internal/libnetwork-plugin/internal/zone"
 	libnetworkv1 "calico.internal/proto/libnetwork/v1"
 )
 
@@ -65,6 +68,7 @@ type daemon struct {
 	// host is which host this is; without an id when it has none.
 	host      model.Identity
 	store     *etcdstore.Client
+	guard     *etcdstore.Guard
 	links     *veth.Links
 	engine    *dockerapi.Client
 	felixConn *grpc.ClientConn
@@ -74,6 +78,9 @@ type daemon struct {
 	registry  *registry.Registry
 	networks  *netsync.Syncer
 	driver    *network.Driver
+	describer *network.Describer
+	askers    *zone.Askers
+	zone      *zone.Zone
 	sweeper   *sweep.Sweeper
 	reviver   *revive.Reviver
 	plugins   []*plugin
@@ -95,10 +102,11 @@ func build(cfg config.Config, getenv func(string) string, log *slog.Logger) (*da
 	d.book = address.New(d.pools, borrowed, d.store, d.links, d.node, log).On(d.host)
 	d.scope = scope.New(d.engine, cfg.Scope, log, cfg.StateDir, cfg.RunDir)
 	d.registry = registry.New(d.store, d.engine, d.node, network.Name, log)
+	d.guard = d.store.Guard(d.cluster(), log)
 	d.networks = netsync.New(netsync.Config{
 		Node: d.node, Driver: network.Name, Spread: cfg.SyncNetworks, CreateProfiles: cfg.CreateProfiles, StateDir: cfg.StateDir,
 	}, netsync.Parts{
-		Store: d.store, Guard: d.store.Guard(d.cluster(), log), Engine: d.engine, Ours: d.registry.Ours, Saw: d.registry.Saw,
+		Store: d.store, Guard: d.guard, Engine: d.engine, Ours: d.registry.Ours, Saw: d.registry.Saw,
 		Sole: d.book.Sole, Scope: d.scope.Current, Log: log,
 	})
 	d.sweeper = sweep.New(d.book, d.links, d.engine, sweep.Grace, sweep.Every, log)
@@ -111,6 +119,8 @@ func build(cfg config.Config, getenv func(string) string, log *slog.Logger) (*da
 		Store: d.store, Book: d.book, Registry: d.registry, Links: d.links, Felix: waiter, Engine: d.engine,
 		Scope: d.scope, Sandboxes: sandbox.New(), Log: log,
 	})
+	d.describer = network.NewDescriber(d.driver)
+	d.askers, d.zone = zone.NewAskers(), zone.New()
 	d.plugins = []*plugin{
 		newPlugin(network.Name, "NetworkDriver", d.driver.Register, log),
 		newPlugin(ipam.Name, "IpamDriver", ipam.New(d.book, ipam.StoredPools(d.store), hostNameservers).Register, log),
@@ -197,6 +207,10 @@ func (d *daemon) run(ctx context.Context) error {
 	tasks.Go(func() error { return d.book.Run(ctx) })
 	tasks.Go(func() error { return d.sweeper.Run(ctx) })
 	tasks.Go(func() error { return d.networks.Run(ctx) })
+	tasks.Go(func() error { return d.describer.Run(ctx) })
+	d.answerNames(ctx, tasks)
+	names := sweep.Names{Store: d.store, Node: d.node, Networks: d.networkKeys, Stale: d.staleNames, Endpoints: d.book.Endpoints, Log: d.log}
+	tasks.Go(func() error { return names.Run(ctx) })
 	if d.cfg.StartContainers {
 		tasks.Go(func() error { return d.reviver.Run(ctx) })
 	}
@@ -208,6 +222,36 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	tasks.Go(func() error { return d.publish(ctx) })
 	return tasks.Wait()
+}
+
+// The resolver's port, and the file that names the host's own resolvers.
+const (
+	namePort   = 53
+	resolvConf = "/etc/resolv.conf"
+)
+
+// answerNames answers the names of containers at the address that all containers route to.
+func (d *daemon) answerNames(ctx context.Context, tasks *errgroup.Group) {
+	if !d.cfg.AnswerNames {
+		return
+	}
+	follower := resolver.Follower{Guard: d.guard, Node: d.node, Askers: d.askers, Zone: d.zone}
+	tasks.Go(func() error { return follower.Run(ctx) })
+	at := endpoint.Gateway(1)
+	server := resolver.New(d.zone, d.askers, resolvConf, []netip.Addr{at}, d.log)
+	tasks.Go(func() error { return server.Run(ctx, netip.AddrPortFrom(at, namePort)) })
+}
+
+// staleNames tells whether names of this node are known whose endpoints are not.
+func (d *daemon) staleNames() bool { return d.zone.Stale(d.node, d.askers.Has) }
+
+// networkKeys lists the keys of this host's networks.
+func (d *daemon) networkKeys() []string {
+	var keys []string
+	for _, n := range d.registry.Known() {
+		keys = append(keys, n.Profile)
+	}
+	return keys
 }
 
 // listen takes over Docker's sockets from whoever holds them, or makes them, still without
@@ -329,8 +373,12 @@ func (d *daemon) etcdUp(ctx context.Context) {
 // sync brings etcd in line with the engine.
 func (d *daemon) sync(ctx context.Context) {
 	d.networks.Kick()
-	if err := d.driver.Backfill(ctx); err != nil {
+	ids, err := d.driver.Backfill(ctx)
+	if err != nil {
 		d.log.Warn("containers of endpoints are not up to date", logattr.Err, err)
+	}
+	for _, id := range ids {
+		d.describer.Changed(id)
 	}
 	d.sweeper.Kick()
 }
@@ -338,6 +386,13 @@ func (d *daemon) sync(ctx context.Context) {
 // NetworkChanged has the name of a new network learned, which the engine does not tell when
 // it has it created, and the networks of all hosts made the same.
 func (d *daemon) NetworkChanged(context.Context, dockerapi.Event) { d.networks.Kick() }
+
+// ContainerChanged has what is known of a container's endpoints brought up to date.
+func (d *daemon) ContainerChanged(_ context.Context, e dockerapi.Event) {
+	if e.Action == "start" || e.Action == "rename" || e.Action == "connect" {
+		d.describer.Changed(e.Container())
+	}
+}
 
 // EngineDown notes that the engine does not answer.
 func (d *daemon) EngineDown(err error) {

@@ -311,7 +311,7 @@ func (h *host) owner(addr string) libipam.Owner {
 // nothingLeft fails the test if endpoints, addresses or interfaces are left.
 func (h *host) nothingLeft() {
 	h.t.Helper()
-	for _, prefix := range []string{"/calico/v1/host/", "/calico/ipam/v2/handle/"} {
+	for _, prefix := range []string{"/calico/v1/host/", "/calico/ipam/v2/handle/", "/calico/docker/v1/name/"} {
 		resp, err := h.raw.Get(h.t.Context(), prefix, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 		must(h.t, err)
 		for _, kv := range resp.Kvs {

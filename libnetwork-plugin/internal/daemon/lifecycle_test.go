@@ -237,12 +237,10 @@ func TestContainersThatFailedWithoutThePluginAreStarted(t *testing.T) {
 	})
 	h.start()
 	enginetest.Eventually(t, "the container is started", func() bool { return len(h.engine.Started()) == 1 })
-	// Names of networks that were made while the plugin was away are learned, too.
-	e, err := h.store.Get(t.Context(), model.DockerNetworkKey{Name: "net1"})
-	must(t, err)
-	if e.Value.(*model.DockerNetwork).IDs["node00"] != netID {
-		t.Errorf("record %+v", e.Value)
-	}
+	enginetest.Eventually(t, "networks that were made while the plugin was away are learned, too", func() bool {
+		e, err := h.store.Get(t.Context(), model.DockerNetworkKey{Name: "net1"})
+		return err == nil && e.Value.(*model.DockerNetwork).IDs["node00"] == netID
+	})
 }
 
 func TestContainersAreNotStartedAgainstTheUsersWish(t *testing.T) {

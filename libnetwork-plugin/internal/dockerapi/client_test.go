@@ -188,6 +188,10 @@ func (r record) NetworkChanged(_ context.Context, e Event) {
 	name, driver := e.Network()
 	r.told <- e.Action + " " + e.Actor.ID + " " + name + " " + driver
 }
+
+func (r record) ContainerChanged(_ context.Context, e Event) {
+	r.told <- e.Action + " container " + e.Container()
+}
 func (r record) EngineDown(error) { r.told <- "down" }
 
 func TestWatchSeesNetworksAndComesBack(t *testing.T) {
@@ -216,6 +220,11 @@ func TestWatchSeesNetworksAndComesBack(t *testing.T) {
 	expect("create n1 net1 calico")
 	e.RemoveNetwork("n1")
 	expect("destroy n1 net1 calico")
+	e.SetContainer(enginetest.Container{ID: "c1", Name: "web", State: "running"})
+	e.EmitContainer("start", "c1")
+	expect("start container c1")
+	e.EmitConnect("n1", "c1")
+	expect("connect container c1")
 	e.Down(t)
 	expect("down")
 	if c.Connected() {

@@ -83,8 +83,11 @@ type Container struct {
 // Attachment is a container's connection to one network. EndpointID and the
 // addresses are empty while the container does not run, unless it ended by a power cut.
 type Attachment struct {
-	NetworkID         string
-	EndpointID        string
+	NetworkID  string
+	EndpointID string
+	// Aliases are the names that the user gave the container in this network, and, up to
+	// engine 24, its short id. Lists of containers leave them out.
+	Aliases           []string
 	IPAddress         string
 	GlobalIPv6Address string
 }
@@ -92,8 +95,16 @@ type Attachment struct {
 // Details is what only the inspection of a single container shows. See the package
 // comment for when it must not be asked for.
 type Details struct {
-	ID    string `json:"Id"`
-	Name  string
+	ID   string `json:"Id"`
+	Name string
+	// Config is what the container was created with.
+	Config struct {
+		Hostname string
+		Labels   map[string]string
+	}
+	NetworkSettings struct {
+		Networks map[string]Attachment
+	}
 	State struct {
 		Status     string
 		Error      string
@@ -106,14 +117,25 @@ type Details struct {
 	}
 }
 
-// Event is a change of a network.
+// Event is a change of a network or a container.
 type Event struct {
-	// Action is "create", "destroy", "connect" or "disconnect".
+	// Type is "network" or "container".
+	Type string
+	// Action is, of a network, "create" or "destroy", of a container "start" or "rename", and
+	// "connect" of a network to which a container that runs was connected.
 	Action string
 	Actor  struct {
 		ID         string
 		Attributes map[string]string
 	}
+}
+
+// Container returns the id of the container that the event is about, if it is about one.
+func (e Event) Container() string {
+	if e.Type == "container" {
+		return e.Actor.ID
+	}
+	return e.Actor.Attributes["container"]
 }
 
 // Network returns the name and the driver of the network that the event is about.

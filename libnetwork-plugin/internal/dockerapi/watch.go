@@ -22,6 +22,9 @@ type Watcher interface {
 	EngineUp(ctx context.Context)
 	// NetworkChanged is called for each network that was created or removed since.
 	NetworkChanged(ctx context.Context, e Event)
+	// ContainerChanged is called for each container that has started, has got another name, or
+	// was connected to a network while it runs.
+	ContainerChanged(ctx context.Context, e Event)
 	// EngineDown is called when the engine cannot be reached, with the reason.
 	EngineDown(err error)
 }
@@ -65,13 +68,17 @@ func (c *Client) watchOnce(ctx context.Context, w Watcher) (up bool, err error) 
 		if err := stream.Decode(&e); err != nil {
 			return true, fmt.Errorf("follow events: %w", c.unavailable("/events", err))
 		}
-		w.NetworkChanged(ctx, e)
+		if e.Container() != "" {
+			w.ContainerChanged(ctx, e)
+		} else {
+			w.NetworkChanged(ctx, e)
+		}
 	}
 }
 
 // networkEvents is the query for what [Watcher] wants to hear.
 func networkEvents() url.Values {
-	return url.Values{"filters": {`{"type":["network"],"event":["create","destroy"]}`}}
+	return url.Values{"filters": {`{"type":["network","container"],"event":["create","destroy","connect","start","rename"]}`}}
 }
 
 // pause waits for d or until ctx ends.

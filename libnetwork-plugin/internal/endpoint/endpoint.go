@@ -38,6 +38,8 @@ const (
 	ComposeProject = annotationPrefix + "compose-project"
 	ComposeService = annotationPrefix + "compose-service"
 	Sandbox        = annotationPrefix + "sandbox"
+	// Aliases are the names besides the container's own, joined by commas.
+	Aliases = annotationPrefix + "aliases"
 )
 
 // The labels by which compose marks its containers.
@@ -161,6 +163,18 @@ func AnnotateContainer(ep *model.WorkloadEndpoint, id, name string, labels map[s
 	Annotate(ep, ContainerName, name)
 	Annotate(ep, ComposeProject, labels[composeProject])
 	Annotate(ep, ComposeService, labels[composeService])
+}
+
+// AnnotateAliases notes the names that an endpoint has besides its container's. Names with a
+// comma, which no resolver can ask for, are left out.
+func AnnotateAliases(ep *model.WorkloadEndpoint, names []string) {
+	var list []string
+	for _, name := range names {
+		if name != "" && !strings.Contains(name, ",") && !slices.Contains(list, name) {
+			list = append(list, name)
+		}
+	}
+	Annotate(ep, Aliases, strings.Join(list, ","))
 }
 
 // UseProfile makes the endpoint one of a network's profile.

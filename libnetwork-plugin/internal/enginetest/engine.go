@@ -47,6 +47,7 @@ type Network struct {
 // Container is a container that the engine has.
 type Container struct {
 	ID, Name string
+	Hostname string
 	Labels   map[string]string
 	// State is "created", "running" or "exited".
 	State, Error, Finished, RestartPolicy string
@@ -62,6 +63,7 @@ type Container struct {
 // Endpoint is a container's connection to a network.
 type Endpoint struct {
 	ID, IPv4, IPv6 string
+	Aliases        []string
 }
 
 // Engine is a running stand-in.
@@ -186,6 +188,16 @@ func (e *Engine) Followers() int {
 	return len(e.streams)
 }
 
+// EmitContainer tells those who follow the events that something happened to a container.
+func (e *Engine) EmitContainer(action, id string) {
+	e.send(fmt.Sprintf(containerEventJSON, action, quote(id)))
+}
+
+// EmitConnect tells that a container was connected to a network.
+func (e *Engine) EmitConnect(network, container string) {
+	e.send(fmt.Sprintf(connectEventJSON, quote(network), quote(container)))
+}
+
 // update changes the engine and wakes the answers that wait for a change.
 func (e *Engine) update(change func()) {
 	e.mu.Lock()
@@ -197,7 +209,11 @@ func (e *Engine) update(change func()) {
 
 // emit sends an event to all streams.
 func (e *Engine) emit(action string, n Network) {
-	text := fmt.Sprintf(eventJSON, action, quote(n.ID), quote(n.Name), quote(n.Driver))
+	e.send(fmt.Sprintf(eventJSON, action, quote(n.ID), quote(n.Name), quote(n.Driver)))
+}
+
+// send sends an event's text to all streams.
+func (e *Engine) send(text string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for s := range e.streams {
@@ -412,8 +428,13 @@ func (e *Engine) inspectContainer(w http.ResponseWriter, r *http.Request, id str
 		fail(w, http.StatusNotFound, "No such container: "+id)
 		return
 	}
+	nets := make(map[string]any)
+	for name, ep := range c.Endpoints {
+		nets[name] = map[string]any{"EndpointID": ep.ID, "Aliases": ep.Aliases}
+	}
+	text, _ := json.Marshal(nets)
 	fmt.Fprintf(w, inspectJSON, quote(c.ID), quote("/"+c.Name), quote(c.State), quote(c.Error),
-		quote(c.Finished), quote(c.RestartPolicy))
+		quote(c.Finished), quote(c.RestartPolicy), quote(c.Hostname), object(c.Labels), text)
 }
 
 func (e *Engine) startContainer(w http.ResponseWriter, id string) {

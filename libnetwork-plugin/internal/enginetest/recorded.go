@@ -38,5 +38,11 @@ const (
 	inspectJSON = `{"Id":%s,"Created":"2025-11-01T00:00:00Z","Path":"sleep","Args":["1d"],"Name":%s,"RestartCount":0,
 "State":{"Status":%s,"Running":false,"Paused":false,"Restarting":false,"OOMKilled":false,"Dead":false,"Pid":0,
 "ExitCode":255,"Error":%s,"StartedAt":"2025-11-01T00:00:00Z","FinishedAt":%s},
-"HostConfig":{"NetworkMode":"net1","RestartPolicy":{"Name":%s,"MaximumRetryCount":0}}}`
+"HostConfig":{"NetworkMode":"net1","RestartPolicy":{"Name":%s,"MaximumRetryCount":0}},
+"Config":{"Hostname":%s,"Labels":%s},"NetworkSettings":{"Networks":%s}}`
+
+	containerEventJSON = `{"Type":"container","Action":"%s","Actor":{"ID":%s,"Attributes":{}},"scope":"local","time":1761955200}`
+
+	connectEventJSON = `{"Type":"network","Action":"connect","Actor":{"ID":%s,"Attributes":{"container":%s,"name":"x","type":"calico"}},
+"scope":"local","time":1761955200}`
 )

@@ -43,9 +43,6 @@ const (
 	roundLimit = time.Minute
 )
 
-// attempts is how often a record that others write at the same time is tried.
-const attempts = 10
-
 // Engine is what is asked of Docker's engine.
 type Engine interface {
 	Connected() bool
@@ -281,6 +278,7 @@ func (s *Syncer) do(ctx context.Context, key string, record *model.DockerNetwork
 		return wrote, err
 	}
 	switch step.Deed {
+	case networks.Nothing:
 	case networks.Make:
 		return s.make(ctx, key, record, revision)
 	case networks.Remove:

@@ -423,7 +423,7 @@ func TestRunFollowsRecordsAndHoldsWithoutACluster(t *testing.T) {
 	b.run()
 	a.engine.AddNetworkQuietly(net1)
 	a.sync()
-	eventually(t, "b has the network", func() bool { r := record(t, s, "net1"); return r != nil && r.IDs["b"] != "" })
+	enginetest.Eventually(t, "b has the network", func() bool { r := record(t, s, "net1"); return r != nil && r.IDs["b"] != "" })
 
 	// An etcd that was emptied in one deletion takes nothing away.
 	etcd := etcdtest.Shared(t).Client(t)
@@ -441,16 +441,5 @@ func TestRunFollowsRecordsAndHoldsWithoutACluster(t *testing.T) {
 	}
 	_, err = s.Create(t.Context(), model.ReadyKey{}, new(model.Ready(true)))
 	must(t, err)
-	eventually(t, "b writes it back", func() bool { r := record(t, s, "net1"); return r != nil && r.IDs["b"] != "" })
-}
-
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("not in time: %s", what)
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
+	enginetest.Eventually(t, "b writes it back", func() bool { r := record(t, s, "net1"); return r != nil && r.IDs["b"] != "" })
 }

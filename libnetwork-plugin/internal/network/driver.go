@@ -55,6 +55,7 @@ type Engine interface {
 	Connected() bool
 	EndpointContainer(ctx context.Context, networkID, endpointID string) (dockerapi.Container, error)
 	Containers(ctx context.Context) ([]dockerapi.Container, error)
+	Inspect(ctx context.Context, id string) (dockerapi.Details, error)
 }
 
 // Links makes and removes pairs of interfaces.
@@ -168,7 +169,7 @@ func (d *Driver) CreateEndpoint(ctx context.Context, r docker.CreateEndpointRequ
 	endpoint.Annotate(ep, endpoint.NetworkID, w.NetworkID)
 	endpoint.AddLabels(ep, w.Labels)
 	d.adopt(ep, nw)
-	if _, err := d.write(ctx, w.ID, ep, 0); err != nil {
+	if _, err := d.write(ctx, w.ID, nil, ep, 0); err != nil {
 		d.Book.Abandon(w.ID) // The engine takes the endpoint for one that never was.
 		return docker.CreateEndpointResponse{}, fmt.Errorf("create endpoint %s: %w", w.ID, err)
 	}

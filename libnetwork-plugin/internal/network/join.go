@@ -134,7 +134,7 @@ func (d *Driver) complete(ctx context.Context, r docker.JoinRequest, entry etcds
 			return ep, entry.Revision, nil
 		}
 		var rev int64
-		rev, err = d.write(ctx, r.EndpointID, ep, entry.Revision)
+		rev, err = d.write(ctx, r.EndpointID, before, ep, entry.Revision)
 		if err == nil {
 			return ep, rev, nil
 		}

@@ -9,6 +9,7 @@ import (
 	"calico.internal/libcalico/model"
 	"calico.internal/libnetwork-plugin/internal/endpoint"
 	"calico.internal/libnetwork-plugin/internal/registry"
+	"calico.internal/libnetwork-plugin/internal/zone"
 )
 
 // adopt makes an endpoint one of its network, as far as that is known.
@@ -32,28 +33,53 @@ func (d *Driver) get(ctx context.Context, id string) (etcdstore.Entry, error) {
 	return entry, err
 }
 
-// write stores an endpoint with the owner of its addresses and, if it is missing, its
-// profile, in one transaction. revision is that of the endpoint that is replaced, 0 for
-// a new one or for any.
-func (d *Driver) write(ctx context.Context, id string, ep *model.WorkloadEndpoint, revision int64) (int64, error) {
+// write stores an endpoint with the owner of its addresses, its names and, if it is missing,
+// its profile, in one transaction. revision is that of the endpoint that is replaced, which
+// was was; it is 0 for a new one or for any.
+func (d *Driver) write(ctx context.Context, id string, was, ep *model.WorkloadEndpoint, revision int64) (int64, error) {
 	key := endpoint.Key(d.Node, id)
 	put, err := endpointWrite(key, ep, revision)
 	if err != nil {
 		return 0, err
 	}
+	names, err := nameWrites(key, was, ep)
+	if err != nil {
+		return 0, err
+	}
+	names = append(names, put)
 	for range attempts {
 		var profiles []etcdstore.Write
 		if profiles, err = d.missingProfiles(ctx, ep.Profiles); err != nil {
 			return 0, err
 		}
 		var rev int64
-		rev, err = d.Book.Bind(ctx, key, ep, append(profiles, put)...)
+		rev, err = d.Book.Bind(ctx, key, ep, append(profiles, names...)...)
 		if len(profiles) == 0 || !errors.Is(err, etcdstore.ErrConflict) {
 			return rev, err
 		}
 		// Another node may have made the profile in the meantime.
 	}
 	return 0, err
+}
+
+// nameWrites are the writes that make an endpoint's names those that it has now.
+func nameWrites(key model.WorkloadEndpointKey, was, is *model.WorkloadEndpoint) ([]etcdstore.Write, error) {
+	var writes []etcdstore.Write
+	for k, v := range zone.Names(key, is) {
+		w, err := etcdstore.PutWrite(k, v)
+		if err != nil {
+			return nil, err
+		}
+		writes = append(writes, w)
+	}
+	for _, k := range zone.Gone(key, was, is) {
+		w, err := etcdstore.DeleteWrite(k, 0)
+		if err != nil {
+			return nil, err
+		}
+		writes = append(writes, w)
+	}
+	return writes, nil
 }
 
 // endpointWrite replaces the endpoint of a revision, or any.

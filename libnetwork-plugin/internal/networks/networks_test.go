@@ -1,6 +1,7 @@
 package networks
 
 import (
+	"maps"
 	"strings"
 	"testing"
 
@@ -170,10 +171,7 @@ func cloneOf(r *model.DockerNetwork) (*model.DockerNetwork, bool) {
 		return nil, false
 	}
 	c := *r
-	c.IDs = make(map[string]string)
-	for k, v := range r.IDs {
-		c.IDs[k] = v
-	}
+	c.IDs = maps.Clone(r.IDs)
 	return &c, true
 }
 
