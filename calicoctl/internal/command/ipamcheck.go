@@ -10,7 +10,6 @@ import (
 	"iter"
 	"net/netip"
 	"os"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -160,7 +159,7 @@ func (env *Env) check(ctx context.Context, s *resource.Store, o checkOptions) (l
 			return 0, err
 		}
 	}
-	frugal(env)
+	env.collections.frugal(env)
 	c := &ipamCheck{env: env, ipam: s.IPAM(), checkOptions: o}
 	if o.output != "json" {
 		c.text = env.Stdout
@@ -186,17 +185,6 @@ func (env *Env) check(ctx context.Context, s *resource.Store, o checkOptions) (l
 		return 0, err
 	}
 	return c.publish(l.inventory, c.all(l))
-}
-
-// frugalGCPercent is by how much the heap grows between two collections while an inventory is
-// held, which is most of it: with Go's default, the program would take twice as much.
-const frugalGCPercent = 15
-
-// frugal trades time for memory; GOGC in the environment overrides it.
-func frugal(env *Env) {
-	if env.Getenv("GOGC") == "" {
-		debug.SetGCPercent(frugalGCPercent)
-	}
 }
 
 // ipamCheck is one run of the command.

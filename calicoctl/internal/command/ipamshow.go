@@ -256,7 +256,7 @@ type borrowedIP struct {
 }
 
 func showBorrowed(ctx context.Context, env *Env, s *resource.Store, asJSON bool) error {
-	frugal(env)
+	env.collections.frugal(env)
 	w := env.Stdout
 	inventory, err := s.IPAM().Inventory(ctx)
 	if err != nil {

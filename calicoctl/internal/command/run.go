@@ -35,9 +35,10 @@ type Env struct {
 	registry   *manifest.Registry
 	configPath string
 	// log is for whoever asks for it with --log-level; it goes to Stderr.
-	log        *slog.Logger
-	traced     bool // requests to etcd too
-	configOnce sync.Once
+	log         *slog.Logger
+	traced      bool // requests to etcd too
+	configOnce  sync.Once
+	collections collections
 	// apiVersion is the dialect that a command line asks for.
 	apiVersion string
 }
@@ -53,6 +54,7 @@ type Builder func(*Env) *cobra.Command
 // Run carries out a command line and returns the exit status. The commands of more
 // come beside those that every calicoctl has.
 func Run(ctx context.Context, env *Env, args []string, more ...Builder) int {
+	env.collections.putOff(env)
 	root := NewRoot(env, more...)
 	root.SetArgs(args)
 	root.SetIn(env.Stdin)
