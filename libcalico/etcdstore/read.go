@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -123,10 +124,11 @@ func (c *Client) Keys(ctx context.Context, kind model.Kind, scope model.Scope, m
 	if err != nil {
 		return nil, false, err
 	}
-	found := map[model.Key]bool{}
-	r := reading{keysOnly: true, most: most, f: func(kv store.KV) {
-		if k, ok := model.ParsePath(kv.Path); ok && k.Kind() == kind {
-			found[k] = true
+	r := reading{keysOnly: true, most: most, start: func() { keys = nil }, f: func(kv store.KV) {
+		k, ok := model.ParsePath(kv.Path)
+		// The parts of a resource are side by side in each of its ranges.
+		if ok && k.Kind() == kind && (len(keys) == 0 || keys[len(keys)-1] != k) {
+			keys = append(keys, k)
 		}
 	}}
 	switch _, err := c.eachUnder(ctx, rs, r); {
@@ -135,9 +137,8 @@ func (c *Client) Keys(ctx context.Context, kind model.Kind, scope model.Scope, m
 	case err != nil:
 		return nil, false, fmt.Errorf("list the keys of %s: %w", kind, err)
 	}
-	keys = slices.Collect(maps.Keys(found))
 	model.SortByKey(keys, func(k model.Key) model.Key { return k })
-	return keys, true, nil
+	return slices.Compact(keys), true, nil
 }
 
 // Branches lists what follows a prefix up to the next slash, in order, without reading what
@@ -212,24 +213,33 @@ func (c *Client) Count(ctx context.Context, prefix string) (n, revision int64, e
 
 // collect puts resources together from their parts.
 func collect(kvs []store.KV, match func(model.Key) bool) (entries []Entry, bad []Quarantined) {
-	found := map[model.Key]*object{}
+	type parts struct {
+		key      model.Key
+		values   map[string][]byte
+		revision int64
+	}
+	var found []parts
+	at := map[model.Key]int{}
 	for _, kv := range kvs {
 		k, ok := model.ParsePath(kv.Path)
 		if !ok || !match(k) {
 			continue
 		}
-		if found[k] == nil {
-			found[k] = &object{key: k, parts: map[string]store.KV{}}
+		n, ok := at[k]
+		if !ok {
+			n, at[k] = len(found), len(found)
+			found = append(found, parts{key: k, values: map[string][]byte{}})
 		}
-		found[k].parts[kv.Path] = kv
+		found[n].values[kv.Path], found[n].revision = kv.Value, max(found[n].revision, kv.ModRevision)
 	}
-	for k, o := range found {
-		r, err := store.Read(k, o.values())
+	entries = slices.Grow(entries, len(found))
+	for _, p := range found {
+		r, err := store.Read(p.key, p.values)
 		if err != nil {
-			bad = append(bad, Quarantined{Key: k, Path: model.Paths(k)[0], Value: r, Err: err, Revision: o.revision()})
+			bad = append(bad, Quarantined{Key: p.key, Path: model.Paths(p.key)[0], Value: r, Err: err, Revision: p.revision})
 			continue
 		}
-		entries = append(entries, Entry{Key: k, Value: r, Revision: o.revision()})
+		entries = append(entries, Entry{Key: p.key, Value: r, Revision: p.revision})
 	}
 	model.SortByKey(entries, func(e Entry) model.Key { return e.Key })
 	slices.SortFunc(bad, func(a, b Quarantined) int { return strings.Compare(a.Path, b.Path) })
@@ -374,24 +384,51 @@ func (c *Client) eachOnce(ctx context.Context, rs ranges, r reading) (at positio
 	return at, nil
 }
 
-// eachPage reads a range at a position, or at the present one, which it sets.
+// eachPage reads a range at a position, or at the present one, which it sets. A page of small
+// values is taken up while etcd makes the next; a large one is not held beside another.
 func (c *Client) eachPage(ctx context.Context, within keyRange, r reading, at *position) error {
-	for more := true; more; {
-		page, err := c.page(ctx, within, r.keysOnly, at.revision)
-		if err != nil {
-			return err
-		}
+	page, err := c.page(ctx, within, r.keysOnly, at.revision)
+	for err == nil {
 		if r.most > 0 && page.Count > int64(r.most) {
 			return errTooMany
 		}
 		at.begin(page.Header)
+		var next *clientv3.GetResponse
+		var failed error
+		var reading sync.WaitGroup
+		more := page.More && len(page.Kvs) > 0
+		if more {
+			within.from = string(page.Kvs[len(page.Kvs)-1].Key) + "\x00"
+		}
+		ahead := more && isSmall(page)
+		if ahead {
+			reading.Go(func() { next, failed = c.page(ctx, within, r.keysOnly, at.revision) })
+		}
 		for _, kv := range page.Kvs {
 			r.f(newKV(kv))
-			within.from = string(kv.Key) + "\x00"
 		}
-		more = page.More
+		reading.Wait()
+		switch {
+		case ahead:
+			page, err = next, failed
+		case more:
+			page, err = c.page(ctx, within, r.keysOnly, at.revision)
+		default:
+			return nil
+		}
 	}
-	return nil
+	return err
+}
+
+// smallPage is the size of the values of a page beside which the next may be held, in bytes.
+const smallPage = 1 << 20
+
+func isSmall(page *clientv3.GetResponse) bool {
+	size := 0
+	for _, kv := range page.Kvs {
+		size += len(kv.Value)
+	}
+	return size <= smallPage
 }
 
 // begin makes a position that is not known yet that of an answer.

@@ -321,8 +321,8 @@ func SortByKey[T any](items []T, key func(T) Key) {
 }
 
 func firstPath(k Key) string {
-	if paths := Paths(k); len(paths) > 0 {
-		return paths[0]
+	if l := layoutOf(k); l != nil {
+		return l.first(k)
 	}
 	return ""
 }

@@ -14,6 +14,7 @@ type layout struct {
 	// paths, encode, decode and check are nil-safe for keys of this kind only;
 	// layoutOf makes sure of that.
 	paths  func(Key) []string
+	first  func(Key) string // of paths
 	encode func(Key, Resource) (map[string][]byte, error)
 	decode func(Key, map[string][]byte) (Resource, error)
 	// readable is [Readable] for this kind; nil when it has none.
@@ -68,6 +69,13 @@ func (s spec[K, R, P]) layout() *layout {
 			paths[i] = p.fill(ids)
 		}
 		return paths
+	}
+	l.first = func(k Key) string {
+		alternative, ids := s.split(k.(K))
+		if s.composite {
+			alternative = 0
+		}
+		return patterns[alternative].fill(ids)
 	}
 	l.encode = func(k Key, r Resource) (map[string][]byte, error) {
 		p, ok := r.(P)

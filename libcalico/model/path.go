@@ -56,13 +56,19 @@ func parsePath(path string) (k Key, kind Kind, ok bool) {
 	if !strings.HasPrefix(path, Root) {
 		return nil, "", false
 	}
-	segments := strings.Split(path, "/")
+	var room [maxSegments]string // lists parse a hundred thousand paths
+	segments := room[:0]
+	for s := range strings.SplitSeq(path, "/") {
+		if len(segments) == maxSegments {
+			return nil, "", false
+		}
+		segments = append(segments, s)
+	}
 	for _, s := range shapesBySize[len(segments)] {
-		raw, match := s.pattern.match(segments)
-		if !match {
+		if !s.pattern.match(segments) {
 			continue
 		}
-		ids, good := unescapeAll(raw)
+		ids, good := s.pattern.identifiers(segments)
 		if good {
 			k, ok = s.key(ids)
 		}
@@ -70,6 +76,9 @@ func parsePath(path string) (k Key, kind Kind, ok bool) {
 	}
 	return nil, "", false
 }
+
+// maxSegments is more than any path of this tree has.
+const maxSegments = 16
 
 // pattern is a path, split at its slashes, with a hole in place of each identifier.
 type pattern []segment
@@ -120,17 +129,28 @@ func (p pattern) fill(ids []string) string {
 	return b.String()
 }
 
-// match gives what stands in the holes.
-func (p pattern) match(segments []string) (ids []string, ok bool) {
+// match says whether a path of as many segments has this form.
+func (p pattern) match(segments []string) bool {
 	for i, s := range p {
-		switch {
-		case s.hole && segments[i] == "":
-			return nil, false
-		case s.hole:
-			ids = append(ids, segments[i])
-		case s.text != segments[i]:
+		if s.hole && segments[i] == "" || !s.hole && s.text != segments[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// identifiers gives what stands in the holes; ok is false when one is not spelt as it must be.
+func (p pattern) identifiers(segments []string) (ids []string, ok bool) {
+	ids = make([]string, 0, len(p))
+	for i, s := range p {
+		if !s.hole {
+			continue
+		}
+		id, good := unescape(segments[i])
+		if !good {
 			return nil, false
 		}
+		ids = append(ids, id)
 	}
 	return ids, true
 }
@@ -144,18 +164,11 @@ func escape(name string) string {
 // unescape is the inverse of escape; it takes no other spelling, so that a resource
 // has one path only.
 func unescape(segment string) (name string, ok bool) {
+	if !strings.Contains(segment, "%") {
+		return segment, true
+	}
 	name = strings.ReplaceAll(strings.ReplaceAll(segment, "%2F", "/"), "%25", "%")
 	return name, escape(name) == segment
-}
-
-func unescapeAll(segments []string) (names []string, ok bool) {
-	names = make([]string, len(segments))
-	for i, segment := range segments {
-		if names[i], ok = unescape(segment); !ok {
-			return nil, false
-		}
-	}
-	return names, true
 }
 
 // cidrSegment is a prefix as a path segment: "10.65.0.0-16".
