@@ -82,8 +82,8 @@ func nodeKilled(t *testing.T, l *lab.Lab) {
 // badInput: each is one sentence with what to do, and nothing is stored.
 func badInput(t *testing.T, l *lab.Lab) {
 	h := l.Hosts[2]
-	refused(t, h, "ETCD_ENDPOINTS=http://127.0.0.1:1 calicoctl -c /dev/null node run --ip=172.28.8.102 --name node02", "127.0.0.1:1", "is it running")
-	refused(t, h, "calicoctl node run --ip=172.28.8.100 --name node02", "--ip=172.28.8.100: no interface of this host has this address. There are: eth0 172.28.8.102/")
+	refused(t, h, "ETCD_ENDPOINTS=http://127.0.0.1:1 calicoctl -c /dev/null node run --ip="+h.IP+" --name node02", "127.0.0.1:1", "is it running")
+	refused(t, h, "calicoctl node run --ip="+l.Hosts[0].IP+" --name node02", "--ip="+l.Hosts[0].IP+": no interface of this host has this address. There are: eth0 "+h.IP+"/")
 	refused(t, h, "calicoctl node run --ip=300.1.1.1 --name node02", "invalid IP address")
 	before := on(t, h, "calicoctl get policies")
 	refused(t, h, `calicoctl create -f - <<'EOF'

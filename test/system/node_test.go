@@ -57,8 +57,8 @@ func wrongRuns(t *testing.T, l *lab.Lab) {
 		}{
 			{"an image that does not exist", "--node-image=calico/node:no-such-tag", []string{"is not on this host, and cannot be pulled", "make images"}, true},
 			{"an image of others", "--node-image=calico/node:foreign", []string{"calico/node:foreign is not ours"}, true},
-			{"another node's address", "--ip=172.28.8.101", []string{"--ip=172.28.8.101: no interface of this host has this address. There are: eth0 172.28.8.100/"}, true},
-			{"nobody's address", "--ip=172.28.8.1", []string{"no interface of this host has this address"}, true},
+			{"another node's address", "--ip=" + l.Hosts[1].IP, []string{"--ip=" + l.Hosts[1].IP + ": no interface of this host has this address. There are: eth0 " + h.IP + "/"}, true},
+			{"nobody's address", "--ip=" + l.Net + ".1", []string{"no interface of this host has this address"}, true},
 			{"a parameter that felix has not", "--felix LogSeverityScren=debug", []string{"did you mean \"LogSeverityScreen\"?"}, true},
 			{"a start-up that is refused", "-e AS=nonsense", []string{"would not start here", "is not an AS number", "Nothing was changed"}, true},
 			{"another node's name", "--name node01", []string{"would not start here", "Nothing was changed"}, true},

@@ -15,6 +15,8 @@ import (
 
 const usage = `usage: lab up     start the cluster and run the reference experiment; it stays up
        lab down   remove the cluster without trace
+VERSION is the tag of the images, ENGINE the hosts' engine (20.10, 26, 28); CALICO_LAB and CALICO_LAB_NET
+(as in compose.yaml) are for a second lab beside the first.
 `
 
 func main() {
@@ -31,7 +33,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 	root, err := lab.FindRoot()
 	if err == nil {
-		l := lab.New(root, getenv("VERSION"), stdout)
+		l := lab.New(root, getenv("VERSION"), lab.Chosen(getenv), stdout)
 		if args[0] == "up" {
 			err = up(ctx, l, stdout)
 		} else {
@@ -52,12 +54,12 @@ func up(ctx context.Context, l *lab.Lab, stdout io.Writer) error {
 	if err := l.Run(ctx); err != nil {
 		return err
 	}
-	fmt.Fprint(stdout, `
+	fmt.Fprintf(stdout, `
 The lab stays up. For example:
-  docker exec -it calico-lab-host0 bash       a shell on node00
-  docker exec calico-lab-host0 calicoctl get workloadEndpoints
+  docker exec -it %[1]s bash       a shell on node00
+  docker exec %[1]s calicoctl get workloadEndpoints
   make lab-down                               remove it
-`)
+`, l.Hosts[0].Container)
 	return nil
 }
 

@@ -109,12 +109,12 @@ const (
 )
 
 // cutOff is the route that takes etcd away from a host, and gives it back.
-func cutOff(verb string) string { return "ip route " + verb + " unreachable " + etcdIP }
+func (l *Lab) cutOff(verb string) string { return "ip route " + verb + " unreachable " + l.etcdIP() }
 
 func (e *Experiment) withoutEtcd(ctx context.Context, s *Session) error {
 	h := e.a.Host
 	return e.lossless(ctx, s, func() error {
-		if _, err := s.on(ctx, h, cutOff("add")); err != nil {
+		if _, err := s.on(ctx, h, e.lab.cutOff("add")); err != nil {
 			return err
 		}
 		if _, err := s.on(ctx, h, restart); err != nil {
@@ -153,11 +153,11 @@ func (e *Experiment) said(ctx context.Context, s *Session, what, text string) er
 // RestartWithoutEtcd cuts a host off from etcd, starts its node anew, and says how long after that
 // start its sessions were up. The host is not cut off any more at the end.
 func (l *Lab) RestartWithoutEtcd(ctx context.Context, h Host) (took time.Duration, err error) {
-	if _, err := h.On(ctx, cutOff("add")); err != nil {
+	if _, err := h.On(ctx, l.cutOff("add")); err != nil {
 		return 0, err
 	}
 	defer func() {
-		_, err2 := h.On(context.WithoutCancel(ctx), cutOff("del"))
+		_, err2 := h.On(context.WithoutCancel(ctx), l.cutOff("del"))
 		err = errors.Join(err, err2)
 	}()
 	if _, err := h.On(ctx, restart); err != nil {
@@ -200,7 +200,7 @@ func (l *Lab) sessionsAfterStart(ctx context.Context, h Host) (time.Duration, er
 
 func (e *Experiment) etcdBack(ctx context.Context, s *Session) error {
 	return e.lossless(ctx, s, func() error {
-		if _, err := s.on(ctx, e.a.Host, cutOff("del")); err != nil {
+		if _, err := s.on(ctx, e.a.Host, e.lab.cutOff("del")); err != nil {
 			return err
 		}
 		return e.healthy(ctx, s, 10*time.Second)

@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -70,7 +71,7 @@ func (e *Experiment) Run(ctx context.Context) error {
 }
 
 func (e *Experiment) configuration(ctx context.Context, s *Session) error {
-	_, err := s.see(ctx, "every host's calicoctl knows the store", e.lab.Hosts[0], "cat /etc/calico/calicoctl.cfg", contains(etcdEndpoint))
+	_, err := s.see(ctx, "every host's calicoctl knows the store", e.lab.Hosts[0], "cat /etc/calico/calicoctl.cfg", contains(e.lab.EtcdEndpoint()))
 	return err
 }
 
@@ -91,10 +92,11 @@ func (e *Experiment) meshUp(ctx context.Context, s *Session) error {
 	if err := e.lab.waitForMesh(ctx, s); err != nil {
 		return err
 	}
-	_, err := s.see(ctx, "node00 has a session with both other nodes", e.lab.Hosts[0], "calicoctl node status",
-		contains("Calico process is running."), contains("IPv4 BGP status"),
-		matches(`172\.28\.8\.101 +\| node-to-node mesh +\| up +\|.*Established`),
-		matches(`172\.28\.8\.102 +\| node-to-node mesh +\| up +\|.*Established`))
+	wants := []want{contains("Calico process is running."), contains("IPv4 BGP status")}
+	for _, h := range e.lab.Hosts[1:] {
+		wants = append(wants, matches(regexp.QuoteMeta(h.IP)+` +\| node-to-node mesh +\| up +\|.*Established`))
+	}
+	_, err := s.see(ctx, "node00 has a session with both other nodes", e.lab.Hosts[0], "calicoctl node status", wants...)
 	return err
 }
 
@@ -120,8 +122,27 @@ func (e *Experiment) networks(ctx context.Context, s *Session) error {
 			return err
 		}
 	}
-	_, err := s.see(ctx, "a host that did not create the networks shows them", e.lab.Hosts[1], "docker network ls",
-		matches(`net1 +calico +global`), matches(`net2 +calico +global`))
+	for _, other := range e.lab.Hosts[1:] {
+		if err := s.networkThere(ctx, other, "net1", "net2"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// networkThere waits until a host that did not create networks has them, and shows that.
+func (s *Session) networkThere(ctx context.Context, h Host, names ...string) error {
+	if err := s.until(ctx, 5*time.Second, h.Node+", which did not create the networks, has them", func(ctx context.Context) error {
+		_, err := h.On(ctx, "docker network inspect "+strings.Join(names, " "))
+		return err
+	}); err != nil {
+		return err
+	}
+	var wants []want
+	for _, name := range names {
+		wants = append(wants, matches(name+` +calico +(local|global)`))
+	}
+	_, err := s.see(ctx, "it shows them", h, "docker network ls", wants...)
 	return err
 }
 
@@ -284,14 +305,14 @@ func (e *Experiment) confd(ctx context.Context, s *Session) error {
 		return err
 	}
 	_, err := s.see(ctx, "the rendered configuration names the mesh", h,
-		"docker exec calico-node cat /etc/calico/confd/config/bgpd.toml", contains("172.28.8.101"), contains("172.28.8.102"))
+		"docker exec calico-node cat /etc/calico/confd/config/bgpd.toml", contains(e.lab.Hosts[1].IP), contains(e.lab.Hosts[2].IP))
 	return err
 }
 
 // etcdctl runs on the machine's own side: the hosts need no client.
 func (s *Session) etcdctl(ctx context.Context, args string) (string, error) {
 	fmt.Fprintf(s.out, "  etcd# etcdctl %s\n", args)
-	out, err := output(ctx, "docker", "exec", etcdContainer, "sh", "-c", "etcdctl "+args)
+	out, err := output(ctx, "docker", "exec", s.lab.etcdContainer(), "sh", "-c", "etcdctl "+args)
 	for _, l := range lines(out) {
 		if l != "" {
 			fmt.Fprintf(s.out, "    %s\n", l)

@@ -5,6 +5,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -26,8 +27,38 @@ type Host struct {
 	IP string
 }
 
+// Config says which of the clusters that compose.yaml can be one is.
+type Config struct {
+	// Name is that of the compose project, and begins the containers' names.
+	Name string
+	// Net is the begin of the addresses, three bytes of four.
+	Net string
+	// Engine is the hosts' engine, one of images/lab-host/engines.
+	Engine string
+	// ClusterStore says whether the engines share etcd as a cluster store. Engines after 20.10
+	// do not start with one.
+	ClusterStore bool
+	// Hosts is their number, at most three.
+	Hosts int
+}
+
+// DefaultEngine is what the lab's hosts have unless told otherwise; compose.yaml and the Makefile hold
+// it too.
+const DefaultEngine = "20.10"
+
+// Chosen is the lab of `make lab`: ENGINE names its engine; CALICO_LAB and CALICO_LAB_NET, as in compose.yaml,
+// let a second one stand beside it.
+func Chosen(getenv func(string) string) Config {
+	engine := cmp.Or(getenv("ENGINE"), DefaultEngine)
+	return Config{
+		Name: cmp.Or(getenv("CALICO_LAB"), "calico-lab"), Net: cmp.Or(getenv("CALICO_LAB_NET"), "172.28.8"),
+		Engine: engine, ClusterStore: engine == "20.10", Hosts: 3,
+	}
+}
+
 // Lab is the whole cluster.
 type Lab struct {
+	Config
 	// Root is the repository, which holds compose.yaml.
 	Root string
 	// Version is the tag of the images.
@@ -37,21 +68,34 @@ type Lab struct {
 	Hosts []Host
 }
 
-// The lab's fixed names; compose.yaml holds them too.
-const (
-	project       = "calico-lab"
-	etcdContainer = "calico-lab-etcd"
-	etcdIP        = "172.28.8.10"
-	etcdEndpoint  = "http://" + etcdIP + ":2379"
-)
+// New is a lab of a repository; it starts nothing.
+func New(root, version string, c Config, out io.Writer) *Lab {
+	l := &Lab{Config: c, Root: root, Version: version, Out: out}
+	for i := range c.Hosts {
+		l.Hosts = append(l.Hosts, Host{
+			Container: fmt.Sprintf("%s-host%d", c.Name, i),
+			Node:      fmt.Sprintf("node%02d", i),
+			IP:        fmt.Sprintf("%s.%d", c.Net, 100+i),
+		})
+	}
+	return l
+}
 
-// New is the lab of a repository; it starts nothing.
-func New(root, version string, out io.Writer) *Lab {
-	return &Lab{Root: root, Version: version, Out: out, Hosts: []Host{
-		{Container: "calico-lab-host0", Node: "node00", IP: "172.28.8.100"},
-		{Container: "calico-lab-host1", Node: "node01", IP: "172.28.8.101"},
-		{Container: "calico-lab-host2", Node: "node02", IP: "172.28.8.102"},
-	}}
+func (l *Lab) etcdContainer() string { return l.Name + "-etcd" }
+func (l *Lab) etcdIP() string        { return l.Net + ".10" }
+
+// EtcdEndpoint is where the lab's etcd answers.
+func (l *Lab) EtcdEndpoint() string { return "http://" + l.etcdIP() + ":2379" }
+
+// hostImage is the image of the hosts.
+func (l *Lab) hostImage() string { return "calico/lab-host:" + l.Version + "-engine" + l.Engine }
+
+// HasImage says whether the image of the lab's hosts is there; the error says how it comes to be.
+func (l *Lab) HasImage(ctx context.Context) error {
+	if _, err := output(ctx, "docker", "image", "inspect", "--format", "{{.Id}}", l.hostImage()); err != nil {
+		return fmt.Errorf("there is no image of hosts with engine %s (make images builds those of images/lab-host/engines, and says which could not be had): %w", l.Engine, err)
+	}
+	return nil
 }
 
 // FindRoot is the repository that the working directory lies in.
@@ -71,10 +115,13 @@ func FindRoot() (string, error) {
 // Up builds the cluster anew: what an earlier run left, whole or half-way, is removed
 // first. It ends when every engine answers and has the images.
 func (l *Lab) Up(ctx context.Context) error {
-	s := l.session("Start the cluster")
+	if err := l.HasImage(ctx); err != nil {
+		return err
+	}
+	s := l.session("Start the cluster of hosts with engine " + l.Engine)
 	return s.run(ctx, []step{
 		{"Remove what an earlier lab left", l.removeAll},
-		{"Start etcd and three Docker hosts", l.compose},
+		{fmt.Sprintf("Start etcd and %d Docker hosts", len(l.Hosts)), l.compose},
 		{"Give every host the images", l.loadImages},
 	})
 }
@@ -84,16 +131,20 @@ func (l *Lab) removeAll(ctx context.Context, s *Session) error {
 }
 
 func (l *Lab) compose(ctx context.Context, s *Session) error {
-	if err := s.machine(ctx, l.composeCommand(ctx, "up", "-d")...); err != nil {
+	up := []string{"up", "-d", "etcd"}
+	for i := range l.Hosts {
+		up = append(up, fmt.Sprintf("host%d", i))
+	}
+	if err := s.machine(ctx, l.composeCommand(ctx, up...)...); err != nil {
 		return err
 	}
 	return s.until(ctx, 2*time.Minute, "the engines of all hosts answer", func(ctx context.Context) error {
 		for _, h := range l.Hosts {
-			if _, err := output(ctx, "docker", "exec", h.Container, "docker", "version", "--format", "{{.Server.Version}}"); err != nil {
-				return fmt.Errorf("%s: %w", h.Container, err)
+			if err := h.EngineServes(ctx); err != nil {
+				return err
 			}
 		}
-		_, err := output(ctx, "docker", "exec", etcdContainer, "etcdctl", "endpoint", "health")
+		_, err := output(ctx, "docker", "exec", l.etcdContainer(), "etcdctl", "endpoint", "health")
 		return err
 	})
 }
@@ -101,7 +152,7 @@ func (l *Lab) compose(ctx context.Context, s *Session) error {
 // loadImages hands the images to the inner engines, which cannot pull them.
 func (l *Lab) loadImages(ctx context.Context, s *Session) error {
 	images := []string{"calico/node:" + l.Version, "calico/workload:" + l.Version}
-	archive := filepath.Join(l.Root, ".build", "lab-images.tar")
+	archive := filepath.Join(l.Root, ".build", l.Name+"-images.tar")
 	if err := os.MkdirAll(filepath.Dir(archive), 0o755); err != nil {
 		return err
 	}
@@ -149,9 +200,9 @@ func (l *Lab) Down(ctx context.Context) error {
 func (l *Lab) Leftovers(ctx context.Context) ([]string, error) {
 	var found []string
 	for _, list := range [][]string{
-		{"docker", "ps", "-a", "--filter", "name=calico-lab", "--format", "container {{.Names}}"},
-		{"docker", "network", "ls", "--filter", "name=calico-lab", "--format", "network {{.Name}}"},
-		{"docker", "volume", "ls", "--filter", "name=calico-lab", "--format", "volume {{.Name}}"},
+		{"docker", "ps", "-a", "--filter", "name="+l.Name, "--format", "container {{.Names}}"},
+		{"docker", "network", "ls", "--filter", "name="+l.Name, "--format", "network {{.Name}}"},
+		{"docker", "volume", "ls", "--filter", "name="+l.Name, "--format", "volume {{.Name}}"},
 	} {
 		out, err := output(ctx, list...)
 		if err != nil {
@@ -168,9 +219,13 @@ func (l *Lab) composeCommand(ctx context.Context, args ...string) []string {
 	if command(ctx, "docker", "compose", "version").Run() == nil {
 		base = []string{"docker", "compose"}
 	}
-	return append(append(base, "-p", project, "-f", filepath.Join(l.Root, "compose.yaml")), args...)
+	return append(append(base, "-p", l.Name, "-f", filepath.Join(l.Root, "compose.yaml")), args...)
 }
 
 func (l *Lab) environment() []string {
-	return append(os.Environ(), "CALICO_VERSION="+l.Version)
+	env := append(os.Environ(), "CALICO_VERSION="+l.Version, "ENGINE="+l.Engine, "CALICO_LAB="+l.Name, "CALICO_LAB_NET="+l.Net)
+	if l.ClusterStore {
+		return append(env, "CLUSTER_STORE=etcd://"+l.etcdIP()+":2379", "CLUSTER_ADVERTISE=eth0:2376")
+	}
+	return append(env, "CLUSTER_STORE=", "CLUSTER_ADVERTISE=")
 }

@@ -71,6 +71,11 @@ func (x *labelled) containers(ctx context.Context, s *Session) error {
 	if _, err := s.on(ctx, x.lab.Hosts[0], "docker network create --driver calico --ipam-driver calico-ipam net3"); err != nil {
 		return err
 	}
+	for _, other := range x.lab.Hosts[1:] {
+		if err := s.networkThere(ctx, other, "net3"); err != nil {
+			return err
+		}
+	}
 	for _, c := range []*Container{x.frontend, x.backend, x.other} {
 		if err := s.start(ctx, c, "--label org.projectcalico.label.role="+c.Name); err != nil {
 			return err

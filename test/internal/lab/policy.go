@@ -73,7 +73,7 @@ type pathWatch struct {
 // watchPath probes to from from, and notes when net2's profile is written.
 func (l *Lab) watchPath(ctx context.Context, from, to *Container) (*pathWatch, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	store, err := etcdstore.New(etcdstore.Config{Endpoints: []string{etcdEndpoint}})
+	store, err := etcdstore.New(etcdstore.Config{Endpoints: []string{l.EtcdEndpoint()}})
 	if err != nil {
 		cancel()
 		return nil, err

@@ -160,7 +160,7 @@ func (s *Session) until(ctx context.Context, limit time.Duration, what string, h
 // SaveLogs copies the logs of every host and program below the repository's build
 // folder and returns where.
 func (l *Lab) SaveLogs(ctx context.Context) (string, error) {
-	dir := filepath.Join(l.Root, ".build", "lab-logs")
+	dir := filepath.Join(l.Root, ".build", l.Name+"-logs")
 	if err := os.RemoveAll(dir); err != nil {
 		return "", err
 	}
@@ -172,7 +172,7 @@ func (l *Lab) SaveLogs(ctx context.Context) (string, error) {
 		out, _ := command(ctx, args...).CombinedOutput()
 		_ = os.WriteFile(filepath.Join(dir, name), out, 0o644)
 	}
-	save("etcd.log", "docker", "logs", etcdContainer)
+	save("etcd.log", "docker", "logs", l.etcdContainer())
 	const state = `for f in /var/log/calico/*/current; do echo "== $f"; tail -n 400 "$f"; done
 		for c in "iptables-save -c" "ip route" "ip -d link" "ipset list" "docker ps -a" "docker network ls" "ps axf"; do echo "== $c"; $c; done`
 	for _, h := range l.Hosts {
