@@ -98,7 +98,15 @@ test-all: ## make test with the counts that take long
 test-system: images ## the lab and its failures on Docker
 	@echo "== system tests"
 	@CALICO_TEST_ENGINE=1 $(GO) test -count=1 -timeout $(TEST_TIMEOUT) ./calicoctl/internal/node/launch
-	@$(GO) test -count=1 -timeout 40m ./test/system/...
+	@ENGINE=$(ENGINE) $(GO) test -count=1 -timeout 40m ./test/system/...
+	@$(GO) test -count=1 -timeout 30m -run 'TestEngines/^28$$' ./test/engines
+
+# One test on one engine: make test-engines ONLY='^28$$/many'
+.PHONY: test-engines
+test-engines: deps ## the Docker plugin on real engines: 28, 26, 20.10 without and with a cluster store
+	@$(call build_images,base workload etcd lab-host node)
+	@echo "== engines"
+	@$(GO) test -count=1 -v -timeout 90m -run 'TestEngines/$(ONLY)' ./test/engines
 
 .PHONY: bench
 bench: build ## every figure beside its floor, from one run

@@ -90,7 +90,7 @@ images_of() {
 }
 
 # engine_line prints the line of an image's engine: the suite and the packages.
-engine_line() { awk -v engine="$(engine "$1")" '$1 == engine { $1 = ""; print substr($0, 2) }' "$here/$(folder "$1")/engines" 2>/dev/null; }
+engine_line() { awk -v engine="$(engine "$1")" '$1 == engine { $1 = ""; print substr($0, 2) }' "$here/$(folder "$1")/engines" 2>/dev/null || true; }
 
 suite() { engine_line "$1" | awk '{ sub(/\*$/, "", $1); print $1; found = 1 } END { if (!found) print "'$main_suite'" }'; }
 

@@ -75,6 +75,14 @@ func (e *Experiment) configuration(ctx context.Context, s *Session) error {
 	return err
 }
 
+// Nodes starts calico/node on every host of a lab that is up, without the experiment.
+func (l *Lab) Nodes(ctx context.Context) error {
+	return l.session("Make the hosts nodes").run(ctx, []step{
+		{"calicoctl node run on every host", l.startNodes("")},
+		{"The mesh is up", l.waitForMesh},
+	})
+}
+
 // startNodes runs calico/node on every host, with more flags in label mode.
 func (l *Lab) startNodes(flags string) func(context.Context, *Session) error {
 	return func(ctx context.Context, s *Session) error {
