@@ -36,17 +36,17 @@ var tests = []struct {
 	name string
 	run  func(*testing.T, *rig)
 }{
-	{"network is made and removed", networks},
-	{"container runs, stops, starts, is killed and removed", life},
-	{"container is restarted", restarted},
-	{"chosen addresses", chosen},
-	{"refused options", refused},
-	{"many starts and removals at once", many},
-	{"engine restart", engineRestarted},
-	{"engine kill", engineKilled},
-	{"engine restart with live-restore", engineRestartedLive},
-	{"engine kill with live-restore", engineKilledLive},
-	{"plugin absent at engine start", pluginAbsent},
+	{"network", networks},
+	{"container", life},
+	{"restart", restarted},
+	{"addresses", chosen},
+	{"refusals", refused},
+	{"many", many},
+	{"engine-restart", engineRestarted},
+	{"engine-kill", engineKilled},
+	{"live-restore", engineRestartedLive},
+	{"live-restore-kill", engineKilledLive},
+	{"plugin-absent", pluginAbsent},
 }
 
 func TestEngines(t *testing.T) {
@@ -153,8 +153,14 @@ func address(t *testing.T, h lab.Host, name string) string {
 // reaches waits until a container of the other host has an answer from an address.
 func (r *rig) reaches(t *testing.T, from, to string) {
 	t.Helper()
+	r.reachesFrom(t, r.peer(), from, to)
+}
+
+// reachesFrom is reaches from a container of any host.
+func (r *rig) reachesFrom(t *testing.T, h lab.Host, from, to string) {
+	t.Helper()
 	eventually(t, 10*time.Second, from+" reaches "+to, func() error {
-		_, err := r.peer().On(t.Context(), fmt.Sprintf("docker exec t-%s probe once %s:7777", from, to))
+		_, err := h.On(t.Context(), fmt.Sprintf("docker exec t-%s probe once %s:7777", from, to))
 		return err
 	})
 }
