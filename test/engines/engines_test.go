@@ -102,6 +102,15 @@ func (r *rig) clear(t *testing.T) {
 	for _, h := range r.Hosts {
 		on(t, h, `ids=$(docker ps -aq --filter name='^t-'); [ -z "$ids" ] || docker rm -f $ids`)
 	}
+	// The plugin makes a network again that is removed while it still has endpoints, and those of a crash are looked
+	// at twice before they go.
+	eventually(t, time.Minute, "no endpoint is left", func() error {
+		out, err := r.host().On(t.Context(), "calicoctl get workloadEndpoints | tail -n +2")
+		if err == nil && strings.TrimSpace(out) != "" {
+			err = fmt.Errorf("there are\n%s", out)
+		}
+		return err
+	})
 	for _, h := range r.Hosts {
 		// A network that was removed on the host before may be on its way out here.
 		on(t, h, `for n in $(docker network ls -q --filter driver=calico); do docker network rm $n || ! docker network inspect $n; done`)

@@ -21,8 +21,9 @@ func engineAway(t *testing.T, r *rig, how string, live bool) {
 	h := r.host()
 	r.network(t, "one", "")
 	r.start(t, r.peer(), "peer", "--net one")
-	was := r.start(t, h, "stays", "--restart=always --net one")
-	r.start(t, h, "goes", "--net one")
+	was := r.start(t, h, "stays", "--restart=always --stop-signal=KILL --net one")
+	// Both end at once when they are told to, as programs should.
+	r.start(t, h, "goes", "--stop-signal=KILL --net one")
 	if live {
 		liveRestore(t, r, true)
 		defer liveRestore(t, r, false)
