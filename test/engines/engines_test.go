@@ -123,7 +123,6 @@ func (r *rig) nothingLeft(t *testing.T, before lab.State) {
 	t.Helper()
 	const limit = time.Minute
 	began := time.Now()
-	defer func() { t.Logf("nothing was left after %.1f s", time.Since(began).Seconds()) }()
 	eventually(t, limit, "nothing is left", func() error {
 		now, err := r.State(t.Context())
 		if err != nil {
@@ -134,6 +133,7 @@ func (r *rig) nothingLeft(t *testing.T, before lab.State) {
 		}
 		return nil
 	})
+	t.Logf("nothing was left after %.1f s", time.Since(began).Seconds())
 }
 
 // network makes a network and waits until the other host has it, too. Where engines neither share networks
