@@ -66,7 +66,8 @@ func engineAway(t *testing.T, r *rig, how string, live bool) {
 func liveRestore(t *testing.T, r *rig, live bool) {
 	t.Helper()
 	h := r.host()
-	on(t, h, `mkdir -p /etc/docker && echo '{"live-restore":%t}' >/etc/docker/daemon.json && kill -HUP "$(cat /run/lab-host.engine)"`, live)
+	on(t, h, `f=/etc/docker/daemon.json; mkdir -p /etc/docker; [ -e $f ] || echo '{}' >$f
+		sed -i -E 's/"live-restore": (true|false)(, )?//; s/^\{/{"live-restore": %t, /; s/, \}/}/' $f && kill -HUP "$(cat /run/lab-host.engine)"`, live)
 	eventually(t, 10*time.Second, "the engine has taken live-restore over", func() error {
 		out, err := h.On(t.Context(), "docker info --format '{{.LiveRestoreEnabled}}'")
 		if err == nil && strings.TrimSpace(out) != fmt.Sprint(live) {
