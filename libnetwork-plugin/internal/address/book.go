@@ -53,9 +53,9 @@ type Book struct {
 	// borrowed is where the node may have addresses outside of its own blocks.
 	borrowed *Borrowed
 
-	// hand is held while an address changes hands without being fresh, so that two
+	// hands holds an address while it changes hands without being fresh, so that two
 	// looks at its owner and what follows from them cannot cross.
-	hand sync.Mutex
+	hands hands
 
 	damagedMu sync.Mutex
 	// damaged are the blocks that were damaged when the addresses were last listed.
@@ -115,9 +115,12 @@ func (b *Book) Pick(ctx context.Context, v6 bool, within netip.Prefix, name stri
 // Take takes one address that the user chose. If it is the address of an endpoint of
 // this node that no container has any more, as after a crash, the endpoint is removed.
 func (b *Book) Take(ctx context.Context, addr netip.Addr, name string) error {
-	b.hand.Lock()
-	defer b.hand.Unlock()
-	err := b.ipam.Assign(ctx, addr, b.asker(name))
+	done, err := b.hands.take(ctx, addr)
+	if err != nil {
+		return err
+	}
+	defer done()
+	err = b.ipam.Assign(ctx, addr, b.asker(name))
 	if errors.Is(err, ipam.ErrInUse) {
 		if err = b.wrest(ctx, addr); err == nil {
 			err = b.ipam.Assign(ctx, addr, b.asker(name))
@@ -254,8 +257,11 @@ func (b *Book) Release(ctx context.Context, addr netip.Addr) error {
 // release frees an address if it is nobody's any more, as long as it still has the owner
 // that was looked at.
 func (b *Book) release(ctx context.Context, addr netip.Addr) error {
-	b.hand.Lock()
-	defer b.hand.Unlock()
+	done, err := b.hands.take(ctx, addr)
+	if err != nil {
+		return err
+	}
+	defer done()
 	asked := b.mem.unask(addr)
 	who, err := b.ipam.Lookup(ctx, addr)
 	if errors.Is(err, ipam.ErrNotAssigned) || errors.Is(err, ipam.ErrNotInPool) {

@@ -115,8 +115,11 @@ func (b *Book) Reclaim(ctx context.Context, addr netip.Addr, handle string) erro
 	if err != nil {
 		return err
 	}
-	b.hand.Lock()
-	defer b.hand.Unlock()
+	done, err := b.hands.take(ctx, addr)
+	if err != nil {
+		return err
+	}
+	defer done()
 	who, err := b.ipam.Lookup(ctx, addr)
 	if errors.Is(err, ipam.ErrNotAssigned) {
 		return nil

@@ -41,7 +41,7 @@ type Config struct {
 	LabelTimeout time.Duration
 	// FelixTimeout bounds the wait for felix to put an endpoint in force.
 	FelixTimeout time.Duration
-	// MTU is that of container interfaces; 0 leaves the kernel's default.
+	// MTU is that of container interfaces; 0 means that of the node's own interface.
 	MTU int
 	// StartContainers starts those that failed to start because the plugin was away.
 	StartContainers bool
@@ -72,7 +72,7 @@ func Settings() []Setting {
 		{"label-endpoints", "CALICO_LIBNETWORK_LABEL_ENDPOINTS", "false", "give endpoints the org.projectcalico.label.* labels of their containers"},
 		{"label-timeout", "CALICO_LIBNETWORK_LABEL_POLL_TIMEOUT", "5s", "how long to wait for a container's labels"},
 		{"felix-timeout", "CALICO_LIBNETWORK_FELIX_TIMEOUT", "10s", "how long a container's start waits until its policy is in force"},
-		{"mtu", "CALICO_LIBNETWORK_VETH_MTU", "", "MTU of container interfaces (default: the kernel's)"},
+		{"mtu", "CALICO_LIBNETWORK_VETH_MTU", "", "MTU of container interfaces (default: that of the interface with this node's address)"},
 		{"start-containers", "CALICO_LIBNETWORK_START_CONTAINERS", "true", "start containers that could not start while the plugin was away"},
 		{"sync-networks", "CALICO_LIBNETWORK_SYNC_NETWORKS", "true", "make networks the same on all hosts, where the engines do not"},
 		{"answer-names", "CALICO_LIBNETWORK_ANSWER_NAMES", "true", "answer names of containers of all hosts at 169.254.1.1, port 53"},
@@ -119,7 +119,7 @@ func (r *reader) config(debug bool) Config {
 		StateDir:        r.text("state-dir"),
 		DockerHost:      r.text("docker-host"),
 		Scope:           r.oneOf("scope", "", ScopeLocal, ScopeGlobal),
-		InterfacePrefix: r.text("interface-prefix"),
+		InterfacePrefix: r.prefix("interface-prefix"),
 		LabelEndpoints:  r.boolean("label-endpoints"),
 		LabelTimeout:    r.duration("label-timeout"),
 		FelixTimeout:    r.duration("felix-timeout"),
@@ -142,6 +142,22 @@ func (r *reader) config(debug bool) Config {
 
 // text is the value as it was given.
 func (r *reader) text(name string) string { return *r.values[name] }
+
+// maxPrefix leaves room for the number that the engine adds to an interface's name, of 15
+// characters at most.
+const maxPrefix = 12
+
+// prefix is the beginning of interfaces' names.
+func (r *reader) prefix(name string) string {
+	p := r.text(name)
+	bad := func(c rune) bool {
+		return !(c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || strings.ContainsRune("_.-", c))
+	}
+	if p == "" || len(p) > maxPrefix || strings.ContainsFunc(p, bad) {
+		r.fault(name, fmt.Sprintf("1 to %d letters, digits or any of '_.-': the engine adds a number to it", maxPrefix))
+	}
+	return p
+}
 
 // fault records that a value cannot be used.
 func (r *reader) fault(name, want string) {

@@ -82,6 +82,7 @@ func TestParse(t *testing.T) {
 
 func TestParseReportsEveryFault(t *testing.T) {
 	env := map[string]string{
+		"CALICO_LIBNETWORK_IFPREFIX": "longprefix123",
 		"CALICO_LIBNETWORK_VETH_MTU": "70000", "CALICO_LIBNETWORK_LABEL_POLL_TIMEOUT": "5",
 		"CALICO_LIBNETWORK_FELIX_TIMEOUT": "1m", "CALICO_LIBNETWORK_SCOPE": "swarm",
 		"CALICO_LIBNETWORK_LABEL_ENDPOINTS": "maybe", "CALICO_LIBNETWORK_LOG_LEVEL": "loud",

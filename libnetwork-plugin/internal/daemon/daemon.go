@@ -114,7 +114,7 @@ func build(cfg config.Config, getenv func(string) string, log *slog.Logger) (*da
 	d.etcd = newEtcdWatch(d.store, d.etcdUp, log)
 	d.driver = network.New(network.Config{
 		Node: d.node, InterfacePrefix: cfg.InterfacePrefix, CreateProfiles: cfg.CreateProfiles,
-		LabelEndpoints: cfg.LabelEndpoints, LabelTimeout: cfg.LabelTimeout, MTU: cfg.MTU,
+		LabelEndpoints: cfg.LabelEndpoints, LabelTimeout: cfg.LabelTimeout, MTU: cfg.MTU, Addresses: d.addresses,
 	}, network.Parts{
 		Store: d.store, Book: d.book, Registry: d.registry, Links: d.links, Felix: waiter, Engine: d.engine,
 		Scope: d.scope, Sandboxes: sandbox.New(), Log: log,
@@ -139,6 +139,15 @@ func (d *daemon) cluster() string {
 		d.log.Warn("what this host remembers cannot be read: another cluster's etcd is not noticed", logattr.Err, err)
 	}
 	return record.ClusterGUID
+}
+
+// addresses lists the node's own, as the start-up noted them last.
+func (d *daemon) addresses() []netip.Addr {
+	record, _, err := hostrecord.Read(hostrecord.Dir(d.getenv))
+	if err != nil {
+		return nil // said once, when the plugin started
+	}
+	return []netip.Addr{record.IPv4, record.IPv6}
 }
 
 // owing says which addresses etcd refuses to have taken back, though nobody has them.

@@ -27,6 +27,8 @@ type Server struct {
 	log  *slog.Logger
 	// calls are the connections that were accepted, one for each call.
 	calls sync.WaitGroup
+	// limit is that of a call.
+	limit time.Duration
 }
 
 // headerLimit is how long somebody who has connected may take to say what he wants. The
@@ -36,7 +38,7 @@ const headerLimit = 5 * time.Second
 // New returns a server of the named plugin. implements is the kind of driver as Docker
 // calls it, such as NetworkDriver.
 func New(name, implements string, log *slog.Logger) *Server {
-	s := &Server{name: name, mux: http.NewServeMux(), log: log.With("plugin", name)}
+	s := &Server{name: name, mux: http.NewServeMux(), log: log.With("plugin", name), limit: callLimit}
 	s.http.Handler = s.mux
 	s.http.ReadHeaderTimeout = headerLimit
 	s.http.ConnState = s.count
@@ -69,13 +71,26 @@ type failure struct {
 	Err string
 }
 
+// callLimit is how long a call may take. Engines wait for an answer for ever, with the
+// container locked; what they bound, by 30 seconds, is how long they try to connect.
+const callLimit = 25 * time.Second
+
+// errTookTooLong is why a call is given up.
+var errTookTooLong = fmt.Errorf("the call took longer than %s: see the log of Calico's plugin, and try again", callLimit)
+
 // Handle makes call answer a method such as NetworkDriver.Join. The call's context ends
-// when the engine gives up, which it does after 30 seconds; it has no deadline of its
-// own, as each thing that is asked on the way has one that fits it.
+// when the engine's connection does, and after [callLimit].
 func Handle[Req, Resp any](s *Server, method string, call func(context.Context, Req) (Resp, error)) {
 	s.mux.HandleFunc("/"+method, func(w http.ResponseWriter, r *http.Request) {
 		start := time.Now()
-		answer, err := decodeAndCall(r.Context(), r.Body, call)
+		// Not a deadline: what is asked on the way has, where there is none, one that fits it.
+		ctx, cancel := context.WithCancelCause(r.Context())
+		defer cancel(nil)
+		defer time.AfterFunc(s.limit, func() { cancel(errTookTooLong) }).Stop()
+		answer, err := decodeAndCall(ctx, r.Body, call)
+		if err != nil && errors.Is(context.Cause(ctx), errTookTooLong) {
+			err = fmt.Errorf("%w (%w)", errTookTooLong, err)
+		}
 		if err != nil {
 			s.log.Warn("call failed", logattr.Method, method, logattr.Took, time.Since(start), logattr.Err, err)
 			sdk.EncodeResponse(w, failure{Err: err.Error()}, true)

@@ -369,3 +369,17 @@ func wantEmpty(t *testing.T, dir string) {
 		t.Errorf("left in %s: %v", dir, left)
 	}
 }
+
+func TestACallThatTakesTooLongIsGivenUp(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "calico.sock")
+	s, _ := serve(t, path)
+	s.limit = 50 * time.Millisecond
+	Handle(s, "NetworkDriver.Wait", func(ctx context.Context, _ Empty) (Empty, error) {
+		<-ctx.Done()
+		return Empty{}, ctx.Err()
+	})
+	status, body, _ := post(t, path, "NetworkDriver.Wait", "{}")
+	if status == http.StatusOK || !strings.Contains(body, "took longer than") || !strings.Contains(body, "try again") {
+		t.Errorf("%d %s", status, body)
+	}
+}

@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -46,8 +47,10 @@ type Config struct {
 	CreateProfiles, LabelEndpoints bool
 	// LabelTimeout bounds the wait for a container's labels.
 	LabelTimeout time.Duration
-	// MTU is that of networks that choose none; 0 leaves the kernel's.
+	// MTU is that of networks that choose none; 0 means that of the node's interface.
 	MTU int
+	// Addresses are the node's own, as far as they are known.
+	Addresses func() []netip.Addr
 }
 
 // Engine is what the driver asks of Docker's engine.
@@ -62,6 +65,7 @@ type Engine interface {
 type Links interface {
 	Ensure(p veth.Pair) (created bool, err error)
 	Remove(endpoint string) (removed bool, err error)
+	MTUOf(addrs ...netip.Addr) (int, error)
 }
 
 // Felix waits until an endpoint is in force.

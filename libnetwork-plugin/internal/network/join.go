@@ -1,6 +1,7 @@
 package network
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/model"
 	"calico.internal/libnetwork-plugin/internal/dockerapi"
 	"calico.internal/libnetwork-plugin/internal/endpoint"
@@ -188,14 +190,24 @@ func (d *Driver) pair(id string, ep *model.WorkloadEndpoint, nw registry.Network
 	if err != nil {
 		hw = nil // The engine sets the address that it was told at any rate.
 	}
-	p := veth.Pair{Endpoint: id, MTU: d.MTU, MAC: hw}
-	if nw.MTU != 0 {
-		p.MTU = nw.MTU
+	p := veth.Pair{Endpoint: id, MTU: cmp.Or(nw.MTU, d.MTU), MAC: hw}
+	if p.MTU == 0 {
+		p.MTU = d.uplinkMTU()
 	}
 	if len(ep.IPv6Nets) > 0 {
 		p.HostIPv6 = endpoint.GatewayIPv6(gateway)
 	}
 	return p
+}
+
+// uplinkMTU is the MTU of the interface with this node's address: what is larger does not
+// reach other hosts, and what is smaller wastes room. 0 leaves the kernel's.
+func (d *Driver) uplinkMTU() int {
+	mtu, err := d.Links.MTUOf(d.Addresses()...)
+	if err != nil {
+		d.Log.Warn("MTU of this node's interface is not known: containers get the kernel's", logattr.Err, err)
+	}
+	return mtu
 }
 
 // answer tells the engine what to set up in the container. IPv6 data without an IPv6

@@ -125,6 +125,40 @@ func (l *Links) RemoveIdle(host string) error {
 	return l.delete(link)
 }
 
+// MTUOf is the MTU of the interface that has one of the addresses, the smallest if there are
+// several; 0 if there is none.
+func (l *Links) MTUOf(addrs ...netip.Addr) (mtu int, err error) {
+	for _, a := range addrs {
+		if !a.IsValid() {
+			continue
+		}
+		list, err := l.nl.AddrList(nil, family(a))
+		if err != nil {
+			return 0, fmt.Errorf("list addresses: %w", err)
+		}
+		for _, have := range list {
+			if !have.IP.Equal(a.AsSlice()) {
+				continue
+			}
+			link, err := l.nl.LinkByIndex(have.LinkIndex)
+			if err != nil {
+				return 0, fmt.Errorf("interface with %s: %w", a, err)
+			}
+			if m := link.Attrs().MTU; mtu == 0 || m < mtu {
+				mtu = m
+			}
+		}
+	}
+	return mtu, nil
+}
+
+func family(a netip.Addr) int {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
 // State tells where the pair of an endpoint is.
 func (l *Links) State(endpoint string) (State, error) {
 	_, state, err := l.find(endpoint)

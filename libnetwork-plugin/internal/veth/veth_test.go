@@ -1,6 +1,7 @@
 package veth
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
@@ -259,6 +260,29 @@ func TestAFailureLeavesNothingBehind(t *testing.T) {
 	for _, name := range []string{HostName(endpoint), PeerName(endpoint)} {
 		if _, err := netlink.LinkByName(name); err == nil {
 			t.Errorf("%s is left", name)
+		}
+	}
+}
+
+func TestMTUOfTheInterfaceWithAnAddress(t *testing.T) {
+	l := links(t)
+	addr4, addr6 := netip.MustParseAddr("10.1.2.3"), netip.MustParseAddr("fd00:1::3")
+	if mtu, err := l.MTUOf(addr4, netip.Addr{}); err != nil || mtu != 0 {
+		t.Errorf("of an address that nobody has: %d, %v", mtu, err)
+	}
+	for i, a := range []netip.Addr{addr4, addr6} {
+		up := netlink.NewVeth(netlink.LinkAttrs{Name: fmt.Sprint("up", i), MTU: 1400 - 100*i, TxQLen: -1})
+		up.PeerName = fmt.Sprint("peer", i)
+		if err := netlink.LinkAdd(up); err != nil {
+			t.Fatal(err)
+		}
+		if err := netlink.AddrAdd(link(t, up.Name), &netlink.Addr{IPNet: &net.IPNet{IP: a.AsSlice(), Mask: net.CIDRMask(a.BitLen(), a.BitLen())}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for want, addrs := range map[int][]netip.Addr{1400: {addr4}, 1300: {addr4, addr6}} {
+		if mtu, err := l.MTUOf(addrs...); err != nil || mtu != want {
+			t.Errorf("%v: %d, %v", addrs, mtu, err)
 		}
 	}
 }
