@@ -125,6 +125,11 @@ func build(cfg config.Config, getenv func(string) string, log *slog.Logger) (*da
 		newPlugin(network.Name, "NetworkDriver", d.driver.Register, log),
 		newPlugin(ipam.Name, "IpamDriver", ipam.New(d.book, ipam.StoredPools(d.store), hostNameservers).Register, log),
 	}
+	// After a call that failed, engines forget what former calls gave them: an IPv4 address, where no IPv6 address was
+	// to be had.
+	for _, p := range d.plugins {
+		p.server.Failed = d.sweeper.Kick
+	}
 	d.status = statusapi.New(statusapi.Sources{
 		Node: d.node, Started: time.Now(), Scope: d.scope.Current, DatastoreConnected: d.etcd.connected,
 		EngineConnected: d.engine.Connected, EngineID: d.engineID, Networks: d.registry.Known, Endpoints: d.book.Endpoints,

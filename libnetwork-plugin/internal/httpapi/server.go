@@ -25,6 +25,8 @@ type Server struct {
 	mux  *http.ServeMux
 	http http.Server
 	log  *slog.Logger
+	// Failed is called after each call that failed, if it is set, before the answer.
+	Failed func()
 	// calls are the connections that were accepted, one for each call.
 	calls sync.WaitGroup
 	// limit is that of a call.
@@ -93,6 +95,9 @@ func Handle[Req, Resp any](s *Server, method string, call func(context.Context, 
 		}
 		if err != nil {
 			s.log.Warn("call failed", logattr.Method, method, logattr.Took, time.Since(start), logattr.Err, err)
+			if s.Failed != nil {
+				s.Failed()
+			}
 			sdk.EncodeResponse(w, failure{Err: err.Error()}, true)
 			return
 		}

@@ -49,6 +49,19 @@ func serve(t *testing.T, path string) (*Server, *Socket) {
 	return s, sock
 }
 
+// What an engine makes of a failed call is not known, so that somebody looks what it left.
+func TestFailedCallsAreTold(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "calico.sock")
+	s, _ := serve(t, path)
+	failed := make(chan struct{}, 2)
+	s.Failed = func() { failed <- struct{}{} }
+	post(t, path, "NetworkDriver.Empty", "{}")
+	post(t, path, "NetworkDriver.Fail", "{}")
+	if n := len(failed); n != 1 {
+		t.Errorf("told of %d failed calls, want 1", n)
+	}
+}
+
 // post calls a method as Docker's engine does.
 func post(t *testing.T, path, method, body string) (int, string, http.Header) {
 	t.Helper()
