@@ -87,12 +87,12 @@ func (l *Lab) etcdIP() string        { return l.Net + ".10" }
 // EtcdEndpoint is where the lab's etcd answers.
 func (l *Lab) EtcdEndpoint() string { return "http://" + l.etcdIP() + ":2379" }
 
-// hostImage is the image of the hosts.
-func (l *Lab) hostImage() string { return "calico/lab-host:" + l.Version + "-engine" + l.Engine }
+// HostImage is the image of the hosts.
+func (l *Lab) HostImage() string { return "calico/lab-host:" + l.Version + "-engine" + l.Engine }
 
 // HasImage says whether the image of the lab's hosts is there; the error says how it comes to be.
 func (l *Lab) HasImage(ctx context.Context) error {
-	if _, err := output(ctx, "docker", "image", "inspect", "--format", "{{.Id}}", l.hostImage()); err != nil {
+	if _, err := output(ctx, "docker", "image", "inspect", "--format", "{{.Id}}", l.HostImage()); err != nil {
 		return fmt.Errorf("there is no image of hosts with engine %s (make images builds those of images/lab-host/engines, and says which could not be had): %w", l.Engine, err)
 	}
 	return nil
