@@ -17,6 +17,8 @@ type engineInfo struct {
 	ServerVersion      string
 	LiveRestoreEnabled bool
 	SecurityOptions    []string
+	// ClusterStore is the store by which engines up to 20.10 share their networks.
+	ClusterStore string
 	// nodePID is the first process of calico-node's container; 0 when it does not run.
 	nodePID int
 }

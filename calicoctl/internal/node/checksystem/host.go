@@ -29,6 +29,7 @@ func Find(ctx context.Context, h Host) System {
 	both.Go(func() {
 		var info engineInfo
 		info, engine = askEngine(ctx)
+		engine = append(engine, NamesOfContainers(h.Root, info.ClusterStore != ""))
 		t := findTools(info.nodePID)
 		if os.Geteuid() != 0 {
 			trials, _ = h.try(ctx, t, variantNFT)

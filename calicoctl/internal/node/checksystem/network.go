@@ -3,7 +3,9 @@ package checksystem
 import (
 	"bufio"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -75,12 +77,8 @@ func outInterface(m *syscall.NetlinkMessage) string {
 	return ""
 }
 
-// minMTU is the least that IPv6 allows (RFC 8200), usualMTU what containers get unless the
-// network says otherwise.
-const (
-	minMTU   = 1280
-	usualMTU = 1500
-)
+// minMTU is the least that IPv6 allows (RFC 8200).
+const minMTU = 1280
 
 // uplink is the interface by which the host reaches the world.
 func uplink() Finding {
@@ -96,15 +94,10 @@ func uplink() Finding {
 	if err != nil {
 		return f.is(Untried, "", "%v", err)
 	}
-	switch {
-	case link.MTU < minMTU:
-		return f.is(Warning, "give the networks of containers the same: docker network create -o com.docker.network.driver.mtu="+fmt.Sprint(link.MTU)+" …; IPv6 needs 1280",
-			"%s has %d: too little for IPv6", link.Name, link.MTU)
-	case link.MTU < usualMTU:
-		return f.is(Warning, "give the networks of containers the same: docker network create -o com.docker.network.driver.mtu="+fmt.Sprint(link.MTU)+" …",
-			"%s has %d, and interfaces of containers %d unless their network says otherwise", link.Name, link.MTU, usualMTU)
+	if link.MTU < minMTU {
+		return f.is(Warning, fmt.Sprintf("set it to %d at least, or use no IPv6", minMTU), "%s has %d: too little for IPv6", link.Name, link.MTU)
 	}
-	return f.ok("%s has %d", link.Name, link.MTU)
+	return f.ok("%s has %d, as interfaces of containers will", link.Name, link.MTU)
 }
 
 // names looks for a name server that containers cannot ask.
@@ -135,6 +128,51 @@ func (h Host) names() Finding {
 		return f.is(Warning, "name a server", "there is none")
 	}
 	return f.ok("%s", strings.Join(all, ", "))
+}
+
+// resolver is where Docker's plugin answers names of containers of all hosts.
+const resolver = "169.254.1.1"
+
+// NamesOfContainers looks whether the engine's containers ask the plugin for names of other
+// hosts' containers. What the engine was given as arguments cannot be seen. root is the root of
+// the host's files; shared says that the engine knows those names by a cluster store.
+func NamesOfContainers(root fs.FS, shared bool) Finding {
+	f := Finding{Check: "names of containers", Tried: "read /etc/docker/daemon.json and the options of /etc/resolv.conf"}
+	if shared {
+		return f.ok("the engines tell each other by their cluster store")
+	}
+	var daemon struct {
+		DNS     []string `json:"dns"`
+		Options []string `json:"dns-opts"`
+	}
+	text := readText(root, "etc/docker/daemon.json")
+	if err := json.Unmarshal([]byte(text), &daemon); err != nil && text != "" {
+		return f.is(Fault, "correct it: the engine does not start with it", "/etc/docker/daemon.json: %v", err)
+	}
+	if !slices.Contains(daemon.DNS, resolver) {
+		return f.is(Warning, fmt.Sprintf(`put "dns": [%q] into /etc/docker/daemon.json and restart the engine, unless dockerd has --dns=%s`, resolver, resolver),
+			"containers do not ask %s, and find no names of other hosts' containers", resolver)
+	}
+	options := strings.Join(daemon.Options, " ")
+	if options == "" {
+		options = resolverOptions(readText(root, "etc/resolv.conf"))
+	}
+	if strings.Contains(options, "ndots:") {
+		return f.is(Warning, `put "dns-opts": ["attempts:2"], or others without ndots, into /etc/docker/daemon.json and restart the engine`,
+			"an engine whose containers have the option ndots passes on no name without a dot")
+	}
+	return f.ok("containers ask %s", resolver)
+}
+
+// resolverOptions are the options of a resolv.conf file.
+func resolverOptions(text string) string {
+	var options []string
+	for line := range strings.Lines(text) {
+		if words := strings.Fields(line); len(words) > 0 && words[0] == "options" {
+			options = append(options, words[1:]...)
+		}
+	}
+	return strings.Join(options, " ")
 }
 
 func ownAddresses() map[netip.Addr]bool {

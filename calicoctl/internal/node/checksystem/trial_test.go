@@ -193,7 +193,7 @@ func TestMTU(t *testing.T) {
 	nettest.Run(t, "ip", "route", "add", "default", "via", "192.0.2.1")
 	want(t, uplink(), OK, "up0 has 1500")
 	nettest.Run(t, "ip", "link", "set", "up0", "mtu", "1450")
-	want(t, uplink(), Warning, "driver.mtu=1450")
+	want(t, uplink(), OK, "up0 has 1450")
 	nettest.Run(t, "ip", "link", "set", "up0", "mtu", "1200")
 	want(t, uplink(), Warning, "too little for IPv6")
 }
@@ -326,4 +326,30 @@ func TestEngine(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	_, list := askEngine(t.Context())
 	want(t, find(t, list, "Docker engine"), Warning, "install Docker")
+}
+
+func TestNamesOfContainers(t *testing.T) {
+	for name, tt := range map[string]struct {
+		daemon, resolv string
+		shared         bool
+		state, words   string
+	}{
+		"nothing is set":             {"", "nameserver 10.0.0.1\n", false, Warning, "find no names"},
+		"another server":             {`{"dns":["10.0.0.1"]}`, "", false, Warning, "find no names"},
+		"ours":                       {`{"dns":["169.254.1.1"]}`, "options edns0\n", false, OK, "169.254.1.1"},
+		"ours and another":           {`{"dns":["169.254.1.1","10.0.0.1"]}`, "", false, OK, "169.254.1.1"},
+		"the host's ndots":           {`{"dns":["169.254.1.1"]}`, "options timeout:1 ndots:0\n", false, Warning, "without a dot"},
+		"the engine's ndots":         {`{"dns":["169.254.1.1"],"dns-opts":["ndots:1"]}`, "", false, Warning, "without a dot"},
+		"the engine's other options": {`{"dns":["169.254.1.1"],"dns-opts":["attempts:2"]}`, "options ndots:0\n", false, OK, "169.254.1.1"},
+		"a cluster store":            {"", "", true, OK, "cluster store"},
+		"no JSON":                    {`{"dns":`, "", false, Fault, "daemon.json"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := fstest.MapFS{"etc/resolv.conf": file(tt.resolv)}
+			if tt.daemon != "" {
+				root["etc/docker/daemon.json"] = file(tt.daemon)
+			}
+			want(t, NamesOfContainers(root, tt.shared), tt.state, tt.words)
+		})
+	}
 }

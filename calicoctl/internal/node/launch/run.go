@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"calico.internal/calicoctl/internal/node/checksystem"
 	"calico.internal/calicoctl/internal/node/hostplugin"
 	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/nodestart/address"
@@ -85,7 +86,22 @@ func Run(ctx context.Context, w io.Writer, o Options, etcd etcdstore.Config) (re
 	if !o.onHost() && !o.DisableDockerNetworking && hostplugin.Recommended(ctx) {
 		fmt.Fprintf(w, "Recommended: --plugin=host, which makes Docker's plugin a service of this host: %s.\n", hostplugin.Why)
 	}
+	if !o.DisableDockerNetworking {
+		adviseNames(ctx, w)
+	}
 	return l.programs, nil
+}
+
+// adviseNames says what keeps containers from finding others by name on all hosts.
+func adviseNames(ctx context.Context, w io.Writer) {
+	engine, err := askEngine(ctx)
+	if err != nil {
+		return // it has just started a container: whatever it is, it is no matter of names
+	}
+	f := checksystem.NamesOfContainers(os.DirFS("/"), engine.scope() == "global")
+	if f.State != checksystem.OK {
+		fmt.Fprintf(w, "Recommended: %s: %s.\n", f.Cure, f.Found)
+	}
 }
 
 // createCommand makes of a command that runs a container one that creates it, under another
