@@ -43,7 +43,7 @@ build: ## all programs, static, into bin/
 # The root file systems come from Debian packages and take the network and one core; the programs are compiled beside them.
 # An end of make, also by Ctrl-C, ends both.
 # ENGINE is the engine of the lab's hosts: 26 (Debian trixie's), 28 (forky's), 20.10 (bookworm's, with a cluster store).
-ENGINE     ?= 20.10
+ENGINE     ?= 26
 LAB_IMAGES := base workload etcd lab-host@$(ENGINE) node
 build_images = set -m; images/build.sh --version $(VERSION) --rootfs-only $(1) & rootfs=$$!; set +m; trap "kill -- -$$rootfs 2>/dev/null || true" EXIT; $(MAKE) --no-print-directory build && wait $$rootfs && images/build.sh --version $(VERSION) $(1)
 
@@ -54,7 +54,7 @@ images: deps ## container images calico/<name>:$(VERSION)
 ## --- the lab
 
 .PHONY: lab
-lab: deps ## the reference experiment and a day of a node on three Docker hosts (ENGINE=20.10|26|28); stays up
+lab: deps ## the reference experiment and a day of a node on three Docker hosts (ENGINE=26|28|20.10); stays up
 	@$(call build_images,$(LAB_IMAGES))
 	@ENGINE=$(ENGINE) $(GO) run ./test/cmd/lab up
 

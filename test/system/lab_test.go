@@ -47,6 +47,21 @@ func TestLab(t *testing.T) {
 	}
 }
 
+// TestClusterStore runs the reference experiment where Docker itself, by a cluster store, has networks and
+// names on all hosts: engine 20.10 is the last that can.
+func TestClusterStore(t *testing.T) {
+	c := lab.Chosen(os.Getenv)
+	c.Engine, c.ClusterStore = "20.10", true
+	l := labtest.New(t, c)
+	t.Cleanup(func() { labtest.Remove(t, l) })
+	if err := l.Up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.NewExperiment().Run(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // What this package's tests call often.
 var (
 	on         = labtest.On

@@ -44,7 +44,7 @@ type Config struct {
 
 // DefaultEngine is what the lab's hosts have unless told otherwise; compose.yaml and the Makefile hold
 // it too.
-const DefaultEngine = "20.10"
+const DefaultEngine = "26"
 
 // Chosen is the lab of `make lab`: ENGINE names its engine; CALICO_LAB and CALICO_LAB_NET, as in compose.yaml,
 // let a second one stand beside it.
