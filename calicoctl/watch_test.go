@@ -115,6 +115,7 @@ var watchCases = map[string]struct {
 	"host endpoints":           {"get hostEndpoint -w", []string{"added", nodeName(9)}, []string{"deleted", nodeName(7)}, hostEndpoint7, nil},
 	"host endpoints of a node": {"get hostEndpoint -w --node=" + nodeName(7), []string{"added", nodeName(7)}, []string{"deleted", nodeName(7)}, hostEndpoint7, nil},
 	"felix' settings":          {"get felixconfig -w", []string{"added", "node." + nodeName(9)}, []string{"deleted", "node." + nodeName(7)}, model.FelixConfigKey{Node: nodeName(7), Name: "LogPrefix"}, nil},
+	"networks of Docker":       {"get networks -w", nil, []string{"added", "net7", "differs on b"}, model.DockerNetworkKey{Name: "net7"}, &model.DockerNetwork{IDs: map[string]string{"a": "1"}, Problems: map[string]string{"b": "differs"}}},
 	"an endpoint by its node":  {"get wep -w --node=" + nodeName(7), []string{"added", endpoint7.Name[:20]}, []string{"deleted", endpoint7.Name[:20]}, endpoint7, nil},
 	"an endpoint by its name": {
 		"get wep -w --node=" + nodeName(7) + " --orchestrator=libnetwork --workload=libnetwork " + endpoint7.Name,

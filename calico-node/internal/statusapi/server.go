@@ -201,5 +201,13 @@ func (a answers) problems(connected bool) []judge.Problem {
 	if a.libnetwork != nil && !a.libnetwork.GetEngineConnected() {
 		out = append(out, judge.Problem{Object: "libnetwork", Reason: "Docker's engine does not answer", Cure: "docker version says whether it runs"})
 	}
+	for _, n := range a.libnetwork.GetNetworks() {
+		if p := n.GetProblem(); p != "" {
+			out = append(out, judge.Problem{
+				Object: "network " + n.GetName(), Reason: p,
+				Cure: "calicoctl get network " + n.GetName() + " -o wide shows all hosts; rename this host's network, or remove it and take the others'",
+			})
+		}
+	}
 	return out
 }

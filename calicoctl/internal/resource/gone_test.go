@@ -228,10 +228,12 @@ func leaveAll(t *testing.T, s *Store) {
 	if err := others.Assign(ctx, netip.MustParseAddr("192.168.3.6"), ipam.Owner{Handle: "theirs"}); err != nil { // borrowed of mine
 		t.Fatal(err)
 	}
-	for name, ids := range map[string]map[string]string{
-		"mine": {"h0": "1"}, "ours": {"h0": "2", "h1": "3"}, "theirs": {"h1": "4"},
+	for name, n := range map[string]*model.DockerNetwork{
+		"mine": {IDs: map[string]string{"h0": "1"}}, "ours": {IDs: map[string]string{"h0": "2", "h1": "3"}},
+		"theirs":  {IDs: map[string]string{"h1": "4"}, Problems: map[string]string{"h0": "it differs", "h2": "it differs"}},
+		"removed": {IDs: map[string]string{"h0": "5"}, Removed: true},
 	} {
-		if _, err := s.etcd.Create(ctx, model.DockerNetworkKey{Name: name}, &model.DockerNetwork{IDs: ids}); err != nil {
+		if _, err := s.etcd.Create(ctx, model.DockerNetworkKey{Name: name}, n); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -257,7 +259,7 @@ func whatIsLeft(t *testing.T, s *Store) string {
 		for _, e := range entries {
 			line := e.Key.String()
 			if n, ok := e.Value.(*model.DockerNetwork); ok {
-				line += fmt.Sprint(n.IDs)
+				line += fmt.Sprint(n.IDs, n.Problems)
 			}
 			lines = append(lines, line)
 		}
@@ -268,8 +270,8 @@ func whatIsLeft(t *testing.T, s *Store) string {
 const othersAfter = `192.168.3.6 of h1
 192.168.7.1 of h1
 ipamBlockAffinity(node=h1, cidr=192.168.7.0/26)
-dockerNetwork(name=ours)map[h1:3]
-dockerNetwork(name=theirs)map[h1:4]`
+dockerNetwork(name=ours)map[h1:3] map[]
+dockerNetwork(name=theirs)map[h1:4] map[h2:it differs]`
 
 // TestNodeLeavesNothing kills a node's deletion after each of its transactions, and has the
 // next one end it: nothing is left of the node, and all of others.

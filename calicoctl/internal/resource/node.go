@@ -104,8 +104,8 @@ func (s *Store) deleteScoped(ctx context.Context, node string, still []etcdstore
 	return nil
 }
 
-// leaveNetworks takes the ids that a node's engine has for Docker's networks out of their
-// records. A record goes with the last id in it.
+// leaveNetworks takes the ids that a node's engine has for Docker's networks, and what keeps
+// it from having one, out of their records. A record goes with the last id in it.
 func (s *Store) leaveNetworks(ctx context.Context, node string, still []etcdstore.Write) error {
 	networks, _, _, err := s.etcd.List(ctx, model.KindDockerNetwork, nil)
 	if err != nil {
@@ -113,14 +113,16 @@ func (s *Store) leaveNetworks(ctx context.Context, node string, still []etcdstor
 	}
 	for _, e := range networks {
 		network, _ := e.Value.(*model.DockerNetwork)
-		if _, has := network.IDs[node]; !has {
+		_, has := network.IDs[node]
+		if _, troubled := network.Problems[node]; !has && !troubled {
 			continue
 		}
 		rest := *network
-		rest.IDs = maps.Clone(network.IDs)
+		rest.IDs, rest.Problems = maps.Clone(network.IDs), maps.Clone(network.Problems)
 		delete(rest.IDs, node)
+		delete(rest.Problems, node)
 		var w etcdstore.Write
-		if len(rest.IDs) == 0 {
+		if len(rest.IDs) == 0 && (has || rest.Removed) {
 			w, err = etcdstore.DeleteWrite(e.Key, e.Revision)
 		} else {
 			w, err = etcdstore.UpdateWrite(e.Key, &rest, e.Revision)

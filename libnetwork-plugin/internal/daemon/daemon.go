@@ -132,7 +132,7 @@ func build(cfg config.Config, getenv func(string) string, log *slog.Logger) (*da
 	}
 	d.status = statusapi.New(statusapi.Sources{
 		Node: d.node, Started: time.Now(), Scope: d.scope.Current, DatastoreConnected: d.etcd.connected,
-		EngineConnected: d.engine.Connected, EngineID: d.engineID, Networks: d.registry.Known, Endpoints: d.book.Endpoints,
+		EngineConnected: d.engine.Connected, EngineID: d.engineID, Networks: d.registry.Known, Problems: d.networks.Problems, Endpoints: d.book.Endpoints,
 	})
 	return d, nil
 }

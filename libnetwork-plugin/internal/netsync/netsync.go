@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -84,6 +85,8 @@ type Syncer struct {
 	Parts
 
 	kick chan struct{}
+	// problems are what the records said of this host in the latest round.
+	problems atomic.Pointer[map[string]string]
 }
 
 // New returns a syncer.
@@ -168,6 +171,7 @@ func (s *Syncer) Round(ctx context.Context) (did bool, err error) {
 	for key, e := range entries {
 		records[key] = e.Value.(*model.DockerNetwork)
 	}
+	s.noteProblems(records)
 	var errs []error
 	for _, key := range networks.Names(records, locals) {
 		if unreadable[key] {
@@ -187,6 +191,27 @@ func (s *Syncer) Round(ctx context.Context) (did bool, err error) {
 		return true, nil
 	}
 	return false, s.remember(view)
+}
+
+// noteProblems keeps what the records say of this host. The last of several rounds, which
+// has nothing to do, reads what those before it wrote.
+func (s *Syncer) noteProblems(records map[string]*model.DockerNetwork) {
+	problems := make(map[string]string)
+	for key, r := range records {
+		if problem := r.Problems[s.Node]; problem != "" {
+			problems[networks.Name(key, r)] = problem
+		}
+	}
+	s.problems.Store(&problems)
+}
+
+// Problems tells why networks are not on this host what they are on the others, by Docker's
+// names of them.
+func (s *Syncer) Problems() map[string]string {
+	if p := s.problems.Load(); p != nil {
+		return *p
+	}
+	return nil
 }
 
 // view is what this host knows of itself.

@@ -274,9 +274,12 @@ func TestAClashIsNamedAndNothingIsTouched(t *testing.T) {
 	if b.id("net1") != "id2" || len(c.has()) != 0 {
 		t.Error("a network was touched")
 	}
+	if a.syncer.Problems()["net1"] != "" || b.syncer.Problems()["net1"] != r.Problems["b"] || c.syncer.Problems()["net1"] != r.Problems["c"] {
+		t.Errorf("the hosts say %v, %v, %v", a.syncer.Problems(), b.syncer.Problems(), c.syncer.Problems())
+	}
 	c.engine.RemoveNetwork("id3")
 	c.sync()
-	if r := record(t, s, "net1"); r.Problems["c"] != "" || r.IDs["c"] == "" {
+	if r := record(t, s, "net1"); len(c.syncer.Problems()) > 0 || r.Problems["c"] != "" || r.IDs["c"] == "" {
 		t.Errorf("after the clash: %+v", r)
 	}
 }

@@ -29,6 +29,8 @@ type Sources struct {
 	EngineID func(context.Context) string
 	// Networks lists those that the plugin has met.
 	Networks func() []registry.Network
+	// Problems tells by name why networks are not here what they are on the other hosts.
+	Problems func() map[string]string
 	// Endpoints lists this node's.
 	Endpoints func(context.Context) (map[string]*model.WorkloadEndpoint, error)
 }
@@ -71,8 +73,16 @@ func (s *Server) Status(ctx context.Context, _ *libnetworkv1.StatusRequest) (*li
 			counts[ep.Annotations[endpoint.NetworkID]]++
 		}
 	}
+	problems := s.from.Problems()
+	met := make(map[string]bool)
 	for _, n := range s.from.Networks() {
-		resp.Networks = append(resp.Networks, &libnetworkv1.Network{Name: n.Name, Id: n.ID, Endpoints: counts[n.ID]})
+		met[n.Name] = true
+		resp.Networks = append(resp.Networks, &libnetworkv1.Network{Name: n.Name, Id: n.ID, Endpoints: counts[n.ID], Problem: problems[n.Name]})
+	}
+	for name, problem := range problems {
+		if !met[name] {
+			resp.Networks = append(resp.Networks, &libnetworkv1.Network{Name: name, Problem: problem})
+		}
 	}
 	slices.SortFunc(resp.Networks, func(a, b *libnetworkv1.Network) int {
 		return cmp.Or(cmp.Compare(a.GetName(), b.GetName()), cmp.Compare(a.GetId(), b.GetId()))

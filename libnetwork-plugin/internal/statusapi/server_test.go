@@ -19,6 +19,7 @@ func TestEtcdGoneUnnoticed(t *testing.T) {
 			Node: "node00", Scope: func() string { return "global" },
 			DatastoreConnected: func() bool { return true }, EngineConnected: func() bool { return false },
 			Networks: func() []registry.Network { return []registry.Network{{Name: "net1", ID: "1"}} },
+			Problems: func() map[string]string { return map[string]string{"net1": "differs", "net2": "of another driver"} },
 			Endpoints: func(ctx context.Context) (map[string]*model.WorkloadEndpoint, error) {
 				<-ctx.Done()
 				return nil, ctx.Err()
@@ -31,7 +32,8 @@ func TestEtcdGoneUnnoticed(t *testing.T) {
 		if err != nil || ctx.Err() != nil {
 			t.Fatalf("no answer in time: %v, %v", err, ctx.Err())
 		}
-		if got.GetDatastoreConnected() || got.GetScope() != "global" || len(got.GetNetworks()) != 1 {
+		if got.GetDatastoreConnected() || got.GetScope() != "global" || len(got.GetNetworks()) != 2 ||
+			got.GetNetworks()[0].GetProblem() != "differs" || got.GetNetworks()[1].GetProblem() != "of another driver" || got.GetNetworks()[1].GetId() != "" {
 			t.Errorf("it says %v", got)
 		}
 	})

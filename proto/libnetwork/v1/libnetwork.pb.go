@@ -168,10 +168,13 @@ func (x *StatusResponse) GetEngineId() string {
 }
 
 type Network struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
-	Endpoints     int32                  `protobuf:"varint,3,opt,name=endpoints,proto3" json:"endpoints,omitempty"`
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Id        string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	Endpoints int32                  `protobuf:"varint,3,opt,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// Why the network of this name is not on this host what it is on the others; empty when
+	// it is. Such a network may have no id: then this host has none of ours by the name.
+	Problem       string `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -227,6 +230,13 @@ func (x *Network) GetEndpoints() int32 {
 	return 0
 }
 
+func (x *Network) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 var File_libnetwork_v1_libnetwork_proto protoreflect.FileDescriptor
 
 const file_libnetwork_v1_libnetwork_proto_rawDesc = "" +
@@ -241,11 +251,12 @@ const file_libnetwork_v1_libnetwork_proto_rawDesc = "" +
 	"\x13datastore_connected\x18\x05 \x01(\bR\x12datastoreConnected\x12)\n" +
 	"\x10engine_connected\x18\x06 \x01(\bR\x0fengineConnected\x129\n" +
 	"\bnetworks\x18\a \x03(\v2\x1d.calico.libnetwork.v1.NetworkR\bnetworks\x12\x1b\n" +
-	"\tengine_id\x18\b \x01(\tR\bengineId\"K\n" +
+	"\tengine_id\x18\b \x01(\tR\bengineId\"e\n" +
 	"\aNetwork\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x1c\n" +
-	"\tendpoints\x18\x03 \x01(\x05R\tendpoints2a\n" +
+	"\tendpoints\x18\x03 \x01(\x05R\tendpoints\x12\x18\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem2a\n" +
 	"\n" +
 	"Libnetwork\x12S\n" +
 	"\x06Status\x12#.calico.libnetwork.v1.StatusRequest\x1a$.calico.libnetwork.v1.StatusResponseB2Z0calico.internal/proto/libnetwork/v1;libnetworkv1b\x06proto3"

@@ -299,7 +299,7 @@ func nonZero[T comparable](v T) *T {
 func Kinds() []dialect.Kind {
 	return []dialect.Kind{
 		bgpConfigurationKind(), bgpFilterKind(), bgpPeerKind(), blockAffinityKind(),
-		clusterInformationKind(), felixConfigurationKind(),
+		clusterInformationKind(), dockerNetworkKind(), felixConfigurationKind(),
 		globalNetworkPolicyKind(), globalNetworkSetKind(), hostEndpointKind(),
 		ipamConfigurationKind(), ipPoolKind(), ipReservationKind(),
 		networkPolicyKind(), networkSetKind(), nodeKind(), profileKind(), tierKind(), workloadEndpointKind(),
