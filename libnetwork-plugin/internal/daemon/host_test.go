@@ -55,6 +55,8 @@ type host struct {
 	stop   func() error
 	// quiet keeps the plugin's log to itself.
 	quiet bool
+	// heard, when not nil, gets the plugin's log too.
+	heard io.Writer
 }
 
 // newHost returns a node that does not run yet, over an etcd that holds only the pools.
@@ -117,6 +119,9 @@ func (h *host) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	log := slog.New(slog.NewTextHandler(h.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
+	if h.heard != nil {
+		log = slog.New(slog.NewTextHandler(io.MultiWriter(h.t.Output(), h.heard), nil))
+	}
 	if h.quiet {
 		log = slog.New(slog.DiscardHandler)
 	}
