@@ -117,14 +117,16 @@ func forgetPeak(c *cli) {
 
 func (u *usage) report(b *testing.B) {
 	b.Helper()
-	median := func(d []time.Duration) float64 {
-		slices.Sort(d)
-		return float64(d[len(d)/2].Microseconds()) / 1000
-	}
-	b.ReportMetric(median(u.wall), "p50-ms")
-	b.ReportMetric(median(u.cpu), "cpu-ms")
+	b.ReportMetric(medianMS(u.wall), "p50-ms")
+	b.ReportMetric(medianMS(u.cpu), "cpu-ms")
 	b.ReportMetric(u.peakMB, "peak-MB")
 	b.ReportMetric(0, "ns/op")
+}
+
+// medianMS is a median in milliseconds.
+func medianMS(d []time.Duration) float64 {
+	slices.Sort(d)
+	return float64(d[len(d)/2].Microseconds()) / 1000
 }
 
 // BenchmarkCommands measures whole runs of the program. The floor is a bare request to

@@ -6,9 +6,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"calico.internal/libcalico/etcdstore"
 	"calico.internal/libcalico/ipam"
 	"calico.internal/libcalico/model"
 )
@@ -35,6 +37,46 @@ func BenchmarkIPAMCheck(b *testing.B) {
 	} {
 		b.Run(world.name, func(b *testing.B) { measureChecks(b, world.cluster, world.most, world.found) })
 	}
+}
+
+// BenchmarkDeleteEndpoint is the deletion of one endpoint of 100,000, for which it is looked up
+// whether another one has its address. The floor is the reading of all endpoints.
+func BenchmarkDeleteEndpoint(b *testing.B) {
+	c, u := newCLI(b), &usage{}
+	addressed{nodes: 250, blocks: 7, endpoints: true}.fill(b, c.etcd.Client(b))
+	keys, _, err := c.store.Keys(b.Context(), model.KindWorkloadEndpoint, model.Scope{Node: nodeName(7)}, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("floor", func(b *testing.B) {
+		var took []time.Duration
+		for b.Loop() {
+			start := time.Now()
+			n := 0
+			_, _, err := etcdstore.GatherValues(b.Context(), c.store, model.ListPrefixes(model.KindWorkloadEndpoint), func(model.Key, []byte) (struct{}, bool) {
+				n++
+				return struct{}{}, false
+			})
+			if err != nil || n < 100_000 {
+				b.Fatal(n, err)
+			}
+			took = append(took, time.Since(start))
+		}
+		b.ReportMetric(medianMS(took), "p50-ms")
+		b.ReportMetric(0, "ns/op")
+	})
+	b.Run("delete", func(b *testing.B) {
+		c := c.of(b)
+		for b.Loop() {
+			k, _ := keys[0].(model.WorkloadEndpointKey)
+			keys = keys[1:]
+			u.run(c, "delete", "wep", "--node="+k.Node, "--orchestrator="+k.Orchestrator, "--workload="+k.Workload, k.Name)
+		}
+		u.report(b)
+		if u.peakMB > 45 {
+			b.Errorf("it took %.0f MB", u.peakMB)
+		}
+	})
 }
 
 // measureChecks measures the commands with a cluster: what a check says that it found, and

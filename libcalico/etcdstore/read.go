@@ -182,13 +182,25 @@ func (c *Client) ListUnder(ctx context.Context, prefixes []string, match func(mo
 // holds no more of them in memory than what keep makes of each. Their kinds must be stored
 // at one path each; the value of one that cannot be decoded is nil.
 func Gather[T any](ctx context.Context, c *Client, prefixes []string, keep func(Entry) (T, bool)) (out []T, revision int64, err error) {
+	return gather(ctx, c, prefixes, func(k model.Key, kv store.KV) (T, bool) {
+		r, _ := store.Read(k, map[string][]byte{kv.Path: kv.Value}) // one that is not valid counts too
+		return keep(Entry{Key: k, Value: r, Revision: kv.ModRevision})
+	})
+}
+
+// GatherValues is [Gather] for who needs so little of each value that it is not worth while to
+// decode all of it.
+func GatherValues[T any](ctx context.Context, c *Client, prefixes []string, keep func(k model.Key, value []byte) (T, bool)) (out []T, revision int64, err error) {
+	return gather(ctx, c, prefixes, func(k model.Key, kv store.KV) (T, bool) { return keep(k, kv.Value) })
+}
+
+func gather[T any](ctx context.Context, c *Client, prefixes []string, keep func(model.Key, store.KV) (T, bool)) (out []T, revision int64, err error) {
 	at, err := c.eachUnder(ctx, newRanges(prefixes), reading{start: func() { out = nil }, f: func(kv store.KV) {
 		k, ok := model.ParsePath(kv.Path)
 		if !ok {
 			return
 		}
-		r, _ := store.Read(k, map[string][]byte{kv.Path: kv.Value}) // one that is not valid counts too
-		if kept, ok := keep(Entry{Key: k, Value: r, Revision: kv.ModRevision}); ok {
+		if kept, ok := keep(k, kv); ok {
 			out = append(out, kept)
 		}
 	}})

@@ -91,13 +91,12 @@ func (s *Store) addressesOf(ctx context.Context, key model.WorkloadEndpointKey, 
 
 // heirsOf finds the endpoints that have some addresses beside one that goes.
 func (s *Store) heirsOf(ctx context.Context, addrs []netip.Addr, going model.WorkloadEndpointKey) (map[netip.Addr]model.WorkloadEndpointKey, error) {
+	if err := s.findUsers(ctx, addrs); err != nil {
+		return nil, err
+	}
 	out := map[netip.Addr]model.WorkloadEndpointKey{}
 	for _, a := range addrs {
-		users, err := s.usersBeside(ctx, a, going)
-		if err != nil {
-			return nil, err
-		}
-		if len(users) > 0 {
+		if users := s.usersBeside(a, going); len(users) > 0 {
 			out[a] = slices.MinFunc(users, func(a, b model.WorkloadEndpointKey) int { return model.Compare(a, b) })
 		}
 	}

@@ -31,7 +31,7 @@ type Store struct {
 	warn   func(string)
 	warned map[string]bool
 	tally  tally
-	having having
+	having *having
 
 	machine    Machine
 	allowTaken bool
