@@ -37,7 +37,7 @@ build: ## all programs, static, into bin/
 	@mkdir -p bin
 	@CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ \
 	  ./calicoctl/cmd/calicoctl ./felix/cmd/calico-felix ./bgpd/cmd/bgpd ./confd-templates/cmd/confd ./libnetwork-plugin/cmd/libnetwork-plugin ./calico-node/cmd/calico-node \
-	  ./test/cmd/probe
+	  ./test/cmd/probe ./test/cmd/holder
 	@echo "built $(VERSION) in bin/: $(PROGRAMS)"
 
 # The root file systems come from Debian packages and take the network and one core; the programs are compiled beside them.
