@@ -200,9 +200,9 @@ func (l *Lab) Down(ctx context.Context) error {
 func (l *Lab) Leftovers(ctx context.Context) ([]string, error) {
 	var found []string
 	for _, list := range [][]string{
-		{"docker", "ps", "-a", "--filter", "name=" + l.Name, "--format", "container {{.Names}}"},
-		{"docker", "network", "ls", "--filter", "name=" + l.Name, "--format", "network {{.Name}}"},
-		{"docker", "volume", "ls", "--filter", "name=" + l.Name, "--format", "volume {{.Name}}"},
+		{"docker", "ps", "-a", "--filter", "label=com.docker.compose.project=" + l.Name, "--format", "container {{.Names}}"},
+		{"docker", "network", "ls", "--filter", "label=com.docker.compose.project=" + l.Name, "--format", "network {{.Name}}"},
+		{"docker", "volume", "ls", "--filter", "label=com.docker.compose.project=" + l.Name, "--format", "volume {{.Name}}"},
 	} {
 		out, err := output(ctx, list...)
 		if err != nil {
