@@ -89,8 +89,15 @@ func parse(text []byte) (r Record, err error) {
 	if r.rest == nil {
 		return Record{}, errors.New("it holds null, not a record")
 	}
-	if err := json.Unmarshal(text, &r); err != nil {
+	err = json.Unmarshal(text, &r)
+	if mistyped, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return Record{}, &newerError{mistyped}
+	}
+	if err != nil {
 		return Record{}, err
+	}
+	if len(r.rest) == 0 {
+		return Record{}, errors.New("it is empty: it names neither this host nor its id")
 	}
 	for field := range reflect.TypeFor[Record]().Fields() {
 		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
@@ -106,7 +113,8 @@ func Write(dir string, r Record) error {
 }
 
 // Update changes the record in a directory, which is made if it is not there: no other
-// program of the host changes it meanwhile. One that cannot be read is made anew.
+// program of the host changes it meanwhile. One that is damaged is made anew; one that a newer
+// version wrote otherwise is refused, and stays.
 func Update(dir string, change func(*Record)) error {
 	return locked(dir, func() error {
 		r, _, err := Read(dir)
@@ -119,10 +127,19 @@ func Update(dir string, change func(*Record)) error {
 	})
 }
 
+// newerError says that a field has another type than here, as a newer version may have it: the
+// record is whole, and to write it would lose the field.
+type newerError struct{ field *json.UnmarshalTypeError }
+
+func (e *newerError) Error() string {
+	return fmt.Sprintf("%s is not of the kind that this version knows (%v): it stays as a newer version wrote it; run that one, or remove the file", e.field.Field, e.field)
+}
+
 // damaged says that a record is there, and is none.
 func damaged(err error) bool {
 	_, file := errors.AsType[*fs.PathError](err)
-	return !file
+	_, newer := errors.AsType[*newerError](err)
+	return !file && !newer
 }
 
 func write(dir string, r Record) error {

@@ -72,7 +72,7 @@ func TestUnknownFieldsSurvive(t *testing.T) {
 
 func TestARecordThatCannotBeReadIsNamed(t *testing.T) {
 	dir := t.TempDir()
-	for _, text := range []string{"", "{", `[]`, `null`, `{"name": 5}`} {
+	for _, text := range []string{"", "{", `[]`, `null`, `{}`, `{"name": 5}`} {
 		write(t, dir, text)
 		if _, found, err := hostrecord.Read(dir); err == nil || !found || !strings.Contains(err.Error(), "node.json") {
 			t.Errorf("%q: found %t, %v", text, found, err)
@@ -251,6 +251,36 @@ func TestALockIsNotWaitedForForever(t *testing.T) {
 	}
 	if err := hostrecord.Write(dir, hostrecord.Record{Name: "n"}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAnEmptyRecordIsADamagedOne: a host that may have been a node founds no cluster.
+func TestAnEmptyRecordIsADamagedOne(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, `{}`)
+	if _, err := hostrecord.Identity(dir, none); err != nil {
+		t.Fatal(err)
+	}
+	if r, _, err := hostrecord.Read(dir); err != nil || r.ID == "" || !r.Member() {
+		t.Errorf("record %+v, %v", r, err)
+	}
+}
+
+// TestAFieldOfANewerVersionIsNotLost has a field of another type than here, which no program of
+// this version writes over.
+func TestAFieldOfANewerVersionIsNotLost(t *testing.T) {
+	dir := t.TempDir()
+	const text = `{"id": "0a", "name": "n", "programs": {"felix": 2}}`
+	write(t, dir, text)
+	err := hostrecord.Update(dir, func(r *hostrecord.Record) { r.Name = "other" })
+	if err == nil || !strings.Contains(err.Error(), "programs is not of the kind that this version knows") {
+		t.Errorf("the update ended with %v", err)
+	}
+	if _, err := hostrecord.Identity(dir, none); err == nil {
+		t.Error("the host has an id that it did not read")
+	}
+	if now, err := os.ReadFile(filepath.Join(dir, "node.json")); err != nil || string(now) != text {
+		t.Errorf("the record is now %s, %v", now, err)
 	}
 }
 
