@@ -93,9 +93,15 @@ type container struct {
 	}
 	HostConfig struct {
 		AutoRemove    bool
-		RestartPolicy struct{ Name string }
+		RestartPolicy restartPolicy
 	}
 }
+
+// restartPolicy is when the engine starts a container again.
+type restartPolicy struct{ Name string }
+
+// none says that it never does.
+func (p restartPolicy) none() bool { return p.Name == "" || p.Name == "no" }
 
 // inspect asks the engine for a container; nil when there is none of that name.
 func inspect(ctx context.Context, name string) (*container, error) {

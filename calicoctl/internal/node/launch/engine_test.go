@@ -230,6 +230,22 @@ func TestAnInterruptedReplacementPutsTheOldContainerBack(t *testing.T) {
 	r.alone()
 }
 
+// TestAKilledFirstStartIsMended leaves what a first start leaves that is killed when the container
+// runs: one that the engine would not start again.
+func TestAKilledFirstStartIsMended(t *testing.T) {
+	needEngine(t)
+	r := newRig(t, 20*time.Second)
+	if _, err := docker(t.Context(), "run", "-d", "--network=none", "--name="+r.swap.current, testImage, "sh", "-c", fine); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.swap.mend(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if now := r.current(); now == nil || !now.State.Running || now.HostConfig.RestartPolicy.Name != "always" || !strings.Contains(r.out.String(), "its first start was interrupted") {
+		t.Errorf("it is %+v\n%s", now, &r.out)
+	}
+}
+
 // TestAKilledReplacementIsMended leaves what a command that is killed leaves at each point.
 func TestAKilledReplacementIsMended(t *testing.T) {
 	needEngine(t)

@@ -189,12 +189,15 @@ func (s swap) mend(ctx context.Context) error {
 		return err
 	}
 	previous, err := inspect(ctx, s.previous)
-	if err != nil || previous == nil {
+	if err != nil {
 		return err
 	}
 	current, err := inspect(ctx, s.current)
 	if err != nil {
 		return err
+	}
+	if previous == nil {
+		return s.mendFirst(ctx, current)
 	}
 	if current != nil && current.State.Running && !previous.State.Running && s.serves(ctx, current) == nil {
 		fmt.Fprintf(s.out, "A replacement of %s was interrupted; its new container is ready: the old one is removed.\n", s.current)
@@ -207,4 +210,16 @@ func (s swap) mend(ctx context.Context) error {
 		return err
 	}
 	return s.putBack(ctx, previous)
+}
+
+// mendFirst gives a container that runs the restart policy that it lacks, if the command that started
+// it was killed before that: the replacement may fail, and what then stays must outlive a reboot.
+// An upgrade has no policy of its own, and leaves the container's.
+func (s swap) mendFirst(ctx context.Context, current *container) error {
+	if current == nil || !current.State.Running || current.HostConfig.AutoRemove || !current.HostConfig.RestartPolicy.none() || s.policy == "" {
+		return nil
+	}
+	fmt.Fprintf(s.out, "The engine would not start %s again after a reboot (its first start was interrupted); from now on it does.\n", s.current)
+	_, err := docker(ctx, "update", "--restart="+s.policy, current.ID)
+	return err
 }
