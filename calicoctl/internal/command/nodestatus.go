@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"calico.internal/calicoctl/internal/node/status"
+	"calico.internal/libcalico/hostrecord"
 )
 
 // watchPause is between two looks of "node status --watch".
@@ -76,7 +77,7 @@ func (env *Env) statusText(cmd *cobra.Command, o nodeStatusOptions, now time.Tim
 		healthy, err = env.statusOfAll(cmd, &b, o.output == formatJSON)
 		return b.Bytes(), healthy, err
 	}
-	s, err := status.Read(cmd.Context(), status.Where{RunDir: o.runDir})
+	s, err := status.Read(cmd.Context(), env.whereStatus(o.runDir))
 	if err != nil {
 		return nil, false, err
 	}
@@ -121,10 +122,17 @@ func (env *Env) watchStatus(cmd *cobra.Command, o nodeStatusOptions) error {
 	}
 }
 
-func statusJSON(ctx context.Context, runDir string) ([]byte, error) {
-	s, err := status.Read(ctx, status.Where{RunDir: runDir})
+func (env *Env) statusJSON(ctx context.Context, runDir string) ([]byte, error) {
+	s, err := status.Read(ctx, env.whereStatus(runDir))
 	if err != nil {
 		return nil, err
 	}
 	return jsonOf(s)
+}
+
+// whereStatus is where this host's programs are, and which they are as the host remembers it. One
+// that remembers nothing is asked for what it shows.
+func (env *Env) whereStatus(runDir string) status.Where {
+	record, _, _ := hostrecord.Read(hostrecord.Dir(env.Getenv)) // only for when calico-node is away
+	return status.Where{RunDir: runDir, Programs: record.Programs}
 }

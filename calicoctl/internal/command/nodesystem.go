@@ -244,7 +244,7 @@ func (env *Env) diags(ctx context.Context, dir, logDir, runDir string) (diags.Re
 		},
 		Sources: append([]diags.Source{
 			{Name: "datastore.json", Stream: func(ctx context.Context, w io.Writer) error { return env.exportRedacted(ctx, redactor, w) }},
-			{Name: "status.json", Read: func(ctx context.Context) ([]byte, error) { return statusJSON(ctx, runDir) }},
+			{Name: "status.json", Read: func(ctx context.Context) ([]byte, error) { return env.statusJSON(ctx, runDir) }},
 			{Name: "nodes.json", Read: env.nodesJSON},
 			{Name: "system.json", Read: func(ctx context.Context) ([]byte, error) {
 				return jsonOf(checksystem.Find(ctx, env.host(runDir)))

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -134,6 +135,7 @@ type Where struct {
 
 // Read asks the programs of this host.
 func Read(ctx context.Context, w Where) (Status, error) {
+	whole := ctx
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	s := Status{Peers: []Peer{}, Programs: []Program{}}
@@ -144,9 +146,13 @@ func Read(ctx context.Context, w Where) (Status, error) {
 	case notPermitted(err):
 		return s, errors.New("Need super user privileges: Operation not permitted") //nolint:staticcheck // ST1005: the original's message
 	default:
-		if err := s.askEach(ctx, w, err); err != nil {
+		// calico-node may have taken all of the time.
+		each, cancel := context.WithTimeout(whole, limit)
+		defer cancel()
+		if err := s.askEach(each, w, err); err != nil {
 			return s, err
 		}
+		ctx = each
 	}
 	s.readPeers(ctx, filepath.Join(w.RunDir, "bgpd.sock"))
 	return s, nil
@@ -226,6 +232,8 @@ func at(t *timestamppb.Timestamp) time.Time {
 
 // readPeers asks bgpd for its sessions. That it does not answer is told already.
 func (s *Status) readPeers(ctx context.Context, socket string) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
 	err := with(socket, func(c *grpc.ClientConn) error {
 		answer, err := bgpdv1.NewBgpdClient(c).ListPeers(ctx, &bgpdv1.ListPeersRequest{})
 		if err != nil {
@@ -238,8 +246,13 @@ func (s *Status) readPeers(ctx context.Context, socket string) {
 		return nil
 	})
 	if code := grpcstatus.Code(err); err != nil && !errors.Is(err, os.ErrNotExist) && code != codes.Unavailable {
-		s.add(bgpd, "", "does not tell its sessions: %s", grpcstatus.Convert(err).Message())
+		reason, hangs := silence(err)
 		s.State = Degraded
+		i := slices.IndexFunc(s.Programs, func(p Program) bool { return p.Name == bgpd })
+		if hangs && i >= 0 && s.Programs[i].State == Ready {
+			s.Programs[i].State, s.Programs[i].Why = NotReady, reason
+		}
+		s.add(bgpd, "", "does not tell its sessions: %s", reason)
 	}
 }
 

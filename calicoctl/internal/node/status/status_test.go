@@ -2,6 +2,7 @@ package status
 
 import (
 	"context"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -228,5 +229,46 @@ func TestWithoutCalicoNode(t *testing.T) {
 	}
 	if p := known.Programs; len(p) != 3 || p[1].Name != "libnetwork" || p[1].State != Down {
 		t.Errorf("programs that are known to belong here: %v", p)
+	}
+}
+
+// hang opens a socket and answers nothing on it, as a program does that was stopped.
+func hang(t *testing.T, path string) {
+	t.Helper()
+	l, err := (&net.ListenConfig{}).Listen(t.Context(), "unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+}
+
+// TestProgramsThatHang has them named as such, with how to start them again.
+func TestProgramsThatHang(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"node", "felix", "bgpd"} {
+		hang(t, filepath.Join(dir, name+".sock"))
+	}
+	s, err := Read(t.Context(), Where{RunDir: dir, Programs: []string{"bgpd", "confd", "felix"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Problem{
+		{"calico-node", "does not answer: it runs and hangs; its programs were asked one by one", "docker restart calico-node starts it again; docker logs calico-node says what it did last"},
+		{"felix", "not ready: it runs and hangs", "docker exec calico-node sv restart felix"},
+		{"bgpd", "not ready: it runs and hangs", "docker exec calico-node sv restart bgpd"},
+		{"confd", "down: it does not answer", ""},
+	}
+	if diff := cmp.Diff(want, s.Problems[:min(len(s.Problems), len(want))]); diff != "" {
+		t.Errorf("problems (-want +got):\n%s", diff)
+	}
+	for _, p := range s.Programs {
+		if p.State == Ready {
+			t.Errorf("%s is ready", p.Name)
+		}
+	}
+	for _, p := range s.Problems {
+		if strings.Contains(p.Reason, "preface") {
+			t.Errorf("not in words: %+v", p)
+		}
 	}
 }
