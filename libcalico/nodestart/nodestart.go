@@ -42,6 +42,9 @@ type Config struct {
 	RunDir, LogDir string
 	// EnvFile gets the variables for the other programs; empty: none does.
 	EnvFile string
+	// Supervisor is the program that runs the others and reports too, which the node's object
+	// then names beside them; empty when nobody does.
+	Supervisor string
 	// StateDir is where the host keeps what it remembers of itself.
 	StateDir string
 	// Running names what shows that this host has containers, as [localnet.Running] does.
@@ -160,6 +163,7 @@ func begin(cfg Config) (*start, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.supervisor = cfg.Supervisor
 	st := &start{cfg: cfg, s: s, out: printer{cfg.Out, s.logLevel}}
 	st.early = []string{"Early log level set to " + s.logLevel, "Loading config from environment"}
 	if st.name, err = nodename.Find("", cfg.Getenv); err != nil {

@@ -132,7 +132,7 @@ func newPlan(name string, host model.Identity, c cluster) (*plan, error) {
 // it has none yet, version this program's.
 func (p *plan) rest(s settings, c cluster, version, guid string) error {
 	p.asNumber(s)
-	p.node.Host, p.node.Programs = p.host, s.programs
+	p.node.Host, p.node.Programs = p.host, s.reporting()
 	p.exclusive = s.checkConflicts && s.backend != backendNone
 	c.taken = append(slices.Clip(c.taken), p.own()...)
 	p.overlapping(c)

@@ -3,6 +3,7 @@ package nodestart
 import (
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -217,6 +218,18 @@ func TestPoolSettings(t *testing.T) {
 		if err != nil || !strings.Contains(lines, said) || said == "" && strings.Contains(lines, "has no effect") {
 			t.Errorf("%v: %s, want %q", err, lines, said)
 		}
+	}
+}
+
+// TestASupervisorReportsToo names it with the programs that others expect to hear of.
+func TestASupervisorReportsToo(t *testing.T) {
+	s := settings{programs: []string{"bgpd", "felix"}}
+	if got := s.reporting(); !slices.Equal(got, s.programs) {
+		t.Errorf("without one, %v report", got)
+	}
+	s.supervisor = "calico-node"
+	if got := s.reporting(); !slices.Equal(got, []string{"bgpd", "calico-node", "felix"}) {
+		t.Errorf("with one, %v report", got)
 	}
 }
 

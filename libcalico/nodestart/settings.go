@@ -43,6 +43,7 @@ type settings struct {
 	as               *model.ASNumber
 	backend          string
 	programs         []string
+	supervisor       string // of the programs; empty when it does not report
 	checkConflicts   bool
 	waitForStore     bool
 	noPools          bool
@@ -155,6 +156,14 @@ const (
 
 // ServesDocker says whether the plugin must run on a host whose [PluginVariable] has a value.
 func ServesDocker(value string) bool { return value == PluginInContainer || value == PluginOnHost }
+
+// reporting are the programs of the host that report while they live, sorted by name.
+func (s settings) reporting() []string {
+	if s.supervisor == "" {
+		return s.programs
+	}
+	return slices.Sorted(slices.Values(append(slices.Clone(s.programs), s.supervisor)))
+}
 
 // programs are those that must run on a host, sorted by name.
 func programs(getenv func(string) string, backend string) []string {

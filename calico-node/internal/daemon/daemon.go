@@ -96,7 +96,7 @@ func build(cfg Config) (*daemon, error) {
 	}
 	d.start = nodestart.Config{
 		Getenv: cfg.Getenv, Out: cfg.Out, Version: version.Version, RunDir: cfg.RunDir, LogDir: cfg.LogDir, StateDir: cfg.StateDir,
-		Running: localnet.Running, NoWait: true, // it waits itself, and starts from the record meanwhile
+		Running: localnet.Running, Supervisor: program, NoWait: true, // it waits itself, and starts from the record meanwhile
 	}
 	if d.start.Store, err = etcdstore.ConfigFromEnv(cfg.Getenv); err != nil {
 		return nil, err
