@@ -115,6 +115,10 @@ func (r *rig) clear(t *testing.T) {
 		// A network that was removed on the host before may be on its way out here.
 		on(t, h, `for n in $(docker network ls -q --filter driver=calico); do docker network rm $n || ! docker network inspect $n; done`)
 	}
+	if r.store {
+		// Where the engines share their networks the plugin leaves them to the engines, and the profiles to the user.
+		on(t, r.host(), `calicoctl get profiles | tail -n +2 | while read -r name _; do [ -z "$name" ] || calicoctl delete profile "$name"; done`)
+	}
 }
 
 // nothingLeft waits until nothing is left of a test: what a failure left is looked at twice, half a
