@@ -14,7 +14,7 @@ import (
 const hidden = "[redacted]"
 
 // secretWord is in the names of values that are secrets.
-const secretWord = `(?:password|passwd|passphrase|secret|token|credential|authorization|api[_-]?key|private[_-]?key)`
+const secretWord = `(?:password|pgpass|(?:\b|_)psk\b|(?:\b|_)pwd\b|passwd|passphrase|secret|token|credential|authorization|api[_-]?key|private[_-]?key)`
 
 // Redactor takes secrets out of texts.
 type Redactor struct {
@@ -25,8 +25,11 @@ type Redactor struct {
 	assigned *regexp.Regexp
 	// flagged matches --password value.
 	flagged *regexp.Regexp
+	// told matches a secret in a sentence: password is value, token was value.
+	told *regexp.Regexp
 	// userinfo matches what stands before the host of a URL: a user, a password, a token, each of
-	// which may be missing, and may hold an @.
+	// which may be missing, and may hold an @; a password may hold a / as well, which is why a path
+	// with an @ behind a port is taken for one.
 	userinfo *regexp.Regexp
 	// pemKey matches a private key.
 	pemKey *regexp.Regexp
@@ -41,7 +44,8 @@ func NewRedactor() *Redactor {
 		assigned: regexp.MustCompile(`(?i)([\w.-]*` + secretWord + `[\w.-]*\\*['"]?[ \t]*[:=][ \t]*)` +
 			`(\\+".*?\\+"|"(?:[^"\\]|\\.)*"|'[^']*'|[^\s"'\\{\[][^\n]*)`),
 		flagged:  regexp.MustCompile(`(?i)(--[\w-]*` + secretWord + `[\w-]*[ \t]+)(\S+)`),
-		userinfo: regexp.MustCompile(`(://)[^/\s"']+@`),
+		told:     regexp.MustCompile(`(?i)(\b[\w-]*(?:passw(?:or)?d|passphrase|secret|token|psk)[ \t]+(?:is|was)[ \t:]+)(\S+)`),
+		userinfo: regexp.MustCompile(`(://)(?:[^/\s"']+|[^/\s"'@:]*:[^\s"'@]+)@`),
 		pemKey:   regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----`),
 	}
 }
@@ -119,7 +123,7 @@ func (r *Redactor) RedactValue(name string, value []byte) []byte {
 // hints are parts of every text that holds what a [Redactor] takes out, in lower case: of
 // secretWord, of URLs and of keys; what is escaped may be anything.
 var hints = []string{
-	"passw", "passphrase", "secret", "token", "credential", "authorization", "api", "private", "://", "-----begin", `\u`,
+	"passw", "passphrase", "secret", "token", "credential", "authorization", "api", "private", "psk", "pgpass", "pwd", "://", "-----begin", `\u`,
 }
 
 // mayHoldSecret says whether it is worth looking closely: of 100,000 values few are.
@@ -132,6 +136,7 @@ func (r *Redactor) redactText(text []byte) []byte {
 	text = r.pemKey.ReplaceAll(text, []byte(hidden))
 	text = r.userinfo.ReplaceAll(text, []byte("${1}"+hidden+"@"))
 	text = r.assigned.ReplaceAll(text, []byte("${1}"+hidden))
+	text = r.told.ReplaceAll(text, []byte("${1}"+hidden))
 	return r.flagged.ReplaceAll(text, []byte("${1}"+hidden))
 }
 
