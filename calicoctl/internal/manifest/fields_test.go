@@ -106,6 +106,7 @@ var fields = map[string]string{
 	"FelixConfiguration spec.maxIpsetSize":                         felix,
 	"FelixConfiguration spec.deviceRouteProtocol":                  felix,
 	"FelixConfiguration spec.removeExternalRoutes":                 felix,
+	"FelixConfiguration spec.workloadDNSEnabled":                   felix,
 	"FelixConfiguration spec.workloadsReachControlPlane":           felix,
 	"FelixConfiguration spec.failsafeInboundHostPorts[].protocol":  felix,
 	"FelixConfiguration spec.failsafeInboundHostPorts[].port":      felix,

@@ -40,6 +40,9 @@ type Config struct {
 	// their policy allows it.
 	WorkloadsReachControlPlane bool
 
+	// WorkloadDNSEnabled lets containers ask their gateway for names, whatever policy says.
+	WorkloadDNSEnabled bool
+
 	InterfacePrefix []string
 	IPv6Support     bool
 
@@ -95,6 +98,7 @@ func (c *Config) Rules() rules.Config {
 	}
 	r.LogPrefix = c.LogPrefix
 	r.NoInvalidCheck = c.DisableConntrackInvalidCheck
+	r.WorkloadDNS = c.WorkloadDNSEnabled
 	r.ReachControlPlane = c.WorkloadsReachControlPlane
 	r.FailsafeInbound = c.FailsafeInboundHostPorts
 	r.FailsafeOutbound = c.FailsafeOutboundHostPorts

@@ -224,14 +224,14 @@ func TestRules(t *testing.T) {
 	r, err := Resolve(Sources{File: map[string]string{
 		"ChainInsertMode": "Append", "DefaultEndpointToHostAction": "RETURN", "IptablesFilterAllowAction": "RETURN",
 		"IptablesFilterDenyAction": "REJECT", "FailsafeInboundHostPorts": "udp:68", "DisableConntrackInvalidCheck": "true",
-		"WorkloadsReachControlPlane": "true",
+		"WorkloadsReachControlPlane": "true", "WorkloadDNSEnabled": "false",
 	}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := r.Config.Rules()
 	if c.HookPosition != rules.Last || c.EndpointToHost != rules.Return || c.FilterAllow != rules.Return ||
-		c.MangleAllow != rules.Accept || c.FilterDeny != rules.Reject || !c.NoInvalidCheck || !c.ReachControlPlane {
+		c.MangleAllow != rules.Accept || c.FilterDeny != rules.Reject || !c.NoInvalidCheck || !c.ReachControlPlane || c.WorkloadDNS {
 		t.Errorf("got %+v", c)
 	}
 	if want := []rules.FailsafePort{{Protocol: desired.UDP, Port: 68}}; !slices.Equal(c.FailsafeInbound, want) {

@@ -68,6 +68,7 @@ func liveParams() []param {
 	return []param{
 		fatal(oneOf("ChainInsertMode", "insert", func(c *Config) *string { return &c.ChainInsertMode }, "insert", "append")),
 		fatal(oneOf("DefaultEndpointToHostAction", "DROP", func(c *Config) *string { return &c.DefaultEndpointToHostAction }, "DROP", "RETURN", "ACCEPT")),
+		boolParam("WorkloadDNSEnabled", "true", func(c *Config) *bool { return &c.WorkloadDNSEnabled }),
 		boolParam("WorkloadsReachControlPlane", "false", func(c *Config) *bool { return &c.WorkloadsReachControlPlane }),
 		fatal(oneOf("IptablesFilterAllowAction", "ACCEPT", func(c *Config) *string { return &c.IptablesFilterAllowAction }, "ACCEPT", "RETURN")),
 		fatal(oneOf("IptablesMangleAllowAction", "ACCEPT", func(c *Config) *string { return &c.IptablesMangleAllowAction }, "ACCEPT", "RETURN")),

@@ -30,7 +30,7 @@ func (d *dataplane) findBridges() bool {
 		return false
 	}
 	d.bridges = bridges
-	d.forwardWorkloads()
+	d.renderBridges()
 	return true
 }
 
@@ -50,11 +50,11 @@ func (c *chains) dockerInterfaces() (names []string) {
 	return names
 }
 
-// forwardWorkloads renders the one chain that depends on the bridges.
-func (d *dataplane) forwardWorkloads() {
-	chain := []rules.Chain{d.renderer.ForwardWorkload(d.bridges)}
+// renderBridges renders the chains that depend on the bridges.
+func (d *dataplane) renderBridges() {
+	list := d.renderer.OfBridges(d.bridges)
 	for _, f := range d.families {
-		for _, c := range printChains(f, chain, d.chains.lacks[f]) {
+		for _, c := range printChains(f, list, d.chains.lacks[f]) {
 			d.filters.set(f, c)
 		}
 	}

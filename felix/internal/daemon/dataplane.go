@@ -398,7 +398,7 @@ func (d *dataplane) configure(cfg *config.Config) error {
 	oldHooks := d.renderer.Hooks()
 	d.renderer = renderer
 	d.changeChains(func(t *rules.Tracker) rules.ChainChanges { return t.Reconfigure(renderer) })
-	d.forwardWorkloads()
+	d.renderBridges()
 	for _, f := range d.families {
 		d.setHooks(f, oldHooks)
 	}

@@ -508,8 +508,7 @@ func TestEveryKindOfRuleIsTakenByTheKernel(t *testing.T) {
 					nettest.Run(t, "ipset", "create", name+set, kind, "family", family)
 				}
 				byTable := map[rules.Table][]reconcile.Item[string, Chain]{}
-				for _, c := range slices.Concat(r.Static(f), []rules.Chain{
-					r.ForwardWorkload([]string{"docker0", "docker_gwbridge", "br-0123456789ab"}),
+				for _, c := range slices.Concat(r.Static(f), r.OfBridges([]string{"docker0", "docker_gwbridge", "br-0123456789ab"}), []rules.Chain{
 					{ChainID: rules.ChainID{Table: rules.Filter, Name: "cali-from-wl-dispatch"}},
 					{ChainID: rules.ChainID{Table: rules.Filter, Name: "cali-to-wl-dispatch"}},
 				}) {

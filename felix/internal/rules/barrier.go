@@ -16,7 +16,7 @@ const (
 
 // Barrier are the rules, in a place of their own, that stop packets while they do not meet
 // those in the raw or the filter table, which unmet are. Known connections go on; of workloads
-// all else is stopped, as nobody asks their policies. The interface of a host endpoint is
+// all else but questions for names is stopped, as nobody asks their policies. The interface of a host endpoint is
 // closed where its policies are not asked, but for failsafe ports and for etcd, whose
 // addresses are given, since there is no address set in that place.
 //
@@ -42,6 +42,7 @@ type barrier struct {
 func (b barrier) chains() []Chain {
 	input, forward := b.chain(BarrierInput), b.chain(BarrierForward)
 	closed := Rule{Action: do(Drop)}
+	input.add(b.r.dnsOfWorkloads(b.f)...)
 	input.add(b.r.fromWorkloads(closed)...)
 	forward.add(b.r.fromWorkloads(closed)...)
 	forward.add(b.r.toWorkloads(closed)...)

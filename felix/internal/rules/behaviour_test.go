@@ -99,7 +99,7 @@ func TestBehaviour(t *testing.T) {
 		},
 		{
 			name: "an unknown workload interface does not reach the host", build: twoOpen,
-			send: packet{in: "cali9", src: "10.0.0.9", dst: "169.254.1.1", proto: desired.UDP, dport: 53}, want: Drop, by: "Unknown interface",
+			send: packet{in: "cali9", src: "10.0.0.9", dst: "169.254.1.1", proto: desired.UDP, dport: 54}, want: Drop, by: "Unknown interface",
 		},
 		{
 			name: "a missing profile denies",
@@ -438,9 +438,19 @@ func TestBehaviour(t *testing.T) {
 			send: packet{in: "cali1", src: "10.0.0.1", dst: "169.254.1.1", proto: desired.TCP, dport: 22}, want: Drop, by: "Endpoint to host",
 		},
 		{
-			name:  "a workload's egress policy comes before its gateway's services",
+			name:  "a workload's egress policy comes before ping of its gateway",
 			build: func(w *world) { w.endpoint("cali1") },
+			send:  packet{in: "cali1", src: "10.0.0.1", dst: "169.254.1.1", proto: desired.ICMPv4, icmp: 8}, want: Drop, by: "No policy or profile allowed it",
+		},
+		{
+			name:  "and before names where those are not let in",
+			build: func(w *world) { w.endpoint("cali1"); w.cfg.WorkloadDNS = false },
 			send:  packet{in: "cali1", src: "10.0.0.1", dst: "169.254.1.1", proto: desired.UDP, dport: 53}, want: Drop, by: "No policy or profile allowed it",
+		},
+		{
+			name:  "where names are not let in, policy may allow them",
+			build: func(w *world) { twoOpen(w); w.cfg.WorkloadDNS = false },
+			send:  packet{in: "cali1", src: "10.0.0.1", dst: "169.254.1.1", proto: desired.UDP, dport: 53}, want: Accept,
 		},
 		{
 			name:  "endpoint-to-host ACCEPT lets a workload reach its host",

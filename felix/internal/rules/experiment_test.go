@@ -41,7 +41,7 @@ func newCluster(t *testing.T, hosts ...string) *cluster {
 			engine: calc.New(name, "cali"), tracker: tk, tracer: newTracer(t, V4, tk.Hooks()),
 			members: map[desired.SetID]map[desired.Member]bool{},
 		}
-		c.hosts[name].tracer.apply(ChainChanges{Set: []Chain{r.ForwardWorkload(nil)}})
+		c.hosts[name].tracer.apply(ChainChanges{Set: r.OfBridges(nil)})
 	}
 	return c
 }

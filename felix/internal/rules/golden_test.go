@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,8 +62,8 @@ func TestGolden(t *testing.T) {
 				static[c.ChainID] = true
 			}
 			tk := NewTracker(r, tt.family)
-			for _, c := range append(tk.Apply(w.changes).Set, r.ForwardWorkload([]string{"docker0", "docker_gwbridge", "br-0123456789ab"})) {
-				if c.Name == chainForwardWorkload && !strings.HasPrefix(tt.name, "frame") {
+			for _, c := range append(tk.Apply(w.changes).Set, r.OfBridges([]string{"docker0", "docker_gwbridge", "br-0123456789ab"})...) {
+				if slices.Contains([]string{chainForwardWorkload, chainDNSIn, chainDNSOut}, c.Name) && !strings.HasPrefix(tt.name, "frame") {
 					continue
 				}
 				if static[c.ChainID] && !strings.Contains(c.Name, "host-endpoint") && !strings.Contains(c.Name, "hep-forward") && !strings.HasPrefix(tt.name, "frame") {

@@ -43,7 +43,7 @@ func (c ChainID) OfFrame() bool {
 // its rules decide about them: those that only the host's own packets meet are not among these.
 func (c ChainID) OfWorkloads() bool {
 	switch c.Name {
-	case chainFailsafeIn, chainFailsafeOut, chainEtcdIn, chainEtcdOut, chainUntrackedIn, chainUntrackedOut:
+	case chainFailsafeIn, chainFailsafeOut, chainEtcdIn, chainEtcdOut, chainUntrackedIn, chainUntrackedOut, chainDNSOut:
 		return false
 	case chainFromHost, chainToHost:
 		return c.Table == Raw

@@ -32,6 +32,9 @@ const (
 	chainForwardWorkload = "cali-forward-wl"
 	chainToDocker        = "cali-to-docker"
 
+	chainDNSIn  = "cali-dns-in"
+	chainDNSOut = "cali-dns-out"
+
 	chainFromHost        = "cali-from-host-endpoint"
 	chainToHost          = "cali-to-host-endpoint"
 	chainFromHostForward = "cali-from-hep-forward"

@@ -29,6 +29,9 @@ type Config struct {
 	LogPrefix string
 	// NoInvalidCheck leaves out the drop of packets that connection tracking finds invalid.
 	NoInvalidCheck bool
+	// WorkloadDNS lets workloads, whatever their policy says, and containers on Docker's
+	// bridges ask the gateways for names, and nobody else.
+	WorkloadDNS bool
 	// Gateways are the addresses that workloads have as gateway; they answer ICMP echo
 	// and DNS.
 	Gateways []netip.Prefix
@@ -58,6 +61,7 @@ func DefaultConfig() Config {
 		MangleAllow:      Accept,
 		FilterDeny:       Drop,
 		LogPrefix:        "calico-packet",
+		WorkloadDNS:      true,
 		Gateways:         []netip.Prefix{netip.MustParsePrefix("169.254.1.0/24"), netip.MustParsePrefix("fe80::a9fe:100/120")},
 	}
 }

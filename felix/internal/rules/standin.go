@@ -36,7 +36,7 @@ func (r *Renderer) StandIn(id ChainID) Chain {
 // Closing are the chains of the frame that close workloads off where their rules were taken
 // away and nobody knows which are wanted: connections that are known go on, new ones are
 // dropped, and so is what workloads send to the host. Neighbour discovery goes on, without
-// which no connection does. The host's own packets, and all others, pass.
+// which no connection does, and so do the questions for names, on which no policy is asked. The host's own packets, and all others, pass.
 func (r *Renderer) Closing(f Family) []Chain {
 	known := Rule{Match: Match{Conn: Established | Related}, Action: do(Accept)}
 	closed := Rule{Action: do(Drop), Comment: "the rules were taken away"}
@@ -51,6 +51,7 @@ func (r *Renderer) Closing(f Family) []Chain {
 		}
 	}
 	input.add(r.fromWorkloads(known)...)
+	input.add(r.dnsOfWorkloads(f)...)
 	input.add(r.fromWorkloads(closed)...)
 	return []Chain{forward, input}
 }

@@ -12,14 +12,11 @@ var loopback = netip.MustParsePrefix("127.0.0.0/8")
 // vxlanPort is where VXLAN packets go; workloads must not send any.
 const vxlanPort = 4789
 
-// dnsPort is where the workloads' gateway answers names.
-const dnsPort = 53
-
 // bgpPort is where nodes tell each other their routes.
 const bgpPort = 179
 
 // Static are the chains of the frame: all but the dispatch chains of workloads and
-// [Renderer.ForwardWorkload]. Those of host endpoints are as they are without any.
+// [Renderer.OfBridges]. Those of host endpoints are as they are without any.
 func (r *Renderer) Static(f Family) []Chain {
 	list := []Chain{
 		r.rawPrerouting(f), r.rawOutput(),
@@ -28,7 +25,7 @@ func (r *Renderer) Static(f Family) []Chain {
 		{ChainID: ChainID{NAT, chainOutput}, Rules: []Rule{{Action: jump(chainDNAT)}}},
 		{ChainID: ChainID{NAT, chainPostrouting}, Rules: []Rule{{Action: jump(chainSNAT)}, {Action: jump(chainNATOutgoing)}}},
 		r.natOutgoing(f),
-		r.filterForward(), r.toDocker(), r.filterInput(), r.workloadToHost(f), r.workloadGuard(f, Filter), r.filterOutput(),
+		r.filterForward(), r.toDocker(), r.filterInput(f), r.workloadToHost(f), r.workloadGuard(f, Filter), r.filterOutput(f),
 	}
 	list = append(list, r.decisions()...)
 	list = append(list, r.floating(f, nil)...)
@@ -224,8 +221,11 @@ func (r *Renderer) filterForward() Chain {
 	return c
 }
 
-func (r *Renderer) filterInput() Chain {
+// filterInput polices what goes to the host. Names of the gateway come first: before egress
+// policy, and before what untracked policy allowed.
+func (r *Renderer) filterInput(f Family) Chain {
 	c := Chain{ChainID: ChainID{Filter, chainInput}}
+	c.add(r.askDNS(f, Dst, chainDNSIn)...)
 	c.add(Rule{Match: isSet(r.marks.accept), Action: do(r.cfg.FilterAllow)})
 	c.add(r.fromWorkloads(Rule{Action: goTo(chainWorkloadToHost)})...)
 	c.add(Rule{Action: clearMark(r.marks.all())})
@@ -248,8 +248,8 @@ func echoRequest(f Family) (desired.Protocol, uint8) {
 }
 
 // workloadToHost decides on packets from a workload to its own host: its egress policy
-// first; then ping and DNS to its gateway are allowed, and the rest gets the configured
-// action.
+// first; then ping of its gateway is allowed (and DNS, unless that was let in before), and
+// the rest gets the configured action.
 func (r *Renderer) workloadToHost(f Family) Chain {
 	c := Chain{ChainID: ChainID{Filter, chainWorkloadToHost}}
 	if f == V6 {
@@ -270,17 +270,19 @@ func (r *Renderer) workloadToHost(f Family) Chain {
 		to := Net{Prefix: gw}
 		echo, echoType := echoRequest(f)
 		c.add(Rule{Match: Match{Protocol: echo, Destination: to, ICMP: []ICMP{{Type: echoType}}}, Action: do(Accept), Comment: "Ping of the gateway"})
-		for _, proto := range []desired.Protocol{desired.UDP, desired.TCP} {
-			dns := Ports{Side: Dst, Ranges: []desired.PortRange{{First: dnsPort, Last: dnsPort}}}
-			c.add(Rule{Match: Match{Protocol: proto, Destination: to, Ports: []Ports{dns}}, Action: do(Accept), Comment: "DNS of the gateway"})
+	}
+	if !r.cfg.WorkloadDNS { // else it was asked before
+		for _, m := range r.atGateway(f, Dst) {
+			c.add(Rule{Match: m, Action: do(Accept), Comment: "DNS of the gateway"})
 		}
 	}
 	c.add(Rule{Action: do(r.cfg.EndpointToHost), Comment: "Endpoint to host"})
 	return c
 }
 
-func (r *Renderer) filterOutput() Chain {
+func (r *Renderer) filterOutput(f Family) Chain {
 	c := Chain{ChainID: ChainID{Filter, chainOutput}}
+	c.add(r.askDNS(f, Src, chainDNSOut)...)
 	c.add(Rule{Match: isSet(r.marks.accept), Action: do(r.cfg.FilterAllow)})
 	c.add(r.toWorkloads(Rule{Action: do(Return), Comment: "The host reaches its workloads"})...)
 	c.add(Rule{Action: clearMark(r.marks.all())})

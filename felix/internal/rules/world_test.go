@@ -105,7 +105,7 @@ func (w *world) tracer(f Family) *tracer {
 		tr := newTracer(w.t, f, tk.Hooks())
 		tr.locals = []netip.Addr{netip.MustParseAddr(hostAddr)}
 		tr.apply(tk.Apply(w.changes))
-		tr.apply(ChainChanges{Set: []Chain{r.ForwardWorkload(append([]string{"docker0", "docker_gwbridge"}, w.bridges...))}})
+		tr.apply(ChainChanges{Set: r.OfBridges(append([]string{"docker0", "docker_gwbridge"}, w.bridges...))})
 		for id, members := range w.sets {
 			tr.setMembers(id, members...)
 		}

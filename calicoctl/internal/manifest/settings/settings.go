@@ -134,7 +134,7 @@ var known = map[model.Kind][]string{
 		"ChainInsertMode", "IptablesFilterAllowAction", "IptablesMangleAllowAction", "IptablesFilterDenyAction",
 		"IptablesMarkMask", "DisableConntrackInvalidCheck", "IptablesRefreshInterval",
 		"IpsetsRefreshInterval", "RouteRefreshInterval", "MaxIpsetSize",
-		"DeviceRouteProtocol", "RemoveExternalRoutes", "WorkloadsReachControlPlane", "FailsafeInboundHostPorts", "FailsafeOutboundHostPorts",
+		"DeviceRouteProtocol", "RemoveExternalRoutes", "WorkloadDNSEnabled", "WorkloadsReachControlPlane", "FailsafeInboundHostPorts", "FailsafeOutboundHostPorts",
 		"LogPrefix", "LogSeverityScreen", "ReportingIntervalSecs", "ReportingTTLSecs",
 		"EndpointReportingEnabled", "EndpointReportingDelaySecs", "HealthEnabled", "HealthHost",
 		"HealthPort", "PrometheusMetricsEnabled", "PrometheusMetricsHost", "PrometheusMetricsPort",

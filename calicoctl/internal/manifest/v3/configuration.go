@@ -354,6 +354,7 @@ type FelixConfigurationSpec struct {
 	DeviceRouteProtocol     *Number   `json:"deviceRouteProtocol,omitempty" raw:"DeviceRouteProtocol"`
 	RemoveExternalRoutes    *Flag     `json:"removeExternalRoutes,omitempty" raw:"RemoveExternalRoutes"`
 
+	WorkloadDNSEnabled         *Flag          `json:"workloadDNSEnabled,omitempty" raw:"WorkloadDNSEnabled"`
 	WorkloadsReachControlPlane *Flag          `json:"workloadsReachControlPlane,omitempty" raw:"WorkloadsReachControlPlane"`
 	FailsafeInboundHostPorts   *FailsafePorts `json:"failsafeInboundHostPorts,omitempty" raw:"FailsafeInboundHostPorts"`
 	FailsafeOutboundHostPorts  *FailsafePorts `json:"failsafeOutboundHostPorts,omitempty" raw:"FailsafeOutboundHostPorts"`

@@ -92,7 +92,7 @@ var full = map[string]struct {
 			"IptablesFilterDenyAction": "REJECT", "IptablesMarkMask": "0xff00", "DisableConntrackInvalidCheck": "true",
 			"IptablesRefreshInterval": "90", "IptablesPostWriteCheckIntervalSecs": "0.5", "IpsetsRefreshInterval": "1",
 			"RouteRefreshInterval": "3600", "NetlinkTimeoutSecs": "10", "MaxIpsetSize": "5", "DeviceRouteProtocol": "3",
-			"RemoveExternalRoutes": "false", "WorkloadsReachControlPlane": "true", "FailsafeInboundHostPorts": "tcp:22,udp:10.0.0.0/8:53,tcp:[fd00::/8]:1", "FailsafeOutboundHostPorts": "none",
+			"RemoveExternalRoutes": "false", "WorkloadDNSEnabled": "false", "WorkloadsReachControlPlane": "true", "FailsafeInboundHostPorts": "tcp:22,udp:10.0.0.0/8:53,tcp:[fd00::/8]:1", "FailsafeOutboundHostPorts": "none",
 			"LogPrefix": "x", "LogSeverityScreen": "DEBUG", "ReportingIntervalSecs": "0", "ReportingTTLSecs": "90",
 			"EndpointReportingEnabled": "true", "EndpointReportingDelaySecs": "1", "HealthEnabled": "true", "HealthHost": "localhost",
 			"HealthPort": "1", "PrometheusMetricsEnabled": "true", "PrometheusMetricsHost": "::1", "PrometheusMetricsPort": "2", "Other": "x",

@@ -14,7 +14,7 @@ var felixParameters = []string{
 	"IptablesFilterAllowAction", "IptablesFilterDenyAction", "IptablesMangleAllowAction", "IptablesMarkMask",
 	"IptablesRefreshInterval", "Ipv6Support", "LogPrefix", "LogSeverityScreen", "MaxIpsetSize", "PrometheusMetricsEnabled",
 	"PrometheusMetricsHost", "PrometheusMetricsPort", "RemoveExternalRoutes", "ReportingIntervalSecs", "ReportingTTLSecs",
-	"RouteRefreshInterval", "WorkloadsReachControlPlane",
+	"RouteRefreshInterval", "WorkloadDNSEnabled", "WorkloadsReachControlPlane",
 }
 
 // felixParameter is a parameter's name as felix writes it; felix itself does not mind its
