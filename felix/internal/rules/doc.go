@@ -16,8 +16,10 @@
 //	                                      → cali-from-wl-guard, the rest passes; else
 //	                                      → cali-from-host-endpoint (preDNAT policy)
 //	nat PREROUTING      cali-PREROUTING   → cali-fip-dnat: floating addresses
-//	filter INPUT        cali-INPUT        from a workload ⇒ cali-wl-to-host: egress policy,
-//	                                      then ping and DNS to the gateway, then the
+//	filter INPUT        cali-INPUT        names of the gateway → cali-dns-in: accept from
+//	                                      workloads and Docker's bridges, drop from others;
+//	                                      from a workload ⇒ cali-wl-to-host: egress policy,
+//	                                      then ping of the gateway, then the
 //	                                      endpoint-to-host action; else → host endpoints
 //	filter FORWARD      cali-FORWARD      → cali-from-hep-forward, from a workload
 //	                                      → cali-from-wl-dispatch, to a workload
@@ -27,7 +29,7 @@
 //	                                      what comes from or goes to a bridge of its
 //	raw OUTPUT          cali-OUTPUT       clear our marks; untracked policy, ⇒ cali-untracked-out
 //	nat OUTPUT          cali-OUTPUT       → cali-fip-dnat: floating addresses
-//	filter OUTPUT       cali-OUTPUT       to a workload: not policed; else → host endpoints
+//	filter OUTPUT       cali-OUTPUT       answers about names → cali-dns-out; to a workload: not policed; else → host endpoints
 //	mangle POSTROUTING  cali-POSTROUTING  what the host itself sends with a rewritten destination
 //	                                      → cali-to-host-endpoint
 //	nat POSTROUTING     cali-POSTROUTING  → cali-fip-snat, → cali-nat-outgoing: masquerade what leaves the pools
@@ -69,8 +71,8 @@
 // Docker's own chains, so that ports that are not published, and networks that are internal,
 // stay closed to workloads. Docker's bridges are known by their names, and by Docker's own
 // rules. Many begin with "br-", but so do bridges of the host's own, and to leave these to
-// Docker's policy DROP would cut the host's workloads off; so each bridge is named, in one
-// chain, which is all that is written when one comes or goes.
+// Docker's policy DROP would cut the host's workloads off; so each bridge is named, in a
+// few chains, which are all that is written when one comes or goes.
 //
 // A rule that names networks is one for their families: in the other family it is not
 // rendered, also when the list is a negated one.
