@@ -3,6 +3,7 @@ package daemon_test
 import (
 	"net"
 	"net/netip"
+	"strconv"
 	"testing"
 	"time"
 
@@ -49,6 +50,18 @@ func (h *host) answerNames(at netip.Addr) {
 	}()
 }
 
+// zone is an interface's index as the zone of an address; names are of the test's own space.
+func zone(t *testing.T, of *nettest.Space, iface string) string {
+	t.Helper()
+	var link *net.Interface
+	var err error
+	of.Do(func() { link, err = net.InterfaceByName(iface) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strconv.Itoa(link.Index)
+}
+
 // TestTheGatewayIsAskedForNames has containers whose policy denies all, and one on Docker's
 // bridge, ask the gateway, with connection tracking and without; another host does not
 // reach it, though it sends its packets here, and nothing else of the host is open.
@@ -65,18 +78,17 @@ func TestTheGatewayIsAskedForNames(t *testing.T) {
 				w.raw(path, value)
 			}
 		}
-		w.denying("policy", "net1")
-		w.network("net1")
-		// What else is closed is open by the host's own rules.
+		w.put(model.ProfileKey{Name: "shut"}, &model.Profile{})
+		// It closes the host itself, to containers on bridges too.
 		w.put(model.HostEndpointKey{Node: h.Name, Name: "all"}, &model.HostEndpoint{Interface: "*"})
 		h.startInSync("LOGSEVERITYSCREEN=ERROR")
-		a := h.container("aaaa", "net1", "192.168.0.1")
+		a := h.container("aaaa", "shut", "192.168.0.1")
 		open := h.container("bbbb", "open", "192.168.0.2")
 		h.ServeTCP(tcpPort)
 		h.ServeUDP(udpPort)
 		gateway6 := netip.MustParseAddr("fe80::a9fe:101")
 		h.answerNames(nettest.Gateway)
-		h.answerNames(gateway6.WithZone("caliaaaa"))
+		h.answerNames(gateway6.WithZone(zone(t, h.Space, "caliaaaa")))
 
 		asks := func(when string, from *nettest.Space, to netip.Addr, passes bool) {
 			t.Helper()
@@ -88,7 +100,7 @@ func TestTheGatewayIsAskedForNames(t *testing.T) {
 				t.Errorf("%s: %s by TCP: %v", when, to, err)
 			}
 		}
-		inside := gateway6.WithZone("eth0")
+		inside := gateway6.WithZone(zone(t, a.Space, "cali0"))
 		all := func(when string) {
 			t.Helper()
 			asks(when+": a closed container", a.Space, nettest.Gateway, true)

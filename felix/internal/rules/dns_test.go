@@ -63,3 +63,36 @@ func TestNamesOfTheGateway(t *testing.T) {
 		})
 	}
 }
+
+// TestNamesWhereWorkloadsAreClosedOff: what closes workloads off in the place of their rules lets
+// them ask too, unless names are not let in.
+func TestNamesWhereWorkloadsAreClosedOff(t *testing.T) {
+	t.Parallel()
+	for _, on := range []bool{true, false} {
+		cfg := DefaultConfig()
+		cfg.WorkloadDNS = on
+		r, err := NewRenderer(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range Families {
+			src, dst := map[Family]string{V4: "10.0.0.1", V6: "fd00::1"}[f], map[Family]string{V4: "169.254.1.1", V6: "fe80::a9fe:101"}[f]
+			for name, chains := range map[string][]Chain{"closing": r.Closing(f), "barrier": r.Barrier(f)} {
+				hooks := []Hook{{ChainID: ChainID{Filter, "INPUT"}, Rule: Rule{Action: jump(chainInput)}}}
+				if name == "barrier" {
+					hooks[0].Rule.Action = jump(BarrierInput)
+				}
+				tr := newTracer(t, f, hooks)
+				tr.apply(ChainChanges{Set: chains})
+				for _, proto := range []desired.Protocol{desired.UDP, desired.TCP} {
+					for port, open := range map[uint16]bool{53: on, 54: false} {
+						got, trail := tr.trace(packet{in: "cali1", src: src, dst: dst, proto: proto, dport: port})
+						if (got.verdict == Accept) != open {
+							t.Errorf("%s, IPv%d, on %v, port %d: %v: %v", name, f, on, port, got.verdict, trail)
+						}
+					}
+				}
+			}
+		}
+	}
+}
