@@ -52,6 +52,11 @@ func TestStart(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(r.runDir(), "node.sock")); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("node.sock: %v, %v", info, err)
 	}
+	// Others expect to hear of process 1 as of the programs that it runs.
+	resp, err := r.etcd.Client(t).Get(t.Context(), "/calico/v1/host/node00/metadata")
+	if err != nil || len(resp.Kvs) != 1 || !strings.Contains(string(resp.Kvs[0].Value), `"programs":["bgpd","calico-node","confd","felix","libnetwork"]`) {
+		t.Errorf("the node is stored as %v, %v", resp, err)
+	}
 	if got := r.liveness("calico-node"); got == nil || !got.Ready {
 		nettest.Eventually(t, 5*time.Second, func() error {
 			if got := r.liveness("calico-node"); got == nil || !got.Ready {
