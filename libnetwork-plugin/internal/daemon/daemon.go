@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -86,6 +87,10 @@ type daemon struct {
 	plugins   []*plugin
 	status    *statusapi.Server
 	etcd      *etcdWatch
+	// socketsStay says that another process holds Docker's sockets, and engineAway that the engine
+	// was lost, or never answered.
+	socketsStay bool
+	engineAway  atomic.Bool
 }
 
 // build makes all parts, in the order in which data flows through them.
@@ -215,6 +220,13 @@ func (d *daemon) run(ctx context.Context) error {
 		return err
 	}
 	tasks, ctx := errgroup.WithContext(ctx)
+	left, leave := context.WithCancel(context.WithoutCancel(ctx))
+	tasks.Go(func() error {
+		defer leave()
+		<-ctx.Done()
+		d.lastCalls(ctx)
+		return nil
+	})
 	tasks.Go(func() error { return d.serveStatus(ctx) })
 	tasks.Go(func() error { return d.etcd.run(ctx) })
 	tasks.Go(func() error { d.engine.Watch(ctx, d); return nil })
@@ -232,7 +244,7 @@ func (d *daemon) run(ctx context.Context) error {
 		return liveness.Run(ctx, d.store, liveness.Program{Node: d.node, Name: program, Host: d.host, Ready: d.etcd.ready, Log: d.log})
 	})
 	for _, p := range d.plugins {
-		tasks.Go(func() error { return p.serve(ctx) })
+		tasks.Go(func() error { return p.serve(ctx, left) })
 	}
 	tasks.Go(func() error { return d.publish(ctx) })
 	return tasks.Wait()
@@ -277,6 +289,7 @@ func (d *daemon) listen() error {
 	}
 	if len(held) > 0 {
 		d.log.Info("Docker's sockets are held by another process: calls wait there while this one is away")
+		d.socketsStay = true
 		return d.takeOver(held)
 	}
 	if err := os.MkdirAll(d.cfg.PluginDir, 0o755); err != nil {
@@ -367,6 +380,7 @@ func (d *daemon) engineID(ctx context.Context) string {
 
 // EngineUp brings everything in line with an engine that has come up.
 func (d *daemon) EngineUp(ctx context.Context) {
+	d.engineAway.Store(false)
 	scope := d.scope.Refresh(ctx)
 	d.log.Info("Docker's engine answers", "scope", scope)
 	if err := d.networks.Look(ctx); err != nil { // the reviver goes by it
@@ -410,6 +424,7 @@ func (d *daemon) ContainerChanged(_ context.Context, e dockerapi.Event) {
 
 // EngineDown notes that the engine does not answer.
 func (d *daemon) EngineDown(err error) {
+	d.engineAway.Store(true)
 	d.log.Warn("Docker's engine does not answer: names and labels of containers are not known until it does", logattr.Err, err)
 }
 

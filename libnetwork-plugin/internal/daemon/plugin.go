@@ -34,8 +34,9 @@ func (p *plugin) listen(dir string) (err error) {
 	return err
 }
 
-// serve answers calls until ctx ends, and finishes those in progress.
-func (p *plugin) serve(ctx context.Context) error {
+// serve answers calls until ctx ends, and then those that come until left ends; it finishes those
+// in progress.
+func (p *plugin) serve(ctx, left context.Context) error {
 	served := make(chan error, 1)
 	go func() { served <- p.server.Serve(p.socket) }()
 	select {
@@ -45,5 +46,9 @@ func (p *plugin) serve(ctx context.Context) error {
 	}
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainLimit)
 	defer cancel()
+	select {
+	case <-left.Done():
+	case <-limited.Done():
+	}
 	return errors.Join(p.socket.Close(), <-served, p.server.Drain(limited))
 }
