@@ -21,7 +21,9 @@ const (
 // endpoint has been left for a while.
 func (d *daemon) lastCalls(ctx context.Context) {
 	ctx = context.WithoutCancel(ctx)
-	// The end of the engine's events may not be noticed yet.
+	// Engines such as 20.10 close their listener alone, and go on answering on connections that
+	// stand: what says whether this one is going is a new one.
+	d.engine.Close()
 	if d.socketsStay || !d.engineAway.Load() && d.engineID(ctx) != "" {
 		return
 	}
