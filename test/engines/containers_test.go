@@ -119,7 +119,7 @@ func many(t *testing.T, r *rig) {
 	atOnce("docker run -d --name t-%d --net one calico/workload:" + r.Version)
 	out := on(t, h, "docker ps -q --filter name=^t- | xargs docker inspect --format '{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}'")
 	addresses := map[string]bool{}
-	for _, a := range strings.Fields(out) {
+	for a := range strings.FieldsSeq(out) {
 		addresses[a] = true
 	}
 	if len(addresses) != n {
