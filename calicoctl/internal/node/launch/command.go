@@ -180,13 +180,15 @@ func SecretNames(o Options, etcd etcdstore.Config) []string {
 // volumes share with the container: the logs, what the host remembers, the programs'
 // sockets, and /run as a whole, which holds Docker's socket, its plugin folder, its
 // sandboxes and the lock of iptables. Mounting Docker's socket by itself would keep a dead
-// one after the engine has restarted.
+// one after the engine has restarted. The host's resolv.conf is shared because engines give
+// also containers of the host's network the name servers of daemon.json: there that is the
+// plugin, which asks the host's.
 func volumes(o Options) []string {
 	run := "/run:/run"
 	if o.SharedRun {
 		run += ":rslave"
 	}
-	vols := []string{o.LogDir + ":/var/log/calico", hostrecord.DefaultDir + ":" + hostrecord.DefaultDir, run, "/var/run/calico:/var/run/calico"}
+	vols := []string{o.LogDir + ":/var/log/calico", hostrecord.DefaultDir + ":" + hostrecord.DefaultDir, run, "/var/run/calico:/var/run/calico", "/etc/resolv.conf:/etc/resolv.conf:ro"}
 	if o.Modules {
 		vols = append(vols, "/lib/modules:/lib/modules:ro")
 	}

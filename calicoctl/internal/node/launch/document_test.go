@@ -92,6 +92,7 @@ ExecStart=/usr/bin/docker run \
   -v /var/lib/calico:/var/lib/calico \
   -v /run:/run:rslave \
   -v /var/run/calico:/var/run/calico \
+  -v /etc/resolv.conf:/etc/resolv.conf:ro \
   calico/node:v0.1.0
 # The programs end within docker's ten seconds.
 ExecStop=-/usr/bin/docker stop calico-node

@@ -24,7 +24,7 @@ func TestCommand(t *testing.T) {
 		"--security-opt=apparmor=unconfined --name=calico-node -d --restart=always " +
 		"-e NODENAME=node00 -e CALICO_NETWORKING_BACKEND=gobgp -e CALICO_LIBNETWORK_ENABLED=true -e ETCD_ENDPOINTS=http://172.17.8.10:2379 " +
 		"-e IP=172.17.8.100 -e CALICO_LIBNETWORK_IFPREFIX=cali -e CALICO_LIBNETWORK_SCOPE=global " +
-		"-v /var/log/calico:/var/log/calico -v /var/lib/calico:/var/lib/calico -v /run:/run:rslave -v /var/run/calico:/var/run/calico calico/node:v0.1.0"
+		"-v /var/log/calico:/var/log/calico -v /var/lib/calico:/var/lib/calico -v /run:/run:rslave -v /var/run/calico:/var/run/calico -v /etc/resolv.conf:/etc/resolv.conf:ro calico/node:v0.1.0"
 	if diff := cmp.Diff(want, Shell(Command(o, etcd))); diff != "" {
 		t.Errorf("command (-want +got):\n%s", diff)
 	}
