@@ -368,6 +368,8 @@ type DockerNetwork struct {
 	// Removed says that a user removed the network on one host. It stays until it is gone
 	// from all hosts that have it.
 	Removed bool `json:"removed,omitempty"`
+	// RemovedAt is when it was marked so.
+	RemovedAt time.Time `json:"removed_at,omitzero"`
 	// Problems says, by node, why the network of this name is not this one there.
 	Problems map[string]string `json:"problems,omitempty"`
 

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -159,11 +160,18 @@ func (s *Space) Command(ctx context.Context, name string, args ...string) *exec.
 // commandTimeout bounds a program that a test waits for.
 const commandTimeout = 30 * time.Second
 
+// savesAgain is how often iptables-nft-save is run again: it reads tables, chains and rules one
+// after the other, and fails when a chain goes in between.
+const savesAgain = 10
+
 // Run runs a program in the namespace and returns what it printed; the test fails
 // when the program does.
 func (s *Space) Run(name string, args ...string) string {
 	s.t.Helper()
 	out, err := s.TryRun(name, args...)
+	for again := 0; err != nil && again < savesAgain && strings.HasSuffix(name, "-nft-save"); again++ {
+		out, err = s.TryRun(name, args...)
+	}
 	if err != nil {
 		s.t.Fatalf("nettest: %s: %s %v: %v\n%s", s.Name, name, args, err, out)
 	}

@@ -119,7 +119,7 @@ func build(cfg config.Config, getenv func(string) string, log *slog.Logger) (*da
 	d.etcd = newEtcdWatch(d.store, d.etcdUp, log)
 	d.driver = network.New(network.Config{
 		Node: d.node, InterfacePrefix: cfg.InterfacePrefix, CreateProfiles: cfg.CreateProfiles,
-		LabelEndpoints: cfg.LabelEndpoints, LabelTimeout: cfg.LabelTimeout, MTU: cfg.MTU, Addresses: d.addresses,
+		LabelEndpoints: cfg.LabelEndpoints, LabelTimeout: cfg.LabelTimeout, MTU: cfg.MTU, Removed: d.networks.Removed, Addresses: d.addresses,
 	}, network.Parts{
 		Store: d.store, Book: d.book, Registry: d.registry, Links: d.links, Felix: waiter, Engine: d.engine,
 		Scope: d.scope, Sandboxes: sandbox.New(), Log: log,
@@ -413,7 +413,13 @@ func (d *daemon) sync(ctx context.Context) {
 
 // NetworkChanged has the name of a new network learned, which the engine does not tell when
 // it has it created, and the networks of all hosts made the same.
-func (d *daemon) NetworkChanged(context.Context, dockerapi.Event) { d.networks.Kick() }
+func (d *daemon) NetworkChanged(_ context.Context, e dockerapi.Event) {
+	if e.Action != "destroy" {
+		d.networks.Kick()
+	} else if err := d.networks.Removed(e.Actor.ID); err != nil {
+		d.log.Warn("removal of a network is not remembered", logattr.Err, err)
+	}
+}
 
 // ContainerChanged has what is known of a container's endpoints brought up to date.
 func (d *daemon) ContainerChanged(_ context.Context, e dockerapi.Event) {

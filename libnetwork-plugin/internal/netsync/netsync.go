@@ -15,7 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
+	rand2 "math/rand/v2"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -27,7 +27,6 @@ import (
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/model"
 	"calico.internal/libcalico/trust"
-	"calico.internal/libcalico/wholefile"
 	"calico.internal/libnetwork-plugin/internal/config"
 	"calico.internal/libnetwork-plugin/internal/dockerapi"
 	"calico.internal/libnetwork-plugin/internal/endpoint"
@@ -39,6 +38,12 @@ const (
 	every      = time.Minute
 	firstRetry = time.Second
 	lastRetry  = 30 * time.Second
+	// fasterPause is the longest wait after another host was faster.
+	fasterPause = 200 * time.Millisecond
+	// quiet is how far two rounds that changes of records ask for are apart.
+	quiet = 200 * time.Millisecond
+	// deedLimit bounds what is asked of the engine for one network.
+	deedLimit = 20 * time.Second
 	// roundLimit bounds a round; making a network makes the engine call us, which waits for
 	// etcd.
 	roundLimit = time.Minute
@@ -47,7 +52,6 @@ const (
 // Engine is what is asked of Docker's engine.
 type Engine interface {
 	Connected() bool
-	Info(ctx context.Context) (dockerapi.Info, error)
 	Networks(ctx context.Context) ([]dockerapi.Network, error)
 	CreateNetwork(ctx context.Context, n dockerapi.NewNetwork) (string, error)
 	RemoveNetwork(ctx context.Context, id string) error
@@ -75,7 +79,7 @@ type Config struct {
 	Spread bool
 	// CreateProfiles says that networks have profiles, which go with them.
 	CreateProfiles bool
-	// StateDir is where the engine's id is remembered.
+	// StateDir is where it is remembered which networks users removed.
 	StateDir string
 }
 
@@ -84,14 +88,26 @@ type Syncer struct {
 	Config
 	Parts
 
-	kick chan struct{}
+	kick     chan struct{}
+	removals *removals
 	// problems are what the records said of this host in the latest round.
 	problems atomic.Pointer[map[string]string]
 }
 
 // New returns a syncer.
 func New(cfg Config, parts Parts) *Syncer {
-	return &Syncer{Config: cfg, Parts: parts, kick: make(chan struct{}, 1)}
+	return &Syncer{
+		Config: cfg, Parts: parts, kick: make(chan struct{}, 1),
+		removals: openRemovals(filepath.Join(cfg.StateDir, "libnetwork-removed"), parts.Log),
+	}
+}
+
+// Removed notes, on disk too, that a user has this host's engine remove a network, and asks for
+// a round. What the engine does not have without that, it lost.
+func (s *Syncer) Removed(id string) error {
+	err := s.removals.add(id)
+	s.Kick()
+	return err
 }
 
 // Kick asks for a round: something happened at the engine.
@@ -109,6 +125,9 @@ func (s *Syncer) Run(ctx context.Context) error {
 	defer tick.Stop()
 	again := time.NewTimer(every)
 	defer again.Stop()
+	soon := time.NewTimer(every)
+	defer soon.Stop()
+	var last time.Time
 	for pause := firstRetry; ; {
 		select {
 		case <-ctx.Done():
@@ -120,6 +139,12 @@ func (s *Syncer) Run(ctx context.Context) error {
 			if b.Err != nil || b.Held != nil {
 				continue
 			}
+			// Each host writes itself into a new network's record: one round for many of those.
+			if wait := quiet - time.Since(last); wait > 0 {
+				soon.Reset(wait)
+				continue
+			}
+		case <-soon.C:
 		case <-s.kick:
 		case <-tick.C:
 		case <-again.C:
@@ -127,7 +152,9 @@ func (s *Syncer) Run(ctx context.Context) error {
 		if !s.Engine.Connected() || s.Guard.Verdict().State != trust.Trusted {
 			continue // both tell when they are back
 		}
-		if err := s.rounds(ctx); err != nil && ctx.Err() == nil {
+		err := s.rounds(ctx)
+		last = time.Now()
+		if err != nil && ctx.Err() == nil {
 			s.Log.Warn("networks are not the same on all hosts yet", logattr.Err, err, "retry_in", pause.String())
 			again.Reset(pause)
 			pause = min(2*pause, lastRetry)
@@ -155,10 +182,7 @@ func (s *Syncer) Round(ctx context.Context) (did bool, err error) {
 	if err := s.Sole(ctx); err != nil {
 		return false, err
 	}
-	view, err := s.view(ctx)
-	if err != nil {
-		return false, err
-	}
+	view := s.view()
 	entries, unreadable, err := s.records(ctx)
 	if err != nil {
 		return false, err
@@ -173,6 +197,7 @@ func (s *Syncer) Round(ctx context.Context) (did bool, err error) {
 	}
 	s.noteProblems(records)
 	var errs []error
+	faster := false
 	for _, key := range networks.Names(records, locals) {
 		if unreadable[key] {
 			continue // a newer program's, perhaps: nothing is known about it
@@ -180,17 +205,23 @@ func (s *Syncer) Round(ctx context.Context) (did bool, err error) {
 		step := networks.Decide(records[key], locals[key], view)
 		done, err := s.do(ctx, key, records[key], entries[key].Revision, step)
 		did = did || done
+		if errors.Is(err, errFaster) {
+			faster = true
+			continue
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("network %s: %w", key, err))
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return false, err
+	if faster {
+		// All hosts write the same record when a network is made: not again at the same moment.
+		pause(ctx, rand2.N(fasterPause))
+		did = true
 	}
-	if did {
-		return true, nil
+	if err := errors.Join(errs...); err != nil || did {
+		return did && err == nil, err
 	}
-	return false, s.remember(view)
+	return false, s.removals.keepOnly(records)
 }
 
 // noteProblems keeps what the records say of this host. The last of several rounds, which
@@ -215,37 +246,14 @@ func (s *Syncer) Problems() map[string]string {
 }
 
 // view is what this host knows of itself.
-func (s *Syncer) view(ctx context.Context) (networks.View, error) {
-	info, err := s.Engine.Info(ctx)
-	if err != nil {
-		return networks.View{}, err
-	}
-	former, err := os.ReadFile(s.engineFile())
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return networks.View{}, err
-	}
+func (s *Syncer) view() networks.View {
 	return networks.View{
-		Node:   s.Node,
-		Engine: info.ID,
-		Spread: s.Spread && s.Scope() == config.ScopeLocal,
-		// A host that remembers nothing was made anew: what its engine lacks, nobody removed.
-		SameEngine: strings.TrimSpace(string(former)) == info.ID,
-		NewUID:     func() string { return strings.ToLower(rand.Text()) },
-	}, nil
-}
-
-// engineFile keeps the id of the engine whose networks the records tell of.
-func (s *Syncer) engineFile() string { return filepath.Join(s.StateDir, "libnetwork-engine") }
-
-// remember notes the engine, once all records tell of its networks.
-func (s *Syncer) remember(v networks.View) error {
-	if v.SameEngine {
-		return nil
+		Node:        s.Node,
+		Spread:      s.Spread && s.Scope() == config.ScopeLocal,
+		UserRemoved: s.removals.has,
+		NewUID:      func() string { return strings.ToLower(rand.Text()) },
+		Now:         time.Now(),
 	}
-	if err := os.MkdirAll(s.StateDir, 0o700); err != nil {
-		return err
-	}
-	return wholefile.Write(s.engineFile(), 0o600, []byte(v.Engine+"\n"))
 }
 
 // records reads all records by their names, and the names of those that cannot be read.
@@ -299,9 +307,14 @@ func (s *Syncer) locals(ctx context.Context) (map[string]networks.Local, error) 
 // do does a step.
 func (s *Syncer) do(ctx context.Context, key string, record *model.DockerNetwork, revision int64, step networks.Step) (did bool, err error) {
 	wrote, err := s.write(ctx, key, record, step.Record, revision)
+	if err == nil && wrote && step.Record == nil {
+		err = s.dropProfile(ctx, key)
+	}
 	if err != nil || wrote {
 		return wrote, err
 	}
+	ctx, cancel := context.WithTimeout(ctx, deedLimit)
+	defer cancel()
 	switch step.Deed {
 	case networks.Nothing:
 	case networks.Make:
@@ -314,8 +327,10 @@ func (s *Syncer) do(ctx context.Context, key string, record *model.DockerNetwork
 	return false, nil
 }
 
-// write stores a record where it is another one than before. If somebody else was faster,
-// another round is due.
+// errFaster says that another host wrote a record at the same time.
+var errFaster = errors.New("another host was faster")
+
+// write stores a record where it is another one than before.
 func (s *Syncer) write(ctx context.Context, key string, was, now *model.DockerNetwork, revision int64) (wrote bool, err error) {
 	k := model.DockerNetworkKey{Name: key}
 	switch {
@@ -329,7 +344,7 @@ func (s *Syncer) write(ctx context.Context, key string, was, now *model.DockerNe
 		_, err = s.Store.Update(ctx, k, now, revision)
 	}
 	if errors.Is(err, etcdstore.ErrConflict) || errors.Is(err, etcdstore.ErrExists) || errors.Is(err, etcdstore.ErrNotFound) {
-		return true, nil
+		return false, errFaster
 	}
 	if err == nil && now != nil && now.Problems[s.Node] != "" && (was == nil || was.Problems[s.Node] != now.Problems[s.Node]) {
 		s.Log.Warn("network is not the same here as on other hosts", logattr.Network, networks.Name(key, now), logattr.Why, now.Problems[s.Node])
@@ -380,16 +395,11 @@ func (s *Syncer) gone(ctx context.Context, key string, record *model.DockerNetwo
 		return err
 	}
 	if used.network {
-		s.Log.Warn("network was removed here, but containers of it run on other hosts: it is made again; stop them first to remove it",
+		s.Log.Warn("network was removed here, but there are endpoints of it, or were a moment ago: it is made again; stop its containers first to remove it",
 			logattr.Network, name, logattr.Node, used.where)
 	}
-	if _, err := s.write(ctx, key, record, networks.Gone(record, s.Node, used.network), revision); err != nil {
-		return err
-	}
-	if used.network || used.profile || !s.CreateProfiles {
-		return nil
-	}
-	return s.dropProfile(ctx, key)
+	_, err = s.write(ctx, key, record, networks.Gone(record, s.Node, used.network, time.Now()), revision)
+	return err
 }
 
 // use is how endpoints use a network and its profile.
@@ -447,8 +457,12 @@ func quoted(text string) []byte {
 	return out
 }
 
-// dropProfile removes the profile of a network, unless somebody edited it.
+// dropProfile removes the profile of a network whose record is gone, and which no host has had for a
+// while, unless somebody edited it or an endpoint has it.
 func (s *Syncer) dropProfile(ctx context.Context, name string) error {
+	if !s.CreateProfiles {
+		return nil
+	}
 	entry, err := s.Store.Get(ctx, model.ProfileKey{Name: name})
 	if errors.Is(err, etcdstore.ErrNotFound) {
 		return nil
@@ -460,11 +474,24 @@ func (s *Syncer) dropProfile(ctx context.Context, name string) error {
 		s.Log.Info("the profile of a removed network stays, as it was edited", "profile", name)
 		return nil
 	}
+	if used, err := s.use(ctx, name, name); err != nil || used.profile {
+		return err
+	}
 	_, err = s.Store.Delete(ctx, entry.Key, entry.Revision)
 	if errors.Is(err, etcdstore.ErrConflict) || errors.Is(err, etcdstore.ErrNotFound) {
 		return nil // edited in this moment, or gone
 	}
 	return err
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
 }
 
 // same reports whether two records are stored alike.

@@ -70,6 +70,13 @@ func (h *host) sync() {
 	must(h.t, h.syncer.rounds(h.t.Context()))
 }
 
+// remove removes a network as a user does: the engine tells its driver.
+func (h *host) remove(id string) {
+	h.t.Helper()
+	h.engine.RemoveNetwork(id)
+	must(h.t, h.syncer.Removed(id))
+}
+
 // has returns the engine's networks of our driver, their names without order.
 func (h *host) has() []string {
 	h.t.Helper()
@@ -92,6 +99,15 @@ func (h *host) id(name string) string {
 	}
 	h.t.Fatalf("%s has no network %s", h.name, name)
 	return ""
+}
+
+// forget makes the mark of a removal old.
+func (h *host) forget(name string) {
+	h.t.Helper()
+	r := record(h.t, h.store, name)
+	r.RemovedAt = time.Now().Add(-time.Hour)
+	_, err := h.store.Update(h.t.Context(), model.DockerNetworkKey{Name: name}, r, 0)
+	must(h.t, err)
 }
 
 // endpoint writes an endpoint of a network on a node, and returns what removes it.
@@ -181,7 +197,7 @@ func TestANetworkIsMadeOnAllHostsAndGoesFromAll(t *testing.T) {
 	}
 
 	// Removed where it is a copy, it goes from all; a host that is away follows later.
-	b.engine.RemoveNetwork(b.id("net1"))
+	b.remove(b.id("net1"))
 	b.sync()
 	a.sync()
 	if r := record(t, a.store, "net1"); r == nil || !r.Removed {
@@ -194,22 +210,27 @@ func TestANetworkIsMadeOnAllHostsAndGoesFromAll(t *testing.T) {
 		}
 	}
 	c.sync()
-	if got := c.has(); len(got) > 0 || record(t, a.store, "net1") != nil {
-		t.Errorf("c still has %v, the record is %+v", got, record(t, a.store, "net1"))
+	if r := record(t, a.store, "net1"); len(c.has()) > 0 || r == nil || !r.Removed || len(r.IDs) > 0 {
+		t.Errorf("c still has %v, the record is %+v", c.has(), r)
+	}
+	a.forget("net1")
+	b.sync()
+	if r := record(t, a.store, "net1"); r != nil {
+		t.Errorf("the record stays: %+v", r)
 	}
 }
 
 func TestANetworkInUseIsMadeAgainWhereItWasRemoved(t *testing.T) {
 	a, b, c := three(t)
 	stop := b.endpoint("net1")
-	a.engine.RemoveNetwork("id1")
+	a.remove("id1")
 	a.sync()
 	c.sync()
 	if got := a.has(); !slices.Equal(got, []string{"net1"}) || record(t, a.store, "net1").Removed {
 		t.Fatalf("a has %v", got)
 	}
 	stop()
-	a.engine.RemoveNetwork(a.id("net1"))
+	a.remove(a.id("net1"))
 	for _, h := range []*host{a, b, c} {
 		h.sync()
 		if got := h.has(); len(got) > 0 {
@@ -220,7 +241,7 @@ func TestANetworkInUseIsMadeAgainWhereItWasRemoved(t *testing.T) {
 
 func TestAContainerThatStartsDuringTheRemovalKeepsTheNetwork(t *testing.T) {
 	a, b, c := three(t)
-	a.engine.RemoveNetwork("id1")
+	a.remove("id1")
 	a.sync()
 	b.endpoint("net1") // etcd was asked before
 	c.sync()
@@ -238,7 +259,7 @@ func TestAContainerThatStartsDuringTheRemovalKeepsTheNetwork(t *testing.T) {
 
 func TestARemovedNetworkThatIsMadeAnewReplacesItsCopies(t *testing.T) {
 	a, b, c := three(t)
-	a.engine.RemoveNetwork("id1")
+	a.remove("id1")
 	next := net1
 	next.ID, next.Options = "id9", map[string]string{"com.docker.network.driver.mtu": "9000"}
 	a.engine.AddNetworkQuietly(next)
@@ -277,8 +298,17 @@ func TestAClashIsNamedAndNothingIsTouched(t *testing.T) {
 	if a.syncer.Problems()["net1"] != "" || b.syncer.Problems()["net1"] != r.Problems["b"] || c.syncer.Problems()["net1"] != r.Problems["c"] {
 		t.Errorf("the hosts say %v, %v, %v", a.syncer.Problems(), b.syncer.Problems(), c.syncer.Problems())
 	}
+	if r.IDs["b"] != "" {
+		t.Errorf("the record has the id of another network: %v", r.IDs)
+	}
 	c.engine.RemoveNetwork("id3")
 	c.sync()
+	b.remove("id2") // what the message asks for; the others keep theirs
+	b.sync()
+	a.sync()
+	if r := record(t, s, "net1"); r.Removed || r.IDs["b"] == "" || a.id("net1") != "id1" {
+		t.Errorf("after the one that differed was removed: %+v", r)
+	}
 	if r := record(t, s, "net1"); len(c.syncer.Problems()) > 0 || r.Problems["c"] != "" || r.IDs["c"] == "" {
 		t.Errorf("after the clash: %+v", r)
 	}
@@ -303,23 +333,22 @@ func TestARefusalOfTheEngineIsNamed(t *testing.T) {
 
 func TestAnEngineThatLostItsDataGetsItsNetworksBack(t *testing.T) {
 	a, b, _ := three(t)
-	a.engine.LoseData("another")
+	a.engine.LoseData(enginetest.ID) // also one that keeps its id, as when only its networks' folder went
 	a.sync()
 	if got := a.has(); !slices.Equal(got, []string{"net1"}) || record(t, a.store, "net1").Removed {
 		t.Errorf("a has %v", got)
 	}
-	// And a host that was made anew, which does not remember its engine.
-	b.engine.LoseData("third")
-	b.make(t.TempDir(), true)
-	b.sync()
-	if got := b.has(); !slices.Equal(got, []string{"net1"}) {
-		t.Errorf("b has %v", got)
-	}
-	// Now it remembers: what goes now was removed.
-	b.engine.RemoveNetwork(b.id("net1"))
+	// A removal is remembered over the end of the program.
+	dir := b.syncer.StateDir
+	id := b.id("net1")
+	b.remove(id)
+	b.make(dir, true)
 	b.sync()
 	if r := record(t, a.store, "net1"); !r.Removed {
 		t.Errorf("record %+v", r)
+	}
+	if b.syncer.removals.has(id) {
+		t.Error("what etcd knows is still remembered")
 	}
 }
 
@@ -342,18 +371,32 @@ func TestALostRecordIsWrittenBack(t *testing.T) {
 func TestProfilesGoWithTheirNetworksUnlessEditedOrUsed(t *testing.T) {
 	for name, tt := range map[string]struct {
 		edit  func(*model.Profile)
+		used  bool
 		stays bool
 	}{
-		"untouched": {func(*model.Profile) {}, false},
-		"edited":    {func(p *model.Profile) { p.Tags = append(p.Tags, "more") }, true},
+		"untouched": {func(*model.Profile) {}, false, false},
+		"edited":    {func(p *model.Profile) { p.Tags = append(p.Tags, "more") }, false, true},
+		"used":      {func(*model.Profile) {}, true, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			a, _, _ := three(t)
+			a, b, c := three(t)
 			p := endpoint.DefaultProfile("net1")
 			tt.edit(p)
 			_, err := a.store.Create(t.Context(), model.ProfileKey{Name: "net1"}, p)
 			must(t, err)
-			a.engine.RemoveNetwork("id1")
+			if tt.used { // by something else than the network's containers
+				ep := &model.HostEndpoint{Interface: "eth1", Profiles: []string{"net1"}}
+				_, err := a.store.Create(t.Context(), model.HostEndpointKey{Node: "a", Name: "eth1"}, ep)
+				must(t, err)
+			}
+			a.remove("id1")
+			for _, h := range []*host{a, b, c} {
+				h.sync()
+			}
+			if _, err := a.store.Get(t.Context(), model.ProfileKey{Name: "net1"}); err != nil {
+				t.Errorf("the profile went before its record: %v", err)
+			}
+			a.forget("net1")
 			a.sync()
 			_, err = a.store.Get(t.Context(), model.ProfileKey{Name: "net1"})
 			if stays := err == nil; stays != tt.stays {

@@ -49,6 +49,8 @@ type Config struct {
 	LabelTimeout time.Duration
 	// MTU is that of networks that choose none; 0 means that of the node's interface.
 	MTU int
+	// Removed notes that a user has the engine remove a network.
+	Removed func(id string) error
 	// Addresses are the node's own, as far as they are known.
 	Addresses func() []netip.Addr
 }
@@ -149,7 +151,7 @@ func (d *Driver) CreateNetwork(_ context.Context, r docker.CreateNetworkRequest)
 // network's profile, is found out when the engine has removed it (package netsync).
 func (d *Driver) DeleteNetwork(_ context.Context, r docker.DeleteNetworkRequest) (httpapi.Empty, error) {
 	d.Registry.Forget(r.NetworkID)
-	return httpapi.Empty{}, nil
+	return httpapi.Empty{}, d.Removed(r.NetworkID)
 }
 
 // CreateEndpoint writes the endpoint. If nobody knows the network's name yet, as when

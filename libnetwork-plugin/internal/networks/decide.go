@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"calico.internal/libcalico/model"
 	"calico.internal/libnetwork-plugin/internal/dockerapi"
@@ -28,17 +29,22 @@ const (
 
 // View is what a host knows when it decides.
 type View struct {
-	// Node is the host's name, Engine the id of its engine.
-	Node, Engine string
+	// Node is the host's name.
+	Node string
 	// Spread says that the networks of all hosts are to be the same. It is off where
 	// engines do that by themselves, and where the operator does not want it.
 	Spread bool
-	// SameEngine says that the engine is the one that made this host's networks: one that
-	// lost its data has not had them removed.
-	SameEngine bool
+	// UserRemoved says that a user was seen to remove the network with an id at this engine.
+	// What is not there without that was lost.
+	UserRemoved func(id string) bool
 	// NewUID makes the UID of a record.
 	NewUID func() string
+	Now    time.Time
 }
+
+// markLife is how long the mark of a removal outlives the network: a copy of which the making
+// had begun before must find it.
+const markLife = 2 * time.Minute
 
 // Local is what the engine has under a name.
 type Local struct {
@@ -64,7 +70,7 @@ func Decide(record *model.DockerNetwork, local Local, v View) Step {
 	if !v.Spread {
 		return Step{Record: v.alone(record, local)}
 	}
-	n, others := pick(local.Ours, record)
+	n, others := pick(local.Ours, record, v.Node)
 	if len(others) > 0 { // two networks of one name, which engines up to 20.10 may come to have
 		return Step{Record: record, Deed: Remove, ID: others[0].ID}
 	}
@@ -98,18 +104,20 @@ func (v View) alone(record *model.DockerNetwork, local Local) *model.DockerNetwo
 
 // pick finds the network that counts: the user's before a copy. The copies beside it are
 // too many.
-func pick(ours []dockerapi.Network, record *model.DockerNetwork) (n *dockerapi.Network, copies []dockerapi.Network) {
+func pick(ours []dockerapi.Network, record *model.DockerNetwork, node string) (n *dockerapi.Network, copies []dockerapi.Network) {
 	rank := func(n dockerapi.Network) int {
 		switch uid := n.Labels[CopyLabel]; {
-		case uid == "":
+		case uid == "" && record != nil && record.IDs[node] == n.ID:
 			return 0
-		case record != nil && uid == record.UID:
+		case uid == "":
 			return 1
+		case record != nil && uid == record.UID:
+			return 2
 		}
-		return 2
+		return 3
 	}
 	for i := range ours {
-		if n == nil || rank(ours[i]) < rank(*n) {
+		if n == nil || rank(ours[i]) < rank(*n) || rank(ours[i]) == rank(*n) && ours[i].ID < n.ID {
 			n = &ours[i]
 		}
 	}
@@ -126,10 +134,12 @@ func (v View) lacking(record *model.DockerNetwork, other string) Step {
 	id := record.IDs[v.Node]
 	switch {
 	case record.Removed && id != "":
-		return Step{Record: without(record, id)}
+		return Step{Record: kept(record, v.Node)}
+	case record.Removed && len(record.IDs) == 0 && v.Now.Sub(record.RemovedAt) > markLife:
+		return Step{}
 	case record.Removed:
 		return Step{Record: record}
-	case id != "" && v.SameEngine:
+	case id != "" && v.UserRemoved(id):
 		return Step{Record: record, Deed: Ask}
 	case id != "":
 		return Step{Record: kept(record, v.Node)}
@@ -154,7 +164,7 @@ func (v View) found(n dockerapi.Network) *model.DockerNetwork {
 func (v View) removed(record *model.DockerNetwork, n dockerapi.Network) Step {
 	uid := n.Labels[CopyLabel]
 	if uid == "" && record.IDs[v.Node] != n.ID {
-		return Step{Record: v.found(n)} // a new one of the name
+		return Step{Record: v.found(n)} // a new one of the name, or one that was never this
 	}
 	if uid == record.UID && record.IDs[v.Node] != n.ID {
 		return Step{Record: v.joined(record, Record(n, v.Node), "")} // made, and not noted yet
@@ -169,15 +179,16 @@ func (v View) having(record *model.DockerNetwork, n dockerapi.Network) Step {
 	switch {
 	case uid != "" && record.UID != "" && uid != record.UID:
 		return Step{Record: record, Deed: Remove, ID: n.ID}
-	case uid == "" && id != "" && id != n.ID && v.SameEngine:
+	case uid == "" && id != "" && id != n.ID && v.UserRemoved(id):
 		// The user removed it and made it anew: first the one, then the other.
 		return Step{Record: record, Deed: Ask}
 	}
-	problem := ""
 	if d := Differences(record, seen); d != "" && len(record.IDs) > 0 && !only(record.IDs, v.Node) {
-		problem = fmt.Sprintf("there is another network of this name: it differs in %s", d)
+		// It is not this network, whose record says nothing of its id: what becomes of the one
+		// must not happen to the other.
+		return Step{Record: Troubled(kept(record, v.Node), v.Node, fmt.Sprintf("there is another network of this name: it differs in %s", d))}
 	}
-	joined := v.joined(record, seen, problem)
+	joined := v.joined(record, seen, "")
 	if joined.UID == "" {
 		if joined.UID = uid; uid == "" {
 			joined.UID = v.NewUID()
@@ -188,15 +199,11 @@ func (v View) having(record *model.DockerNetwork, n dockerapi.Network) Step {
 
 // Gone is the record of a network that a user removed on this host. Where any host uses it
 // it stays, and is made again here; else it is to be removed everywhere.
-func Gone(record *model.DockerNetwork, node string, inUse bool) *model.DockerNetwork {
+func Gone(record *model.DockerNetwork, node string, inUse bool, now time.Time) *model.DockerNetwork {
 	rest := kept(record, node)
-	if inUse {
-		return rest
+	if !inUse {
+		rest.Removed, rest.RemovedAt, rest.Problems = true, now, nil
 	}
-	if len(rest.IDs) == 0 {
-		return nil
-	}
-	rest.Removed, rest.Problems = true, nil
 	return rest
 }
 
@@ -208,7 +215,7 @@ func StillUsed(record *model.DockerNetwork, id, node string) *model.DockerNetwor
 	}
 	if record.Removed && record.IDs[node] == id {
 		back := *record
-		back.Removed = false
+		back.Removed, back.RemovedAt = false, time.Time{}
 		return &back
 	}
 	return Troubled(record, node, "containers still use a former network of this name")
@@ -239,7 +246,7 @@ func (v View) joined(record, seen *model.DockerNetwork, problem string) *model.D
 	merged := *record
 	if only(record.IDs, v.Node) || record.IPAM == nil && problem == "" {
 		merged = *seen
-		merged.Meta, merged.Problems, merged.Removed = record.Meta, record.Problems, record.Removed
+		merged.Meta, merged.Problems, merged.Removed, merged.RemovedAt = record.Meta, record.Problems, record.Removed, record.RemovedAt
 	}
 	merged.IDs = maps.Clone(record.IDs)
 	if merged.IDs == nil {

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -51,13 +52,19 @@ func removed(uid string, ids map[string]string) *model.DockerNetwork {
 
 type ids = map[string]string
 
-var here = View{Node: "a", Spread: true, SameEngine: true, NewUID: func() string { return "new" }}
+// now is when the tests take place; all marks of removals are old enough to go.
+var now = time.Unix(2_000_000_000, 0)
+
+var here = View{
+	Node: "a", Spread: true, NewUID: func() string { return "new" }, Now: now,
+	UserRemoved: func(id string) bool { return id == "1" },
+}
 
 func TestDecide(t *testing.T) {
 	none := Local{}
 	ours := func(list ...dockerapi.Network) Local { return Local{Ours: list} }
 	lost := here
-	lost.SameEngine = false
+	lost.UserRemoved = func(string) bool { return false }
 	alone := here
 	alone.Spread = false
 	otherRecord := func(uid string, ids ids) *model.DockerNetwork {
@@ -66,6 +73,8 @@ func TestDecide(t *testing.T) {
 		return r
 	}
 	troubled := func(r *model.DockerNetwork, why string) *model.DockerNetwork { return Troubled(r, "a", why) }
+	justRemoved := removed("u", ids{})
+	justRemoved.RemovedAt = now.Add(-time.Second)
 	older := &model.DockerNetwork{IDs: ids{"a": "1"}, Scope: "local"}
 	for _, tt := range []struct {
 		name   string
@@ -98,7 +107,7 @@ func TestDecide(t *testing.T) {
 		},
 		{
 			"another one was made by hand", stored("u", ids{"b": "2"}), ours(other("1")), here,
-			Step{Record: troubled(stored("u", ids{"a": "1", "b": "2"}), "there is another network of this name: it differs in options")},
+			Step{Record: troubled(stored("u", ids{"b": "2"}), "there is another network of this name: it differs in options")},
 		},
 		{
 			"a trouble is over", troubled(stored("u", ids{"a": "1", "b": "2"}), "x"), ours(made("1")), here,
@@ -132,7 +141,19 @@ func TestDecide(t *testing.T) {
 			Step{Record: removed("u", ids{"a": "1", "b": "2"})},
 		},
 		{"removed elsewhere and here", removed("u", ids{"a": "1", "b": "2"}), none, here, Step{Record: removed("u", ids{"b": "2"})}},
-		{"removed everywhere", removed("u", ids{"a": "1"}), none, here, Step{}},
+		{
+			"another one was made by hand, and noted by an older program", stored("u", ids{"a": "5", "b": "2"}), ours(other("5")), here,
+			Step{Record: troubled(stored("u", ids{"b": "2"}), "there is another network of this name: it differs in options")},
+		},
+		{"the user removed the one that differed", troubled(stored("u", ids{"b": "2"}), "x"), none, here, Step{Record: troubled(stored("u", ids{"b": "2"}), "x"), Deed: Make}},
+		{"removed from the last host", removed("u", ids{"a": "1"}), none, here, Step{Record: removed("u", ids{})}},
+		{"removed everywhere long ago", removed("u", ids{}), none, here, Step{}},
+		{"removed everywhere just now", justRemoved, none, here, Step{Record: justRemoved}},
+		{"removed everywhere, and a copy is made late", justRemoved, ours(copied("4", "u")), here, Step{Record: func() *model.DockerNetwork {
+			r := *justRemoved
+			r.IDs = ids{"a": "4"}
+			return &r
+		}()}},
 		{"removed, and this host never had it", removed("u", ids{"b": "2"}), none, here, Step{Record: removed("u", ids{"b": "2"})}},
 		{
 			"made anew while others still remove it", removed("u", ids{"b": "2"}), ours(other("3")), here,
@@ -153,7 +174,7 @@ func TestDecide(t *testing.T) {
 		{"not spread: shared and removed", stored("", ids{"a": "1", "b": "1"}), none, alone, Step{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			before, _ := cloneOf(tt.record)
+			before := cloneOf(tt.record)
 			got := Decide(tt.record, tt.local, tt.view)
 			if diff := cmp.Diff(tt.want, got, cmpopts.EquateEmpty()); diff != "" {
 				t.Error(diff)
@@ -165,28 +186,27 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// cloneOf copies a record through its parts that are decided about.
-func cloneOf(r *model.DockerNetwork) (*model.DockerNetwork, bool) {
+// cloneOf copies a record.
+func cloneOf(r *model.DockerNetwork) *model.DockerNetwork {
 	if r == nil {
-		return nil, false
+		return nil
 	}
 	c := *r
-	c.IDs = maps.Clone(r.IDs)
-	return &c, true
+	c.IDs, c.Problems = maps.Clone(r.IDs), maps.Clone(r.Problems)
+	return &c
 }
 
 func TestGone(t *testing.T) {
-	if got := Gone(stored("u", ids{"a": "1"}), "a", false); got != nil {
-		t.Errorf("the last one leaves %+v", got)
-	}
-	if diff := cmp.Diff(removed("u", ids{"b": "2"}), Gone(stored("u", ids{"a": "1", "b": "2"}), "a", false)); diff != "" {
+	marked := removed("u", ids{"b": "2"})
+	marked.RemovedAt = now
+	if diff := cmp.Diff(marked, Gone(stored("u", ids{"a": "1", "b": "2"}), "a", false, now)); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff(stored("u", ids{"b": "2"}), Gone(stored("u", ids{"a": "1", "b": "2"}), "a", true)); diff != "" {
-		t.Errorf("in use: %s", diff)
+	if got := Gone(stored("u", ids{"a": "1"}), "a", false, now); got == nil || !got.Removed || len(got.IDs) > 0 {
+		t.Errorf("the last one leaves no mark: %+v", got)
 	}
-	if got := Gone(stored("u", ids{"a": "1"}), "a", true); got == nil || got.Removed || len(got.IDs) != 0 {
-		t.Errorf("in use, only here: %+v", got)
+	if diff := cmp.Diff(stored("u", ids{"b": "2"}), Gone(stored("u", ids{"a": "1", "b": "2"}), "a", true, now)); diff != "" {
+		t.Errorf("in use: %s", diff)
 	}
 }
 
