@@ -11,8 +11,8 @@ import (
 // start, before the engine answers.
 const (
 	// leavingLimit is how long such calls are waited for, so that the last of them are answered
-	// within drainLimit.
-	leavingLimit = drainLimit - time.Second
+	// within drainLimit; the engine is asked before.
+	leavingLimit = drainLimit - engineIDTimeout - time.Second
 	// leavingPause is between two looks whether endpoints are left; of the last one calls follow.
 	leavingPause = 500 * time.Millisecond
 )

@@ -1,6 +1,7 @@
 package resolver
 
 import (
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -52,6 +53,9 @@ func newCache(now func() time.Time) *cache {
 
 // get answers from memory, with the time that is left; nil if it cannot.
 func (c *cache) get(r *dns.Msg) *dns.Msg {
+	if !r.RecursionDesired {
+		return nil
+	}
 	now := c.now()
 	c.mu.Lock()
 	k, ok := c.answers[questionOf(r)]
@@ -69,22 +73,28 @@ func (c *cache) get(r *dns.Msg) *dns.Msg {
 			}
 		}
 	}
+	if opt := r.IsEdns0(); opt != nil {
+		m.SetEdns0(maxUDP, opt.Do())
+	}
 	return m
 }
 
-// put remembers an answer, if it may be.
+// put remembers an answer, if it may be. Without recursion a server tells only what it happens to
+// know. What an answer says of the transport is for who asked alone.
 func (c *cache) put(r, m *dns.Msg) {
 	life := lifetime(m)
-	if life <= 0 {
+	if life <= 0 || !r.RecursionDesired {
 		return
 	}
+	m = m.Copy()
+	m.Extra = slices.DeleteFunc(m.Extra, func(rr dns.RR) bool { return rr.Header().Rrtype == dns.TypeOPT })
 	now := c.now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.answers) >= maxAnswers {
 		c.makeRoom(now)
 	}
-	c.answers[questionOf(r)] = kept{msg: m.Copy(), at: now, to: now.Add(life)}
+	c.answers[questionOf(r)] = kept{msg: m, at: now, to: now.Add(life)}
 }
 
 // makeRoom forgets what is too old, and if that is not enough, any quarter.

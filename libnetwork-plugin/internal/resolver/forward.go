@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +18,8 @@ const (
 	serverLimit = 2 * time.Second
 	totalLimit  = 5 * time.Second
 	maxForwards = 512
+	// maxOfOne is how many of those one asker may have.
+	maxOfOne = 64
 )
 
 // resolvConfEvery is how often the host's resolvers are looked up again.
@@ -33,24 +36,59 @@ type forwarder struct {
 	servers []string
 	read    time.Time
 	changed time.Time
+	// asking counts the questions of each asker that are passed on at the moment.
+	asking map[netip.Addr]int
 }
 
 func newForwarder(resolvConf string, own []netip.Addr) *forwarder {
-	return &forwarder{file: resolvConf, own: own, cache: newCache(time.Now), slots: make(chan struct{}, maxForwards)}
+	return &forwarder{file: resolvConf, own: own, cache: newCache(time.Now), slots: make(chan struct{}, maxForwards), asking: make(map[netip.Addr]int)}
 }
 
 // ask answers from memory or by asking the host's resolvers in turn. Nobody's answer is a
 // failure of the server, as with any resolver.
-func (f *forwarder) ask(r *dns.Msg, tcp bool) *dns.Msg {
+func (f *forwarder) ask(from netip.Addr, r *dns.Msg, tcp bool) *dns.Msg {
 	if m := f.cache.get(r); m != nil {
 		return m
 	}
-	select {
-	case f.slots <- struct{}{}:
-		defer func() { <-f.slots }()
-	default:
+	if !f.enter(from) {
 		return new(dns.Msg).SetRcode(r, dns.RcodeServerFailure)
 	}
+	defer f.leave(from)
+	m := f.exchange(r, tcp)
+	m.Id = r.Id
+	return m
+}
+
+// enter takes a place for an asker's question, if there is one.
+func (f *forwarder) enter(from netip.Addr) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.asking[from] >= maxOfOne {
+		return false
+	}
+	select {
+	case f.slots <- struct{}{}:
+		f.asking[from]++
+		return true
+	default:
+		return false
+	}
+}
+
+func (f *forwarder) leave(from netip.Addr) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	<-f.slots
+	if f.asking[from]--; f.asking[from] == 0 {
+		delete(f.asking, from)
+	}
+}
+
+// exchange asks the host's resolvers in turn. The question's id is one of our own: whoever asks
+// would else know it, and could answer in a server's name what all others are told then.
+func (f *forwarder) exchange(r *dns.Msg, tcp bool) *dns.Msg {
+	q := r.Copy()
+	q.Id = dns.Id()
 	client := &dns.Client{Timeout: serverLimit, UDPSize: maxUDP}
 	if tcp {
 		client.Net = "tcp"
@@ -61,8 +99,8 @@ func (f *forwarder) ask(r *dns.Msg, tcp bool) *dns.Msg {
 		if time.Since(begun) > totalLimit {
 			break
 		}
-		m, _, err := client.Exchange(r, server)
-		if err != nil || m == nil {
+		m, _, err := client.Exchange(q, server)
+		if err != nil || m == nil || !answers(q, m) {
 			continue
 		}
 		if m.Rcode == dns.RcodeServerFailure || m.Rcode == dns.RcodeRefused {
@@ -76,6 +114,12 @@ func (f *forwarder) ask(r *dns.Msg, tcp bool) *dns.Msg {
 		return last
 	}
 	return new(dns.Msg).SetRcode(r, dns.RcodeServerFailure)
+}
+
+// answers reports whether an answer is one to the question.
+func answers(q, m *dns.Msg) bool {
+	return len(m.Question) == 1 && strings.EqualFold(m.Question[0].Name, q.Question[0].Name) &&
+		m.Question[0].Qtype == q.Question[0].Qtype && m.Question[0].Qclass == q.Question[0].Qclass
 }
 
 // upstream lists the host's resolvers, with their ports.

@@ -38,7 +38,18 @@ var (
 )
 
 // named answers for one container, asked by everybody on this host.
-type named struct{ in []zone.Network }
+type named struct {
+	in []zone.Network
+	// unread says that nothing has been read of etcd yet.
+	unread bool
+}
+
+func (n named) Known() bool { return !n.unread }
+
+// names is the side of it that knows names.
+type names struct{ named }
+
+func (n names) Known([]zone.Network) bool { return !n.unread }
 
 func (n named) Networks(netip.Addr) []zone.Network { return n.in }
 
@@ -126,7 +137,7 @@ func start(t *testing.T, in ...zone.Network) *host {
 		t.Cleanup(func() { _ = server.Shutdown() })
 		<-up
 	}
-	h.run(named{in})
+	h.run(named{in: in})
 	enginetest.Eventually(h.t, "our resolver answers", func() bool {
 		m, _, err := new(dns.Client).Exchange(query("example.com.", dns.TypeA), at.String())
 		return err == nil && len(m.Answer) == 1
@@ -137,7 +148,7 @@ func start(t *testing.T, in ...zone.Network) *host {
 
 func (h *host) run(n named) {
 	ctx, cancel := context.WithCancel(context.Background())
-	server := New(n, n, h.conf, []netip.Addr{gateway}, slog.New(slog.NewTextHandler(h.t.Output(), nil)))
+	server := New(names{n}, n, h.conf, []netip.Addr{gateway}, slog.New(slog.NewTextHandler(h.t.Output(), nil)))
 	done := make(chan error, 1)
 	go func() { done <- server.Run(ctx, at) }()
 	h.t.Cleanup(func() {
@@ -331,7 +342,7 @@ func TestTheGatewaysAddressIsOfTheLinkAndComesBackWithThePort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := New(named{}, named{}, "/nowhere", nil, slog.New(slog.DiscardHandler))
+	s := New(names{named{}}, named{}, "/nowhere", nil, slog.New(slog.DiscardHandler))
 	if err := s.serve(t.Context(), at); err == nil || !strings.Contains(err.Error(), "address already in use") {
 		t.Errorf("a port that is taken: %v", err)
 	}
@@ -349,6 +360,64 @@ func TestTheGatewaysAddressIsOfTheLinkAndComesBackWithThePort(t *testing.T) {
 	}
 	if !slices.ContainsFunc(list, func(a netlink.Addr) bool { return a.IP.Equal(gateway.AsSlice()) && a.Scope == 253 }) {
 		t.Errorf("addresses %v", list)
+	}
+}
+
+func TestWhatIsNotReadYetIsNotDenied(t *testing.T) {
+	in := []zone.Network{{Key: "net1", Name: "net1"}}
+	for name, known := range map[string]named{"read": {in: in}, "not read": {in: in, unread: true}} {
+		s := New(names{known}, known, "/nowhere", nil, slog.New(slog.DiscardHandler))
+		for q, want := range map[string]bool{"db.": true, "DB.net1.": true, "example.com.": false, ".": false} {
+			if got := s.unsure(in, q); got != (want && known.unread) {
+				t.Errorf("%s, %s: unsure %v", name, q, got)
+			}
+		}
+	}
+}
+
+func TestOneAskerDoesNotTakeAllPlaces(t *testing.T) {
+	f := newForwarder("/nowhere", nil)
+	greedy, other := netip.MustParseAddr("192.168.1.2"), netip.MustParseAddr("192.168.1.3")
+	n := 0
+	for f.enter(greedy) {
+		n++
+	}
+	if n != maxOfOne || !f.enter(other) {
+		t.Errorf("one asker has %d places, another none", n)
+	}
+	f.leave(other)
+	for range n {
+		f.leave(greedy)
+	}
+	if len(f.asking) > 0 || len(f.slots) > 0 {
+		t.Errorf("places are not given back: %v", f.asking)
+	}
+}
+
+func TestTheAskersIdStaysHere(t *testing.T) {
+	h := start(t)
+	seen := make(chan uint16, 10)
+	h.does(func(r *dns.Msg) *dns.Msg {
+		seen <- r.Id
+		m := example(r)
+		if r.Question[0].Name == "swapped.example.com." {
+			m.Question[0].Name = "other.example.com."
+		}
+		return m
+	})
+	q := query("id.example.com.", dns.TypeA)
+	q.Id = 4711
+	if m, _ := h.ask("udp", q); m.Id != 4711 {
+		t.Errorf("answered with id %d", m.Id)
+	}
+	other := query("id2.example.com.", dns.TypeA)
+	other.Id = 4711
+	h.ask("udp", other)
+	if a, b := <-seen, <-seen; a == 4711 && b == 4711 {
+		t.Error("the host's resolver sees the asker's id")
+	}
+	if m, _ := h.ask("udp", query("swapped.example.com.", dns.TypeA)); m.Rcode != dns.RcodeServerFailure {
+		t.Errorf("an answer to another question is believed: %s", dns.RcodeToString[m.Rcode])
 	}
 }
 
@@ -370,6 +439,24 @@ func TestMemoryLetsGo(t *testing.T) {
 	c.put(q, example(q))
 	if c.get(dnssec) != nil {
 		t.Error("signatures are asked for, and an answer without them is given")
+	}
+	partial := query("partial.", dns.TypeA)
+	partial.RecursionDesired = false
+	c.put(partial, example(q))
+	partial.RecursionDesired = true
+	if c.get(partial) != nil {
+		t.Error("what was told without recursion is remembered")
+	}
+	withOPT := example(q)
+	withOPT.SetEdns0(4096, false)
+	c.put(q, withOPT)
+	if m := c.get(q); m == nil || m.IsEdns0() != nil {
+		t.Errorf("another's EDNS is told: %v", m)
+	}
+	edns := query("example.com.", dns.TypeA)
+	edns.SetEdns0(1232, false)
+	if m := c.get(edns); m == nil || m.IsEdns0() == nil {
+		t.Errorf("EDNS is not answered: %v", m)
 	}
 	cut := example(q)
 	cut.Truncated = true
@@ -441,8 +528,8 @@ func TestFollowerFollowsTheNetworksInUse(t *testing.T) {
 }
 
 func BenchmarkOwnName(b *testing.B) {
-	n := named{[]zone.Network{{Key: "net1", Name: "net1"}}}
-	s := New(n, n, "/nowhere", nil, slog.New(slog.DiscardHandler))
+	n := named{in: []zone.Network{{Key: "net1", Name: "net1"}}}
+	s := New(names{n}, n, "/nowhere", nil, slog.New(slog.DiscardHandler))
 	q := query("web.", dns.TypeA)
 	for b.Loop() {
 		s.answer(gateway, q, false)

@@ -34,11 +34,15 @@ const maxUDP = 1232
 type Names interface {
 	Lookup(in []zone.Network, name string) (addrs []netip.Addr, known bool)
 	Reverse(in []zone.Network, addr netip.Addr) []string
+	// Known tells whether all names of the networks have been read.
+	Known(in []zone.Network) bool
 }
 
 // Askers knows the networks of whoever asks.
 type Askers interface {
 	Networks(addr netip.Addr) []zone.Network
+	// Known tells whether all of them have been read.
+	Known() bool
 }
 
 // Server answers questions. Its zero value is not useful; see [New].
@@ -165,11 +169,28 @@ func (s *Server) answer(from netip.Addr, r *dns.Msg, tcp bool) *dns.Msg {
 		return new(dns.Msg).SetRcode(r, dns.RcodeFormatError)
 	}
 	if q := r.Question[0]; q.Qclass == dns.ClassINET {
-		if own := s.own(s.askers.Networks(from), q); own != nil {
+		in := s.askers.Networks(from)
+		if own := s.own(in, q); own != nil {
 			return reply(r, *own)
 		}
+		if s.unsure(in, q.Name) {
+			return new(dns.Msg).SetRcode(r, dns.RcodeServerFailure)
+		}
 	}
-	return s.forward.ask(r, tcp)
+	return s.forward.ask(from, r, tcp)
+}
+
+// unsure tells whether a name that is not known may be a container's all the same, since not all
+// names have been read yet: that there is no such name would be believed, and remembered.
+func (s *Server) unsure(in []zone.Network, name string) bool {
+	if s.askers.Known() && s.names.Known(in) {
+		return false
+	}
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	short := !strings.Contains(name, ".") && name != ""
+	return short || slices.ContainsFunc(in, func(n zone.Network) bool {
+		return strings.HasSuffix(name, "."+strings.ToLower(n.Name)) || strings.HasSuffix(name, "."+strings.ToLower(n.Key))
+	})
 }
 
 // own is what is known of a name here, without an answer where the name has none of the

@@ -22,6 +22,8 @@ type Askers struct {
 	// byContainer holds the endpoints of a container, which is known by its sandbox.
 	byContainer map[string]map[string]bool
 	ids         map[string]bool
+	// known says that a snapshot was taken in.
+	known bool
 }
 
 // asker is one endpoint of a container.
@@ -49,6 +51,7 @@ func (a *Askers) Apply(b store.Batch) {
 	defer a.mu.Unlock()
 	if b.Snapshot {
 		a.reset()
+		a.known = true
 	}
 	for _, path := range b.Deletes {
 		a.remove(path)
@@ -130,6 +133,13 @@ func (a *Askers) Networks(addr netip.Addr) []Network {
 	}
 	slices.SortFunc(list, func(x, y Network) int { return strings.Compare(x.Key, y.Key) })
 	return slices.Compact(list)
+}
+
+// Known reports whether this host's endpoints have been read.
+func (a *Askers) Known() bool {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.known
 }
 
 // Has reports whether this host has an endpoint.

@@ -134,6 +134,13 @@ func (z *Zone) Lookup(in []Network, name string) (addrs []netip.Addr, known bool
 	return slices.SortedFunc(maps.Keys(seen), netip.Addr.Compare), known
 }
 
+// Known reports whether the names of all these networks have been read.
+func (z *Zone) Known(in []Network) bool {
+	z.mu.RLock()
+	defer z.mu.RUnlock()
+	return !slices.ContainsFunc(in, func(n Network) bool { return z.networks[n.Key] == nil })
+}
+
 // Stale reports whether there are names of a node's endpoints that it does not have.
 func (z *Zone) Stale(node string, has func(endpoint string) bool) bool {
 	z.mu.RLock()

@@ -170,6 +170,9 @@ func TestZoneFollowsChanges(t *testing.T) {
 	if z.Stale("n", func(id string) bool { return id == "e3" }) || !z.Stale("n", func(string) bool { return false }) || z.Stale("other", func(string) bool { return false }) {
 		t.Error("names without an endpoint are not told from others")
 	}
+	if !z.Known(in) || z.Known([]Network{{Key: "n"}, {Key: "m"}}) {
+		t.Error("what has been read is not told from what has not")
+	}
 	z.Drop("n")
 	if has("new") || len(z.Reverse(in, addr4)) > 0 {
 		t.Error("a network that was dropped is known")
