@@ -166,6 +166,13 @@ func (b *Book) Bind(ctx context.Context, key model.WorkloadEndpointKey, ep *mode
 	return rev, nil
 }
 
+// Note writes what was learned of an endpoint since it was bound, as long as its addresses are
+// its own. It takes none and brings nothing back: the endpoint may be removed at the moment.
+func (b *Book) Note(ctx context.Context, key model.WorkloadEndpointKey, ep *model.WorkloadEndpoint, writes ...etcdstore.Write) error {
+	_, err := b.ipam.SetOwner(ctx, endpoint.Addresses(ep), b.owner(key, ep), writes...)
+	return explain(err)
+}
+
 // Unbind removes an endpoint and gives its addresses back, in one transaction. An
 // endpoint that does not exist is removed already, or a restored store lacks it: that it
 // ends is told then. Docker releases the addresses once more, each on its own.
@@ -179,7 +186,26 @@ func (b *Book) Unbind(ctx context.Context, id string) error {
 
 // unbind does the work of Unbind, if the conditions hold, and returns the addresses that the
 // endpoint had.
-func (b *Book) unbind(ctx context.Context, id string, still ...etcdstore.Write) ([]netip.Addr, error) {
+func (b *Book) unbind(ctx context.Context, id string, still ...etcdstore.Write) (addrs []netip.Addr, err error) {
+	for range attempts {
+		addrs, err = b.unbindOnce(ctx, id, still...)
+		if !changed(err, endpoint.Key(b.node, id)) {
+			break
+		}
+	}
+	return addrs, err
+}
+
+// attempts is how often an endpoint that others write at the same time is read again.
+const attempts = 10
+
+// changed reports whether an error is that a resource is not as it was read.
+func changed(err error, key model.Key) bool {
+	conflict := (*etcdstore.ConflictError)(nil)
+	return errors.As(err, &conflict) && slices.Contains(conflict.Keys, key)
+}
+
+func (b *Book) unbindOnce(ctx context.Context, id string, still ...etcdstore.Write) ([]netip.Addr, error) {
 	key := endpoint.Key(b.node, id)
 	entry, err := b.store.Get(ctx, key)
 	if errors.Is(err, etcdstore.ErrNotFound) {
@@ -193,7 +219,13 @@ func (b *Book) unbind(ctx context.Context, id string, still ...etcdstore.Write) 
 	}
 	ep := entry.Value.(*model.WorkloadEndpoint)
 	writes := slices.Clone(still)
-	for _, k := range append([]model.Key{key}, nameKeys(key, ep)...) {
+	// With other names than those that were read, these would stay.
+	remove, err := etcdstore.DeleteWrite(key, entry.Revision)
+	if err != nil {
+		return nil, err
+	}
+	writes = append(writes, remove)
+	for _, k := range nameKeys(key, ep) {
 		remove, err := etcdstore.DeleteWrite(k, 0)
 		if err != nil {
 			return nil, err

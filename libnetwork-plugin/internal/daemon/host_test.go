@@ -104,12 +104,16 @@ func onEtcd(t testing.TB, r enginetest.Release, node, etcd string) *host {
 	return h
 }
 
-// noRecord waits until etcd knows nothing of a network.
+// noRecord waits until etcd knows a network as removed from all hosts, or not at all.
 func (h *host) noRecord(name string) {
 	h.t.Helper()
 	enginetest.Eventually(h.t, "the network's record is gone", func() bool {
-		_, err := h.store.Get(h.t.Context(), model.DockerNetworkKey{Name: name})
-		return errors.Is(err, etcdstore.ErrNotFound)
+		e, err := h.store.Get(h.t.Context(), model.DockerNetworkKey{Name: name})
+		if err != nil {
+			return errors.Is(err, etcdstore.ErrNotFound)
+		}
+		n := e.Value.(*model.DockerNetwork)
+		return n.Removed && len(n.IDs) == 0
 	})
 }
 

@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"calico.internal/libcalico/model"
+	"calico.internal/libnetwork-plugin/internal/dockerapi"
 	"calico.internal/libnetwork-plugin/internal/endpoint"
 )
 
@@ -11,13 +13,13 @@ import (
 const backfillLimit = 30 * time.Second
 
 // Backfill finds the containers of endpoints that were joined when the engine could not
-// tell whose they are, as all are that it starts by itself, and of those that started while
-// nobody listened. It returns their ids, to be described.
+// tell whose they are, as all are that it starts by itself, and of those that started or got
+// another name while nobody listened. It returns their ids, to be described.
 func (d *Driver) Backfill(ctx context.Context) ([]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, backfillLimit)
 	defer cancel()
-	undescribed, err := d.undescribed(ctx)
-	if err != nil || len(undescribed) == 0 {
+	endpoints, err := d.Book.Endpoints(ctx)
+	if err != nil || len(endpoints) == 0 {
 		return nil, err
 	}
 	containers, err := d.Engine.Containers(ctx)
@@ -27,7 +29,7 @@ func (d *Driver) Backfill(ctx context.Context) ([]string, error) {
 	var ids []string
 	for _, c := range containers {
 		for _, n := range c.NetworkSettings.Networks {
-			if undescribed[n.EndpointID] {
+			if ep := endpoints[n.EndpointID]; ep != nil && !described(ep, c) {
 				ids = append(ids, c.ID)
 				break
 			}
@@ -36,17 +38,8 @@ func (d *Driver) Backfill(ctx context.Context) ([]string, error) {
 	return ids, nil
 }
 
-// undescribed lists this node's endpoints whose container, or whose names, are not known.
-func (d *Driver) undescribed(ctx context.Context) (map[string]bool, error) {
-	endpoints, err := d.Book.Endpoints(ctx)
-	if err != nil {
-		return nil, err
-	}
-	list := make(map[string]bool)
-	for id, ep := range endpoints {
-		if ep.Annotations[endpoint.ContainerID] == "" || ep.Annotations[endpoint.Aliases] == "" {
-			list[id] = true
-		}
-	}
-	return list, nil
+// described reports whether an endpoint tells of its container all that the engine's list does.
+func described(ep *model.WorkloadEndpoint, c dockerapi.Container) bool {
+	a := ep.Annotations
+	return a[endpoint.ContainerID] == c.ID && a[endpoint.ContainerName] == name(c) && a[endpoint.Aliases] != ""
 }

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"calico.internal/libcalico/etcdstore"
+	"calico.internal/libcalico/ipam"
 	"calico.internal/libcalico/logattr"
 	"calico.internal/libcalico/model"
 	"calico.internal/libnetwork-plugin/internal/dockerapi"
@@ -130,9 +131,11 @@ func (d *Driver) describeEndpoint(ctx context.Context, n dockerapi.Attachment, c
 		if endpoint.Equal(was, ep) {
 			return nil
 		}
-		if _, err = d.write(ctx, n.EndpointID, was, ep, entry.Revision); !errors.Is(err, etcdstore.ErrConflict) {
+		err = d.note(ctx, n.EndpointID, was, ep, entry.Revision)
+		if !errors.Is(err, etcdstore.ErrConflict) && !errors.Is(err, ipam.ErrNotAssigned) {
 			return err
 		}
+		// It was changed, or removed, which may be half seen: it is read again.
 	}
 	return err
 }

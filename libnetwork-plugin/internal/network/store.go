@@ -38,28 +38,43 @@ func (d *Driver) get(ctx context.Context, id string) (etcdstore.Entry, error) {
 // was was; it is 0 for a new one or for any.
 func (d *Driver) write(ctx context.Context, id string, was, ep *model.WorkloadEndpoint, revision int64) (int64, error) {
 	key := endpoint.Key(d.Node, id)
-	put, err := endpointWrite(key, ep, revision)
+	writes, err := endpointWrites(key, was, ep, revision)
 	if err != nil {
 		return 0, err
 	}
-	names, err := nameWrites(key, was, ep)
-	if err != nil {
-		return 0, err
-	}
-	names = append(names, put)
 	for range attempts {
 		var profiles []etcdstore.Write
 		if profiles, err = d.missingProfiles(ctx, ep.Profiles); err != nil {
 			return 0, err
 		}
 		var rev int64
-		rev, err = d.Book.Bind(ctx, key, ep, append(profiles, names...)...)
+		rev, err = d.Book.Bind(ctx, key, ep, append(profiles, writes...)...)
 		if len(profiles) == 0 || !errors.Is(err, etcdstore.ErrConflict) {
 			return rev, err
 		}
 		// Another node may have made the profile in the meantime.
 	}
 	return 0, err
+}
+
+// note writes what was learned of an endpoint of a revision, as long as it is that one.
+func (d *Driver) note(ctx context.Context, id string, was, ep *model.WorkloadEndpoint, revision int64) error {
+	key := endpoint.Key(d.Node, id)
+	writes, err := endpointWrites(key, was, ep, revision)
+	if err != nil {
+		return err
+	}
+	return d.Book.Note(ctx, key, ep, writes...)
+}
+
+// endpointWrites replace an endpoint and its names.
+func endpointWrites(key model.WorkloadEndpointKey, was, ep *model.WorkloadEndpoint, revision int64) ([]etcdstore.Write, error) {
+	put, err := endpointWrite(key, ep, revision)
+	if err != nil {
+		return nil, err
+	}
+	names, err := nameWrites(key, was, ep)
+	return append(names, put), err
 }
 
 // nameWrites are the writes that make an endpoint's names those that it has now.
