@@ -15,8 +15,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	rand2 "math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -90,6 +92,8 @@ type Syncer struct {
 
 	kick     chan struct{}
 	removals *removals
+	// marked says that the latest round saw a mark of a removal, which goes with time.
+	marked bool
 	// problems are what the records said of this host in the latest round.
 	problems atomic.Pointer[map[string]string]
 }
@@ -161,6 +165,9 @@ func (s *Syncer) Run(ctx context.Context) error {
 			continue
 		}
 		pause = firstRetry
+		if s.marked {
+			again.Reset(networks.MarkLife + time.Second)
+		}
 	}
 }
 
@@ -196,6 +203,7 @@ func (s *Syncer) Round(ctx context.Context) (did bool, err error) {
 		records[key] = e.Value.(*model.DockerNetwork)
 	}
 	s.noteProblems(records)
+	s.marked = slices.ContainsFunc(slices.Collect(maps.Values(records)), func(n *model.DockerNetwork) bool { return n.Removed })
 	var errs []error
 	faster := false
 	for _, key := range networks.Names(records, locals) {
@@ -307,7 +315,7 @@ func (s *Syncer) locals(ctx context.Context) (map[string]networks.Local, error) 
 // do does a step.
 func (s *Syncer) do(ctx context.Context, key string, record *model.DockerNetwork, revision int64, step networks.Step) (did bool, err error) {
 	wrote, err := s.write(ctx, key, record, step.Record, revision)
-	if err == nil && wrote && step.Record == nil {
+	if err == nil && wrote && step.Record == nil && record.Removed {
 		err = s.dropProfile(ctx, key)
 	}
 	if err != nil || wrote {

@@ -42,9 +42,9 @@ type View struct {
 	Now    time.Time
 }
 
-// markLife is how long the mark of a removal outlives the network: a copy of which the making
-// had begun before must find it.
-const markLife = 2 * time.Minute
+// MarkLife is how long the mark of a removal outlives the network: a copy of which the making
+// had begun before must find it. An engine is given 20 seconds to make one.
+const MarkLife = 25 * time.Second
 
 // Local is what the engine has under a name.
 type Local struct {
@@ -135,7 +135,7 @@ func (v View) lacking(record *model.DockerNetwork, other string) Step {
 	switch {
 	case record.Removed && id != "":
 		return Step{Record: kept(record, v.Node)}
-	case record.Removed && len(record.IDs) == 0 && v.Now.Sub(record.RemovedAt) > markLife:
+	case record.Removed && len(record.IDs) == 0 && v.Now.Sub(record.RemovedAt) > MarkLife:
 		return Step{}
 	case record.Removed:
 		return Step{Record: record}
