@@ -29,7 +29,9 @@ func rebooted(t *testing.T, l *lab.Lab) {
 				t.Fatal(err)
 			}
 			begun := time.Now()
-			eventually(t, time.Minute, "the engine serves", func() error { return h.EngineServes(t.Context()) })
+			// An engine that starts calls for what its containers have left, before it serves; calico-node
+			// is one of those containers, and each call that finds nobody takes 15 s.
+			eventually(t, 4*time.Minute, "the engine serves", func() error { return h.EngineServes(t.Context()) })
 			engine := time.Since(begun)
 			nodeServes(t, l, h)
 			node := time.Since(begun)

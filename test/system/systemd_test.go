@@ -62,7 +62,7 @@ func shell(t *testing.T, format string, args ...any) {
 func TestPluginOfTheHost(t *testing.T) {
 	whole := newLab(t)
 	h := systemdHost(t, whole)
-	l := &lab.Lab{Config: whole.Config, Hosts: []lab.Host{h}}
+	l := &lab.Lab{Config: whole.Config, Root: whole.Root, Version: whole.Version, Out: whole.Out, Hosts: []lab.Host{h}}
 	t.Cleanup(func() {
 		if t.Failed() {
 			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
