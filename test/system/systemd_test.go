@@ -93,7 +93,7 @@ func TestPluginOfTheHost(t *testing.T) {
 func runOnHost(t *testing.T, l *lab.Lab) {
 	h := l.Hosts[0]
 	out := on(t, h, "calicoctl node run --ip=%s --name %s --plugin=host --node-image=calico/node:%s", h.IP, h.Node, l.Version)
-	if !strings.Contains(out, "as the service calico-libnetwork.service") || strings.Contains(out, "Recommended") {
+	if !strings.Contains(out, "as the service calico-libnetwork.service") || strings.Contains(out, "Recommended: --plugin") {
 		t.Errorf("it says\n%s", out)
 	}
 	serviceServes(t, l)
